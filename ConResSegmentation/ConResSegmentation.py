@@ -48,6 +48,7 @@ from ConResSegmentationLib.Widgets import (
     describeModule,
     editSegmentation,
     forgetModules,
+    hint,
     nameOf,
     sayResearchUse,
     singleShotTimer,
@@ -67,7 +68,7 @@ class ConResSegmentation(ScriptedLoadableModule):
             "the slices. For research use only, not for diagnosis. See the {documentation}."
         )
         describeModule(self.parent, _("ConRes Segmentation"), text)
-        slicer.app.connect("startupCompleted()", ResultSegmentation.keepRemovedDisplays)
+        ResultSegmentation.keepRemovedDisplays()
         slicer.app.connect("startupCompleted()", Loading.registerSampleData)
         slicer.app.connect("startupCompleted()", ConResSegmentationSubjectHierarchyPlugin.register)
 
@@ -90,8 +91,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.ui = ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResSegmentationLogic()
-        self.modelPanel = ModelPanel(ui.inputsCollapsibleButton, self._onModelChosen, self._onCheckpoint)
-        self.channels = ChannelSelectors(ui.inputsCollapsibleButton.layout(), 4, self._onChannelsChosen)
+        inputs = ui.inputsCollapsibleButton
+        self.modelPanel = ModelPanel(inputs, self._onModelChosen, self._onCheckpoint)
+        self.channels = ChannelSelectors(inputs.layout(), 4, ui.exampleButton, self._onChannelsChosen)
         self.loadPanel = Loading.LoadPanel(
             uiWidget, ui.loadButton, ui.exampleButton, self._onLoaded, self.modelPanel.install
         )
@@ -301,8 +303,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def _onParameterNodeModified(self, caller=None, event=None) -> None:
         self.enginePanel.selectDevice(self._parameterNode.device)
         self.mapChooser.choose(self._parameterNode.maps.split())
-        hint = self.channels.hint()
-        self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
+        hint(self.ui.channelsHintLabel, self.channels.hint())
         self.ui.editButton.enabled = self._parameterNode.segmentation is not None
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
         self.roiPanel.update()

@@ -169,6 +169,9 @@ class Gallery:
                 self._show(())
                 self._message.text = errorSentence(error)
         layout.addWidget(buttons)
+        # Return in the search must not close the dialog, nor download a list.
+        for button in buttons.buttons():
+            button.autoDefault = False
 
     def exec(self) -> bool:
         """Show the dialog until it is closed; returns whether the user clicked a button on a card."""

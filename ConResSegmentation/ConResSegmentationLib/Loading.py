@@ -208,7 +208,11 @@ class LoadPanel:
         return [folder] if folder else []
 
     def _onExample(self) -> None:
-        self._load([str(self._example)])
+        node = _unchanged(self._example)
+        if node is None:
+            self._load([str(self._example)])
+        else:
+            self._show([node])
 
     def _load(self, paths: Sequence[str]) -> None:
         if not paths:
@@ -219,12 +223,25 @@ class LoadPanel:
         except RuntimeError as error:
             showError(str(error))
             return
+        self._show(nodes)
+
+    def _show(self, nodes: list) -> None:
         slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
         # No selector offers images with colors.
         colored = {node: count for node in nodes if (count := _components(node)) > 1}
         for node, count in colored.items():
             showError(UserError("volume-color", name=nameOf(node), count=count))
         self._onLoaded([node for node in nodes if node not in colored])
+
+
+def _unchanged(path: Path):
+    """The volume that was loaded from a file and is still as it was; None if there is none."""
+    for node in _volumes():
+        storage = node.GetStorageNode()
+        isFrom = storage is not None and storage.GetFileName() and Path(storage.GetFileName()) == path
+        if isFrom and not node.GetModifiedSinceRead() and node.GetParentTransformNode() is None:
+            return node
+    return None
 
 
 def _components(volumeNode) -> int:

@@ -11,7 +11,7 @@ from slicer.util import VTKObservationMixin
 from conresnet.package.maps import MAPS
 
 from . import ResultParts
-from .Widgets import ViewLayout, plain, stayNarrow
+from .Widgets import ViewLayout, comboBoxOf, nameOf, plain, stayNarrow
 
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
@@ -148,6 +148,9 @@ class OverlayPanel:
     def __init__(self, section):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         stayNarrow(ui.mapSelector)
+        # The names of a result's maps begin with that of the volume.
+        comboBoxOf(ui.mapSelector).elideMode = qt.Qt.ElideLeft
+        self._tip = ui.mapSelector.toolTip
         self._lastID = ""
         self._shownID = ""
         self._outlinedID = ""
@@ -165,6 +168,7 @@ class OverlayPanel:
         self._lastID = self._shownID or self._lastID
         segmentationNode = ResultParts.segmentationOf(mapNode) if mapNode else None
         self._outlinedID = segmentationNode.GetID() if segmentationNode else ""
+        self._ui.mapSelector.toolTip = plain(nameOf(mapNode)) if mapNode else self._tip
         self._updateColors(mapNode)
 
     def show(self, node) -> None:

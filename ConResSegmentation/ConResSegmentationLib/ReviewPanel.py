@@ -40,6 +40,8 @@ class ReviewPanel:
             header.resizeSection(column, max(width, header.sectionSizeHint(column)))
         ui.reviewTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.reviewTable.connect("cellClicked(int,int)", lambda row, _column: self.go(row))
+        # By the keyboard: Return.
+        ui.reviewTable.connect("cellActivated(int,int)", lambda row, _column: self.go(row))
         ui.reviewTable.connect("itemChanged(QTableWidgetItem*)", self._onChecked)
         ui.previousPlaceButton.connect("clicked(bool)", lambda _checked: self.step(-1))
         ui.nextPlaceButton.connect("clicked(bool)", lambda _checked: self.step(1))

@@ -15,7 +15,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI, seen_at_once, wants_roi
 
 from . import ResultParts
-from .Widgets import nameOf, plain, stayNarrow
+from .Widgets import comboBoxOf, hint, nameOf, plain, stayNarrow
 
 
 def volumeInput(volumeNode) -> Volume:
@@ -106,6 +106,10 @@ def _slicesCross(start: np.ndarray) -> np.ndarray:
     return start + np.linalg.pinv(normals, rcond=1e-3) @ distances
 
 
+# In pixels. The names come from the model package, and the panel must not become wider.
+_WIDEST_LABEL = 110
+
+
 class ROIPanel:
     """The widgets of the ROI; the ROI itself is a parameter of the module.
 
@@ -130,17 +134,15 @@ class ROIPanel:
                 needed = wants_roi(description, gridOf(volumeNode))
         isFound = needed and description.locator is not None
         self._selector.noneDisplay = _("Automatic") if isFound else _("Whole image")
-        advised = needed and self._selector.currentNode() is None
-        if not advised:
-            hint = ""
+        if not needed or self._selector.currentNode() is not None:
+            text = ""
         elif isFound:
-            hint = _("The model {locator} finds the structure in the image.").format(locator=description.locator.model)
+            text = _("The model {locator} finds the structure in the image.").format(locator=description.locator.model)
         else:
-            hint = _(
+            text = _(
                 "The image is much larger than the model's field of view: create an ROI and move it to the structure."
             )
-        self._hintLabel.text = hint
-        self._hintLabel.visible = advised
+        hint(self._hintLabel, text)
 
     def _onAdded(self, roiNode) -> None:
         description, volumeNode = self._whenComplete()
@@ -160,11 +162,12 @@ class ChannelSelectors:
     Args:
         form: the QFormLayout that contains them.
         firstRow: the row of the first selector; existing rows move down.
+        previous: the widget before them in the order of the Tab key.
         onChanged: called when the user, or the scene, has changed a selection.
     """
 
-    def __init__(self, form, firstRow: int, onChanged: Callable[[], None]):
-        self._form, self._firstRow, self._onChanged = form, firstRow, onChanged
+    def __init__(self, form, firstRow: int, previous, onChanged: Callable[[], None]):
+        self._form, self._firstRow, self._previous, self._onChanged = form, firstRow, previous, onChanged
         self._inputs: tuple = ()
         # Rows that a model does not need are hidden, and reused by one that does.
         self._rows: list[tuple] = []
@@ -194,7 +197,7 @@ class ChannelSelectors:
         for number, (label, combo) in enumerate(self._rows):
             label.visible = combo.visible = number < len(self._inputs)
         for item, (label, combo) in zip(self._inputs, self._rows, strict=False):
-            label.text = f"{item.name}:"
+            label.text, label.toolTip = f"{item.name}:", plain(item.name)
             tip = _("The {modality} volume for this channel. It is recognized by these words in its name: {words}.")
             combo.toolTip = plain(tip.format(modality=item.modality, words=", ".join(item.keywords) or item.name))
         self.setNodes([earlier.get(item.name) for item in self._inputs])
@@ -262,6 +265,8 @@ class ChannelSelectors:
         label, combo = qt.QLabel(), slicer.qMRMLNodeComboBox()
         # The name comes from the model package, and is not markup.
         label.textFormat = qt.Qt.PlainText
+        label.wordWrap = True
+        label.setMaximumWidth(_WIDEST_LABEL)
         stayNarrow(combo)
         combo.objectName = f"channelSelector{len(self._rows)}"
         combo.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -270,6 +275,8 @@ class ChannelSelectors:
         combo.noneEnabled = True
         combo.noneDisplay = _("Choose a volume")
         self._form.insertRow(self._firstRow + len(self._rows), label, combo)
+        qt.QWidget.setTabOrder(self._previous, comboBoxOf(combo))
+        self._previous = comboBoxOf(combo)
         combo.setMRMLScene(slicer.mrmlScene)
         combo.connect("currentNodeChanged(vtkMRMLNode*)", self._onCurrentNodeChanged)
         return label, combo

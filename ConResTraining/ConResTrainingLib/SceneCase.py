@@ -278,7 +278,7 @@ class SceneCasePanel:
         self._problem = ""
         self._proposed = ""
         self._names: list[str] = []
-        self.channels = ChannelSelectors(section.layout(), 1, self.update)
+        self.channels = ChannelSelectors(section.layout(), 1, ui.newChannelsEdit, self.update)
         ui.newChannelsEdit.connect("editingFinished()", self.refresh)
         stayNarrow(ui.sceneLabelsSelector)
         ui.sceneLabelsSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)

@@ -407,7 +407,7 @@ class SessionFolder:
 def remove_session(path: str | Path) -> bool:
     """Remove a session folder whose owner has ended; anything else is left alone. Returns whether it is gone.
 
-    Without its lock file, which a cleaner of temporary folders may have removed, it is known by its folders of requests.
+    Without its lock file, which may have been removed first, it is recognized by its folders of requests.
     """
     path = Path(path)
     if path.name.startswith(SESSION_PREFIX) and not path.is_symlink():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import slicer
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtTest, QtWidgets
 
 from conresnet.errors import UserError
 from ConResSegmentationLib.EnginePython import EnginePython
@@ -78,6 +78,48 @@ def test_every_model_has_a_card_and_a_search_finds_structures(panel: PanelDriver
     assert set(found["cord"]) == {"head-neck-organs"}
     assert found["none"] == ({}, "No model matches the search.")
     assert panel.choices.model == "hippocampus"
+
+
+def test_return_in_the_search_stays_in_the_gallery_and_escape_leaves_it(panel, catalog, server, monkeypatch) -> None:
+    monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
+    results = []
+
+    def search(dialog: QtWidgets.QDialog) -> int:
+        dialog.show()
+        edit = dialog.findChild(QtWidgets.QLineEdit, "searchEdit")
+        QtTest.QTest.keyClicks(edit, "hippocampus")
+        QtTest.QTest.keyClick(edit, QtCore.Qt.Key.Key_Return)
+        results.append((dialog.isVisible(), set(cards(dialog)) & {"hippocampus", "brain-tissue"}))
+        QtTest.QTest.keyClick(edit, QtCore.Qt.Key.Key_Escape)
+        results.append(dialog.isVisible())
+        return dialog.result()
+
+    open_gallery(panel, search)
+    assert results == [(True, {"hippocampus"}), False] and server.asked == []
+
+
+def test_an_example_is_loaded_once_and_does_not_disturb_what_runs(panel: PanelDriver, many_windows: object) -> None:
+    panel.click_segment()
+    panel.wait_until_computing()
+    for _click in range(2):
+        open_gallery(panel, lambda dialog: click(dialog, "hippocampus", "exampleButton"))
+    (example,) = panel.choices.channels
+    images = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert [node.GetName() for node in images] == [many_windows.GetName(), "T1 example"]
+    assert end(panel).startswith("Done in")
+    role = panel.choices.segmentation.GetReferenceImageGeometryReferenceRole()
+    assert panel.choices.segmentation.GetNodeReference(role) is many_windows
+    assert panel.choices.model == "hippocampus" and panel.ui.applyButton.enabled
+    # What was changed is not the example any more.
+    slicer.util.updateVolumeFromArray(example, slicer.util.arrayFromVolume(example) + 1)
+    panel.ui.exampleButton.click()
+    assert panel.choices.channels[0] is not example
+
+
+def test_an_example_that_is_gone_is_a_sentence(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    panel.widget.loadPanel._example = tmp_path / "gone.nii.gz"
+    panel.ui.exampleButton.click()
+    assert "gone.nii.gz" in dialogs.shown[-1].text and panel.widget.channels.nodes == [volume]
 
 
 def test_an_example_is_loaded_and_its_time_is_remembered(panel: PanelDriver) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,37 @@ def test_slicers_views_never_see_the_memory_of_a_deleted_display(panel: PanelDri
     slicer.mrmlScene.Clear(0)
     gc.collect()
     assert deleted
+
+
+def test_a_module_loaded_at_run_time_guards_displays_that_are_there_already(repository: Path) -> None:
+    """In a process of its own: other tests have loaded the module."""
+    program = """
+import gc, sys
+from slicer_host import slot_errors, start_application
+import slicer
+app = start_application()
+node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+node.CreateDefaultDisplayNodes()
+module = app.moduleManager().load(sys.argv[1], at_run_time=True)
+slicer.util.selectModule("ConResSegmentation")
+module.widgetRepresentation().self().onReload()
+deleted = []
+node.GetDisplayNode().AddObserver("DeleteEvent", lambda caller, event: deleted.append(event))
+slicer.mrmlScene.RemoveNode(node.GetDisplayNode())
+app.processEvents()
+gc.collect()
+print(bool(deleted), slot_errors)
+slicer.mrmlScene.Clear(0)
+gc.collect()
+print(bool(deleted), slot_errors)
+app.quit_host()
+"""
+    module = repository / "ConResSegmentation" / "ConResSegmentation.py"
+    host = repository / "Testing" / "SlicerHost"
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(module)], cwd=host, capture_output=True, text=True, timeout=120
+    )
+    assert run.stdout.splitlines()[-2:] == ["False []", "True []"], run.stderr
 
 
 def test_images_segmented_in_turn_have_a_result_each(

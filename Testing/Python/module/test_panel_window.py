@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 import slicer
-from PySide6 import QtWidgets
+from PySide6 import QtGui, QtWidgets
 
 from ConResSegmentationLib import Diagnostics, Widgets
+from module.models import write_four_channels
 from module.panel_driver import PanelDriver
+from module.result_cases import put_maps
+from module.test_scene_inputs import add_region
+from slicer_host import dialogs
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
@@ -128,3 +135,75 @@ def test_every_button_has_a_text_or_an_accessible_name(panel: PanelDriver) -> No
     buttons = [widget for widget in vars(panel.ui).values() if isinstance(widget, QtWidgets.QAbstractButton)]
     nameless = [button.objectName for button in buttons if not (button.text or button.accessibleName)]
     assert buttons and nameless == ["qt_tableview_cornerbutton"], "which is Qt's own"
+
+
+def test_the_tab_key_follows_the_order_on_the_screen(panel: PanelDriver, tmp_path: Path) -> None:
+    panel.drop(write_four_channels(tmp_path / "four.zip"))
+    panel.unfold()
+    assert panel.tab_stops_out_of_order() == []
+    stops = {widget.parent().objectName for widget in panel.tab_stops()}
+    assert {f"channelSelector{number}" for number in range(4)} <= stops
+    for table in (panel.ui.reviewTable, panel.ui.batchTable):
+        assert not table.tabKeyNavigation, "Tab would go through all of its cells"
+
+
+def test_the_maps_of_a_result_can_be_told_apart_in_the_closed_selector(
+    panel: PanelDriver, result: object, volume: object
+) -> None:
+    volume.SetName("5: T1 MPRAGE sagittal isotropic, contrast-enhanced")
+    shape = slicer.util.arrayFromVolume(volume).shape
+    kinds = ("residual", "result_residual", "residual_difference")
+    names = ("Left inferior lateral ventricle", "Right inferior lateral ventricle")
+    arrays = {kind: np.full((2, *shape), 0.5, np.float16) for kind in kinds}
+    maps = put_maps({**arrays, "attention": np.ones((1, *shape), np.float16)}, result, volume, names)
+    panel.unfold()
+    combo = Widgets.comboBoxOf(panel.ui.mapSelector)
+    shown = set()
+    for node in maps:
+        panel.choices.shownMap = node
+        panel.settle()
+        assert panel.ui.mapSelector.toolTip == node.GetName()
+        shown.add(combo.shown_text())
+    assert len(shown) == len(maps) == 7, shown
+
+
+def test_no_name_and_no_path_makes_the_panel_wider(
+    panel: PanelDriver, volume: object, slicer_app: object, tmp_path: Path
+) -> None:
+    long = " ".join(["a very long name"] * 8)
+    path = write_four_channels(tmp_path / "four")
+    model = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    model["title"], model["inputs"][0]["name"] = long, long
+    (path / "model.json").write_text(json.dumps(model), encoding="utf-8")
+    slicer_app.userSettings().setValue("ConResSegmentation/EnginePython", f"/{long}/python")
+    panel.drop(path)
+    assert dialogs.shown == []
+    panel.widget.onReload()
+    volume.SetName(long)
+    add_region((0, 0, 0), (5, 5, 5)).SetName(long)
+    assert panel.ui.modelSelector.currentText == long and panel.ui.pythonPathEdit.currentPath == f"/{long}/python"
+    panel.unfold()
+    assert panel.representation.minimumSizeHint.width() <= 400
+
+
+@pytest.mark.parametrize("background", ["#efefef", "#353535"])
+def test_warnings_and_errors_can_be_read_on_light_and_dark_backgrounds(slicer_app: object, background: str) -> None:
+    label = QtWidgets.QLabel()
+    palette = QtGui.QPalette()
+    palette.setColor(QtGui.QPalette.Window, QtGui.QColor(background))
+    label.setPalette(palette)
+    for show in (Widgets.hint, lambda label, text: Widgets.say(label, text, isError=True)):
+        show(label, "Careful")
+        color = re.search("color: (#[0-9a-f]{6})", label.styleSheet)[1]
+        lighter, darker = sorted((luminance(color), luminance(background)), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, "WCAG 2.1, success criterion 1.4.3"
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG defines it, 0 to 1."""
+    channels = np.array(QtGui.QColor(color).getRgbF()[:3])
+    return np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4) @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    )

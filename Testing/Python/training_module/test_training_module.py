@@ -138,3 +138,15 @@ app.quit_host()
     )
     assert run.returncode == 0, run.stderr
     assert "6 labeled cases" in run.stdout
+
+
+def test_the_tab_key_follows_the_order_on_the_screen(here: TrainingDriver, data_set: Path) -> None:
+    here.unfold()
+    assert here.tab_stops_out_of_order() == [], "with a field for the names of new channels"
+    here.choose_data_set(data_set)
+    here.unfold()
+    assert here.tab_stops_out_of_order() == []
+    assert "channelSelector0" in {widget.parent().objectName for widget in here.tab_stops()}
+    for table in (here.ui.findingsTable, here.ui.comparisonTable):
+        assert not table.tabKeyNavigation
+    assert here.ui.planTextEdit.tabChangesFocus, "YAML has no tabs"

@@ -46,8 +46,17 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     Dirs, Files, Drives = Filters.Dirs, Filters.Files, Filters.Drives
     Executable, Readable, Writable = Filters.Executable, Filters.Readable, Filters.Writable
 
+    class SizeAdjustPolicy(enum.IntEnum):
+        AdjustToContents = 0
+        AdjustToContentsOnFirstShow = 1
+        AdjustToMinimumContentsLength = 2
+
+    AdjustToContents, AdjustToContentsOnFirstShow = 0, 1
+    AdjustToMinimumContentsLength = 2
+
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
+        self._hints: dict[bool, QtCore.QSize] = {}
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         self._combo, self._button = QtWidgets.QComboBox(), QtWidgets.QToolButton()
@@ -80,7 +89,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     label, setLabel = stored("label", str, "")
     settingKey, setSettingKey = stored("settingKey", str, "")
     options, setOptions = stored("options", object, 0)
-    sizeAdjustPolicy, setSizeAdjustPolicy = stored("sizeAdjustPolicy", object, 0)
+    sizeAdjustPolicy, setSizeAdjustPolicy = stored("sizeAdjustPolicy", object, 1)
     minimumContentsLength, setMinimumContentsLength = stored("minimumContentsLength", int, 0)
     showHistoryButton, setShowHistoryButton = stored("showHistoryButton", bool, True)
     showBrowseButton, setShowBrowseButton = stored(
@@ -95,6 +104,26 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._edit.text = path
 
     currentPath = QtCore.Property(str, lambda self: self._edit.text, setCurrentPath)
+
+    def minimumSizeHint(self) -> QtCore.QSize:
+        """As wide as the first path, which is asked for once, unless a number of letters is set."""
+        return self._hint(False)
+
+    def sizeHint(self) -> QtCore.QSize:
+        """The same, unless the policy says to go by the number of letters."""
+        return self._hint(True)
+
+    def _hint(self, is_preferred: bool) -> QtCore.QSize:
+        if is_preferred not in self._hints:
+            metrics, width = self._edit.fontMetrics(), 0
+            letters = self.minimumContentsLength
+            goes_by_text = self.sizeAdjustPolicy != self.AdjustToMinimumContentsLength
+            if goes_by_text and (is_preferred or not letters):
+                width = metrics.horizontalAdvance(self.currentPath or "xxxxxxx") + 8
+            width = max(width, letters * metrics.horizontalAdvance("X"))
+            frame = 30 + (self._button.minimumSizeHint.width() if self.showBrowseButton else 0)
+            self._hints[is_preferred] = QtCore.QSize(width + frame, self._combo.minimumSizeHint.height())
+        return self._hints[is_preferred]
 
     def addCurrentPathToHistory(self) -> None:
         """The real one offers the path again next time; nothing here shows that."""

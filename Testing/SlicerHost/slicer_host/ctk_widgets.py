@@ -122,7 +122,7 @@ class ctkComboBox(QtWidgets.QComboBox):
     NeverScroll, AlwaysScroll, ScrollWithFocus, ScrollWithNoVScrollBar = 0, 1, 2, 4
     defaultText, setDefaultText = stored("defaultText", str, "", lambda self: self.setPlaceholderText(self.defaultText))
     forceDefault = stored("forceDefault", bool, False)[0]
-    elideMode, setElideMode = stored("elideMode", object, QtCore.Qt.TextElideMode.ElideNone)
+    elideMode, setElideMode = stored("elideMode", object, QtCore.Qt.TextElideMode.ElideNone, lambda self: self.update())
     scrollWheelEffect, setScrollWheelEffect = stored("scrollWheelEffect", object, 1)
 
     def _get_user_data(self) -> str:
@@ -133,6 +133,29 @@ class ctkComboBox(QtWidgets.QComboBox):
         self.currentIndex = next((i for i in range(self.count) if str(self.itemData(i)) == data), -1)
 
     currentUserDataAsString = QtCore.Property(str, _get_user_data, setCurrentUserDataAsString)
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        painter, option = QtWidgets.QStylePainter(self), QtWidgets.QStyleOptionComboBox()
+        self.initStyleOption(option)
+        if self.currentIndex < 0:
+            option.currentText = self.defaultText
+        option.currentText = option.fontMetrics.elidedText(option.currentText, self.elideMode, self._text_width())
+        painter.drawComplexControl(QtWidgets.QStyle.CC_ComboBox, option)
+        painter.drawControl(QtWidgets.QStyle.CE_ComboBoxLabel, option)
+        painter.end()
+
+    def _text_width(self) -> int:
+        option = QtWidgets.QStyleOptionComboBox()
+        self.initStyleOption(option)
+        field = QtWidgets.QStyle.SC_ComboBoxEditField
+        return self.style().subControlRect(QtWidgets.QStyle.CC_ComboBox, option, field, self).width()
+
+    # Not CTK's.
+
+    def shown_text(self) -> str:
+        """The text that is drawn, with an ellipsis for what there is no room for."""
+        text = self.currentText if self.currentIndex >= 0 else self.defaultText
+        return self.fontMetrics().elidedText(text, self.elideMode, self._text_width())
 
 
 class ctkCheckBox(QtWidgets.QCheckBox):

@@ -9,6 +9,7 @@ from pathlib import Path
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
+from slicer_host.ctk_widgets import ctkCollapsibleButton
 from slicer_host.panel import panel_image
 from slicer_host.views import save_png
 
@@ -78,6 +79,37 @@ class ModuleDriver:
         assert enter.isAccepted()
         self.app.sendEvent(panel, QtGui.QDropEvent(QtCore.QPointF(5, 5), copy, data, left, none))
         self.settle()
+
+    def unfold(self) -> None:
+        """Open all sections of the panel."""
+        for widget in vars(self.ui).values():
+            if isinstance(widget, ctkCollapsibleButton):
+                widget.collapsed = False
+        panel_image(self.representation)
+
+    def tab_stops(self) -> list[QtWidgets.QWidget]:
+        """The visible widgets that take the focus, in the order of the Tab key."""
+        top, found = self.representation, []
+        widget = top.nextInFocusChain()
+        while widget is not top:
+            takes_focus = bool(widget.focusPolicy.value & QtCore.Qt.FocusPolicy.TabFocus.value)
+            if top.isAncestorOf(widget) and widget.isVisibleTo(top) and takes_focus:
+                found.append(widget)
+            widget = widget.nextInFocusChain()
+        return found
+
+    def tab_stops_out_of_order(self) -> list[str]:
+        """The names of widgets that are neither below the one before them in the order of Tab nor to its right."""
+        places, names = [], []
+        for widget in self.tab_stops():
+            corner = widget.mapTo(self.representation, QtCore.QPoint(0, 0))
+            places.append(QtCore.QRect(corner, QtCore.QSize(widget.width, widget.height)))
+            names.append(widget.objectName or widget.parent().objectName)
+        return [
+            name
+            for name, before, here in zip(names[1:], places, places[1:], strict=False)
+            if here.center().y() <= before.bottom() and (here.left() < before.left() or here.bottom() < before.top())
+        ]
 
     def picture(self, path: Path) -> Path:
         """Write a picture of the panel."""

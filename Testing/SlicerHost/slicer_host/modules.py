@@ -156,8 +156,11 @@ class ModuleManager(QtCore.QObject):
     def modulesNames(self) -> list[str]:
         return list(self._modules)
 
-    def load(self, path: str | Path) -> qSlicerScriptedLoadableModule:
-        """Load a scripted module from its .py file, as the application's module factory does at start-up."""
+    def load(self, path: str | Path, at_run_time: bool = False) -> qSlicerScriptedLoadableModule:
+        """Load a scripted module from its .py file, as the application's module factory does at start-up.
+
+        At run time, as the Extension Wizard does, the application has started already, and does not say so again.
+        """
         path = Path(path).resolve()
         if str(path.parent) not in sys.path:
             sys.path.insert(0, str(path.parent))
@@ -173,7 +176,7 @@ class ModuleManager(QtCore.QObject):
         setattr(slicer.modules, path.stem + "Instance", instance)
         self._add(module)
         # A module that waits for the application's start gets it, though here it comes after the start.
-        for _, deliver in waiting[waited:]:
+        for _, deliver in () if at_run_time else waiting[waited:]:
             deliver()
         return module
 

@@ -56,6 +56,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._scene_tags: list[int] = []
         self._node_tags: list[tuple[object, int]] = []
         self._combo = ctkComboBox()
+        self._combo.elideMode = QtCore.Qt.ElideMiddle
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._combo)
