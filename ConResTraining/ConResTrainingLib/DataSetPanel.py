@@ -31,6 +31,8 @@ def pathNextTo(folder: Path, ending: str) -> Path:
 
 
 _EXIT_WITH_ERRORS = 2
+# In pixels, so that long names of cases leave room for the findings.
+_WIDEST_NAMES = 120
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
 
 
@@ -174,6 +176,7 @@ class DataSetPanel:
             table.item(number, 0).setIcon(table.style().standardIcon(icon))
         for column in (0, 1):
             table.resizeColumnToContents(column)
+        table.setColumnWidth(1, min(table.columnWidth(1), _WIDEST_NAMES))
         table.visible = bool(rows)
         say(self._ui.checkStatusLabel, outcome, isError=any(level == "error" for _case, level, _message in rows))
         self.updateButtons()

@@ -181,6 +181,7 @@ def test_no_name_and_no_path_makes_the_panel_wider(
     panel.widget.onReload()
     volume.SetName(long)
     add_region((0, 0, 0), (5, 5, 5)).SetName(long)
+    panel.choices.device = long
     assert panel.ui.modelSelector.currentText == long and panel.ui.pythonPathEdit.currentPath == f"/{long}/python"
     panel.unfold()
     assert panel.representation.minimumSizeHint.width() <= 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import slicer
 from PySide6 import QtWidgets
 
+from training_module.test_training_job import write_run
 from training_module.training_driver import TrainingDriver
 
 
@@ -150,3 +152,30 @@ def test_the_tab_key_follows_the_order_on_the_screen(here: TrainingDriver, data_
     for table in (here.ui.findingsTable, here.ui.comparisonTable):
         assert not table.tabKeyNavigation
     assert here.ui.planTextEdit.tabChangesFocus, "YAML has no tabs"
+
+
+def test_long_names_can_be_told_apart_and_do_not_make_the_panel_wider(training: TrainingDriver, tmp_path: Path) -> None:
+    long = "a very long name " * 5
+    runs = [write_run(tmp_path / f"{long}-run-{number}") for number in (1, 2)]
+    training.ui.dataSetPathEdit.currentPath = str(tmp_path / long)
+    for run in runs:
+        training.choose_run(run)
+    # Opened with these paths, as in the next session.
+    training.unload()
+    training.load()
+    training.unfold()
+    assert training.ui.runPathEdit.currentPath == str(runs[1])
+    assert training.representation.minimumSizeHint.width() <= 400
+    shown = set()
+    for number in (0, 1):
+        training.ui.runsSelector.setCurrentIndex(number)
+        shown.add(training.ui.runsSelector.shown_text())
+    assert len(shown) == 2 and all(text.endswith(": training") for text in shown)
+    # What was found is next to the case.
+    finding = {"name": long, "findings": [{"level": "error", "message": "The label is empty."}]}
+    summary = {"cases": 1, "fine": 0, "with_errors": 1, "with_warnings": 0, "findings": []}
+    (tmp_path / "check.json").write_text(json.dumps({"summary": summary, "cases": [finding]}), encoding="utf-8")
+    training.widget.dataSetPanel._showFindings(tmp_path)
+    training.unfold()
+    table = training.ui.findingsTable
+    assert table.columnViewportPosition(2) < table.viewport().width / 2
