@@ -143,11 +143,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._nodesTimer.stop()
         self._smoothing.stop()
         self.runPanel.cancel()
-        self.map3DPanel.close()
-        self.reviewPanel.close()
-        self.partRemover.close()
-        self.comparisonButton.close()
-        self.enginePanel.close()
+        for part in (self.map3DPanel, self.reviewPanel, self.partRemover, self.comparisonButton, self.enginePanel):
+            part.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)
         self.removeObservers()
@@ -174,7 +171,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onSceneStartClose(self, caller, event) -> None:
         """A run must not reach into the next scene, and the parameter node is about to be reset."""
         self.runPanel.onSceneClosing()
-        self.map3DPanel.forget()
+        for part in (self.map3DPanel, self.partRemover, self.comparisonButton):
+            part.forget()
         self.reviewPanel.close()
         self._smoothing.stop()
         self.setParameterNode(None)

@@ -303,9 +303,8 @@ class ComparisonButton(VTKObservationMixin):
         self._segmentationNode = None
         _comparison.register()
         if _comparison.isPossible:
-            layoutNode, scene = slicer.app.layoutManager().layoutLogic().GetLayoutNode(), slicer.mrmlScene
+            layoutNode = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
             self.addObserver(layoutNode, vtk.vtkCommand.ModifiedEvent, self._onLayoutModified)
-            self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         button.connect("clicked(bool)", self._onClicked)
         mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._onMapChosen())
 
@@ -327,15 +326,15 @@ class ComparisonButton(VTKObservationMixin):
         """Stop following Slicer's layout."""
         self.removeObservers()
 
+    def forget(self) -> None:
+        """The scene is closed; the next one has nothing to compare."""
+        self._segmentationNode = None
+        _comparison.hide()
+
     def _onLayoutModified(self, caller, event) -> None:
         """The user may choose another layout in Slicer's menu."""
         if self._button.checked != _comparison.isShown:
             self.update(self._segmentationNode)
-
-    def _onSceneStartClose(self, caller, event) -> None:
-        """The next scene has nothing to compare."""
-        self._segmentationNode = None
-        _comparison.hide()
 
     def _onClicked(self, isChecked: bool) -> None:
         maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())

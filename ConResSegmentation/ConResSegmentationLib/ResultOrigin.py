@@ -57,6 +57,16 @@ def checksumInPieces(array: np.ndarray, use: Callable[[memoryview], object] = le
         yield f"{value:08x}"
 
 
+def checksumInSteps(volumeNode) -> Generator[None, None, str]:
+    """`checksum` of the voxels of a volume node, read in short steps; empty if it has none."""
+    image, found = volumeNode.GetImageData(), ""
+    if image is not None and image.GetNumberOfPoints() > 0:
+        for soFar in checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
+            found = soFar
+            yield
+    return found
+
+
 def sign(segmentationNode) -> None:
     """Store the fingerprint of a segmentation, so that later edits are noticed."""
     segmentationNode.SetAttribute(FINGERPRINT_ATTRIBUTE, fingerprint(segmentationNode))
@@ -81,11 +91,7 @@ def changedImages(segmentationNode) -> Generator[None, None, list[int]]:
         volumeNode = segmentationNode.GetNodeReference(f"{_IMAGE_ROLE}{number}" if number else geometryRole)
         if volumeNode is None:
             continue
-        image, now = volumeNode.GetImageData(), ""
-        if image is not None and image.GetNumberOfPoints() > 0:
-            for soFar in checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
-                now = soFar
-                yield
+        now = yield from checksumInSteps(volumeNode)
         if now != sent:
             changed.append(number)
     return changed

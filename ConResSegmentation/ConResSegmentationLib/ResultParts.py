@@ -340,7 +340,10 @@ class PartRemover(VTKObservationMixin):
         self._timer = singleShotTimer(widget, self._remove)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeAboutToBeRemoved)
-        self.addObserver(scene, scene.StartCloseEvent, lambda caller, event: self._orphans.clear())
+
+    def forget(self) -> None:
+        """The scene is closed, and removes all of its nodes."""
+        self._orphans.clear()
 
     def close(self) -> None:
         """Stop watching the scene."""

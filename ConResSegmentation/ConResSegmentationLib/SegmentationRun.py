@@ -201,10 +201,7 @@ class SegmentationRun(EngineObserver):
             self._checkInputs()
             if not slicer.mrmlScene.IsNodePresent(volumeNode):
                 continue
-            checksum = ""
-            for soFar in ResultOrigin.checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
-                checksum = soFar
-                yield
+            checksum = yield from ResultOrigin.checksumInSteps(volumeNode)
             if checksum != sent:
                 raise UserError("volume-changed", name=nameOf(volumeNode))
 
