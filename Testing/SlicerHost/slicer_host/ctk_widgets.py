@@ -22,6 +22,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
     def __init__(self, *arguments: object) -> None:
         title = arguments[0] if arguments and isinstance(arguments[0], str) else None
         super().__init__(arguments[-1] if arguments and not isinstance(arguments[-1], str) else None)
+        self._maximum_height = self.maximumHeight
         self.checkable = self.checked = True
         self.setSizePolicy(QtWidgets.QSizePolicy.Preferred, QtWidgets.QSizePolicy.Preferred)
         self.setContentsMargins(0, self._header_height(), 0, 0)
@@ -34,6 +35,11 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
 
     def _collapsed_changed(self) -> None:
         self.checked = not self.collapsed
+        if self.collapsed:
+            self._maximum_height = self.maximumHeight
+            self.maximumHeight = self.sizeHint().height()
+        else:
+            self.maximumHeight = self._maximum_height
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
                 if self.collapsed and not child.isHidden():
