@@ -133,4 +133,4 @@ def connector_for(widget: object, annotated: object) -> Connector:
     if cls is qmrml_widgets.qMRMLNodeComboBox and _node_classes(kind) is not None:
         widget.nodeTypes = _node_classes(kind)
         return Connector(widget, "currentNodeChanged", widget.currentNode, widget.setCurrentNode)
-    raise RuntimeError(f"Slicer can not connect a {cls.__name__} to a parameter of type {kind}")
+    raise RuntimeError(f"Unable to create GUI connector from datatype {kind} to widget type {cls.__name__}")
