@@ -101,10 +101,10 @@ _MODALITIES = {"CT", "MR", "PT", "NM", "US"}
 # Hounsfield units: only air and lungs are below the first; above the others are bone, and teeth and metal. With an
 # offset of 1024, as in stored values that were not rescaled, soft tissue is among the last.
 _AIR, _BONE, _TEETH = -200, 200, 700
-_LEAST_CONTRAST, _MOST_TEETH = 20, 0.01
-# Nothing in a scan is below -1024 except the padding around it, which has one value. With the offset subtracted twice,
-# all air is below, and little is above air.
-_VACUUM, _MOST_VACUUM, _LEAST_TISSUE = -1100, 0.05, 0.01
+_LEAST_CONTRAST, _MOST_TEETH, _MOST_CLIPPED = 20, 0.01, 0.02
+# Not even noise is below the first. Padding is, such as -2000 or -3024, but has few values. With the offset subtracted
+# twice, air is around -2000, and almost nothing is above -200.
+_VACUUM, _MOST_VACUUM, _PADDING, _LEAST_TISSUE = -1500, 0.05, 0.1, 0.002
 # The share of a model's window that an image should cover along each axis; crops are often smaller than a window.
 _MUCH_SMALLER = 0.25
 # How many times as long as the largest training image a crop may be along an axis. With 12 mm around a hippocampus
@@ -323,12 +323,16 @@ def _may_be_hounsfield(array: np.ndarray) -> bool:
     low, high = float(array.min()), float(array.max())
     if low < _AIR:
         some = array[:: max(1, len(array) // 32)]
-        vacuum = np.mean((some < _VACUUM) & (some != some.min()))
+        # Interpolation changes the last digits of padding, and goes below it at its edges.
+        _values, counts = np.unique(np.rint(some[some < _VACUUM]), return_counts=True)
+        vacuum = counts[counts < _PADDING * counts.sum()].sum() / some.size
         return bool(vacuum <= _MOST_VACUUM and np.mean(some > _AIR) >= _LEAST_TISSUE)
-    # Without air, it may be a small crop. Even one has fat and noise below 0, and most bone is not that dense.
+    # Without air, it may be a small crop. With bone or contrast agent, even one has fat or noise below 0, and most bone
+    # is not that dense.
     dense = np.mean(array > _TEETH)
     is_shifted = dense > max(_MOST_TEETH, np.mean(array > _BONE) - dense)
-    return high - low >= _LEAST_CONTRAST and low < 0 and not is_shifted
+    is_unsigned = low >= 0 and (high > _BONE or np.mean(array == low) > _MOST_CLIPPED)
+    return high - low >= _LEAST_CONTRAST and not is_shifted and not is_unsigned
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:

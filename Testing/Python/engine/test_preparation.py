@@ -307,6 +307,16 @@ def lungs() -> np.ndarray:
     return array
 
 
+def padded(*values: int, overshoot: float = 0) -> np.ndarray:
+    """A head with slabs of padding, as interpolation leaves it: inexact, and with an edge beyond it."""
+    array = ct().astype(np.float64)
+    for index, value in enumerate(values):
+        array[..., 6 * index : 6 * index + 6] = value
+    array += np.random.default_rng(0).normal(0, 1e-4, array.shape)
+    array[..., 6 * len(values)] -= overshoot
+    return array
+
+
 @pytest.mark.parametrize(
     ("array", "is_doubtful"),
     [
@@ -321,6 +331,13 @@ def lungs() -> np.ndarray:
         (ct() - 1024, True),
         (ct(air=False) - 1024, True),
         (np.where(np.indices((24, 40, 40))[2] < 12, -3024, ct()), False),
+        (padded(-3024), False),
+        (padded(-3024, overshoot=2500), False),
+        (padded(-32768, -2000), False),
+        (ct() + np.random.default_rng(1).normal(0, 90, (24, 40, 40)), False),
+        (np.where(np.prod(np.indices((24, 40, 40))[1:], axis=0) < 1400, -1000, ct(air=False)), False),
+        (np.random.default_rng(0).normal(60, 8, (24, 40, 40)), False),
+        (np.clip(ct(air=False), 0, 80), True),
         (np.where(ct() < 0, ct() + 65536, ct()), True),
         (ct() / 1000, True),
         (np.clip((ct() + 160) / 400, 0, 1) * 255, True),
