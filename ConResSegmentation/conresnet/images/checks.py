@@ -245,8 +245,11 @@ def _first_bytes(path: Path) -> bytes:
 
 
 class TextHeader(NamedTuple):
-    """What a "nrrd" or "meta" file says of itself: warnings, its unit of length in mm, which ITK ignores, and the files
-    with its voxels besides it.
+    """What the header of a "nrrd" or "meta" file says.
+
+    Args:
+        unit: of length, in mm; ITK ignores it.
+        data_files: other files that store its voxels.
     """
 
     warnings: list[str]

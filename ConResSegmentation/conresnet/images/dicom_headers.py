@@ -194,7 +194,7 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
     colors = str(header.get("PhotometricInterpretation", "")).strip().startswith(_COLORS)
     if samples in (3, 4) or colors:
         raise UserError("image-color", path=str(file))
-    if header.get("ModalityLUTSequence"):
+    if any(not _changes_nothing(table) for table in header.get("ModalityLUTSequence") or ()):
         # ITK ignores it.
         raise UserError("dicom-pixels", path=str(file), what="entries of a lookup table (ModalityLUTSequence)")
     # Only how values look is inverted, so Hounsfield units come from the stored values; ITK computes them from the
@@ -217,6 +217,18 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
     elif length < claimed or held < claimed:
         raise truncated(file, shape)
     check_memory(file, shape, claimed)
+
+
+def _changes_nothing(table: Dataset) -> bool:
+    """Whether a lookup table gives back what it is asked for, as some programs write one."""
+    try:
+        count, first, _bits = table.LUTDescriptor
+        entries = table.LUTData
+        entries = np.frombuffer(entries, "<u2") if isinstance(entries, bytes) else np.array(entries).reshape(-1)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    # DICOM writes 65536 as 0.
+    return np.array_equal(entries, np.arange(first, first + (count or 2**16)))
 
 
 def _fragments(opened: BinaryIO, end: int) -> int:
@@ -250,19 +262,22 @@ def unreadable(path: Path, headers: Sequence[Dataset]) -> UserError:
     for header in headers:
         syntax = uid(str(header.file_meta.get("TransferSyntaxUID", "")))
         kind = uid(str(header.get("SOPClassUID", "")))
-        if syntax and not syntax.is_private and syntax not in _DECODED:
+        # A missing UID counts as private.
+        is_known = not syntax.is_private
+        if is_known and syntax not in _DECODED:
             return UserError("dicom-pixels", path=str(path), what=syntax.name)
         # The name of an unknown UID is the UID.
         if kind and kind.name == kind:
             return UserError("dicom-kind", path=str(path), kind=kind)
-        if syntax.is_transfer_syntax and syntax.is_compressed:
+        # Of private ones, pydicom 2 cannot say it.
+        if is_known and syntax.is_compressed:
             return UserError("dicom-compressed", path=str(path), what=syntax.name)
     return UserError("image-damaged", path=str(path))
 
 
-def series_uid(file: Path) -> str | None:
-    """The series of a file; None if it cannot be read, which then counts as another series."""
-    return _read_some(file).get("SeriesInstanceUID")
+def series_uid(file: Path) -> str:
+    """The series of a file; empty if it is not named, or if the file cannot be read."""
+    return str(_read_some(file).get("SeriesInstanceUID", ""))
 
 
 def object_kind(file: Path) -> str | None:

@@ -329,7 +329,7 @@ def _narrowed(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _fit(one: Slice, other: Slice) -> bool:
+def _belong_together(one: Slice, other: Slice) -> bool:
     """Whether two slices are parallel and of one size and spacing."""
     parallel = np.allclose([one.row, one.column], [other.row, other.column], atol=1e-3)
     return parallel and one.size == other.size and np.allclose(one.spacing, other.spacing, rtol=1e-3)
@@ -338,7 +338,7 @@ def _fit(one: Slice, other: Slice) -> bool:
 def _in_order(path: Path, slices: list[Slice]) -> list[Slice]:
     """Sorted along the normal of the slices, which must be parallel and of one size."""
     first = slices[0]
-    others = [piece for piece in slices if not _fit(first, piece)]
+    others = [piece for piece in slices if not _belong_together(first, piece)]
     if others:
         # Of a scan with its localizer, the localizer.
         odd = others[0] if 2 * len(others) < len(slices) else first

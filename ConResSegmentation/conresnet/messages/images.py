@@ -11,7 +11,7 @@ IMAGES: dict[str, str] = {
     "image-not-found": _("The image {path} does not exist."),
     "cannot-read": _("The image {path} cannot be read ({reason})."),
     "image-name-not-text": _("The image {path} cannot be read because its name is not valid UTF-8; rename it."),
-    "image-pipe": _("The image {path} is a pipe, from which it cannot be read; save it in a file first."),
+    "image-pipe": _("The image {path} is a pipe, which cannot be read as an image; save it to a file first."),
     "image-archive": _("{path} is an archive; unpack it, and choose the image or DICOM folder inside."),
     "image-is-checkpoint": _(
         "{path} contains the weights of a network, not an image. Convert it with the command 'python -m conresnet "

@@ -142,6 +142,20 @@ def table(data: pydicom.Dataset) -> None:
     data.ModalityLUTSequence = [entries]
 
 
+@pytest.mark.parametrize("kind", ["US", "OW"])
+def test_a_lookup_table_that_changes_nothing_is_accepted(tmp_path, kind):
+    def change(data: pydicom.Dataset) -> None:
+        table(data)
+        (entries,) = data.ModalityLUTSequence
+        entries.LUTDescriptor = [4096, 0, 16]
+        values = np.arange(4096, dtype="<u2")
+        entries.add_new("LUTData", kind, values.tobytes() if kind == "OW" else values.tolist())
+
+    write_series(tmp_path / "ct")
+    changed(tmp_path / "ct", change)
+    assert np.array_equal(read_volume(tmp_path / "ct").array, PIXELS)
+
+
 @pytest.mark.parametrize(
     ("change", "code", "shown"),
     [
@@ -175,6 +189,9 @@ def test_a_color_picture_next_to_the_scan_is_left_out(tmp_path):
     data.SeriesInstanceUID = pydicom.dcmread(next((tmp_path / "ct").glob("Thorax*"))).SeriesInstanceUID
     data.save_as(tmp_path / "ct" / "report.dcm")
     assert "report.dcm" in refused(tmp_path / "ct", "image-color")
+    # Without names of series, it may be of the scan's own.
+    changed(tmp_path / "ct", lambda data: delattr(data, "SeriesInstanceUID"))
+    refused(tmp_path / "ct", "image-color")
 
 
 def test_other_files_in_the_folder_do_no_harm(tmp_path, capfd):
