@@ -124,20 +124,13 @@ def segment_cohort(
     endangered: defaultdict[Path, list[Path]] = defaultdict(list)
     for image in (image for case in cases for image in case.images if output.absolute() in image.parents):
         endangered[image.resolve().parent].append(image)
-    waiting = deque(
-        Job(
-            case,
-            package.path.absolute(),
-            options,
-            output.absolute(),
-            overwrite,
-            (*case.images, *endangered.get((output / case.name).resolve(), ())),
-        )
-        for case in cases
-    )
+    model, folder, waiting = package.path.absolute(), output.absolute(), deque()
+    for case in cases:
+        inputs = (*case.images, *endangered.get((folder / case.name).resolve(), ()))
+        waiting.append(Job(case, model, options, folder, overwrite, inputs))
     outcomes: list[Outcome] = []
-    began = time.monotonic()
     with _filled([output / PICTURES, *(job.folder for job in waiting)]), _client(jobs, scheduler) as client:
+        began = time.monotonic()
         try:
             for outcome in _segmented(client, waiting):
                 outcomes.append(outcome)
@@ -322,11 +315,7 @@ def segment_case(job: Job) -> Outcome:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
         options = replace(job.options, roi=roi)
         description = read_model(job.model, verify=False).description
-        if not job.overwrite and _has_sources(_read_report(job)):
-            if differences := _differences(job, options, description):
-                raise UserError("results-differ", path=str(job.folder), differences=", ".join(differences))
-            if changed := _changed_sources(job, description):
-                raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
+        if not job.overwrite and _has_results(job, options, description):
             if job.had_results:
                 return _read_outcome(job, SKIPPED)
             # Its worker was killed before it could draw the picture or report the case.
@@ -336,10 +325,10 @@ def segment_case(job: Job) -> Outcome:
         try:
             result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)
         except UserError as error:
-            is_ours = error.code == "results-exist" and _has_sources(_read_report(job))
-            if not is_ours or _differences(job, options, description):
+            # Another command with the same list has segmented it in the meantime, or a run that was killed while it
+            # replaced results was undone.
+            if error.code != "results-exist" or not _has_results(job, options, description):
                 raise
-            # Another command with the same list has segmented it in the meantime.
             return _read_outcome(job, SKIPPED)
         with contextlib.suppress(UserError), replacing(picture_file(job.output, name)) as path:
             path.write_bytes(result.picture())
@@ -371,15 +360,26 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
     return name if number is None else device_of_process(name, number)
 
 
-def _has_sources(report: Mapping[str, Any]) -> bool:
-    """Whether it is a report of ours that tells what it was made from; those of version 0.1 do not."""
-    kinds = {"model": dict, "channels": dict, "options": dict, "files": list, "sources": dict}
-    return all(isinstance(report.get(name), kind) for name, kind in kinds.items())
+def _has_results(job: Job, options: SegmentOptions, description: ModelDescription) -> bool:
+    """Whether there are results whose report says what they were made from, as those of version 0.1 do not.
 
-
-def _differences(job: Job, options: SegmentOptions, description: ModelDescription) -> list[str]:
-    """How the results in the folder differ from those of this model, these images (by name) and these options."""
+    Raises UserError "results-differ" or "results-out-of-date" if they are not those that are asked for.
+    """
     report = _read_report(job)
+    kinds = {"model": dict, "channels": dict, "options": dict, "files": list, "sources": dict}
+    if not all(isinstance(report.get(name), kind) for name, kind in kinds.items()):
+        return False
+    if differences := _differences(job, report, options, description):
+        raise UserError("results-differ", path=str(job.folder), differences=", ".join(differences))
+    if changed := _changed_sources(job, report["sources"], description):
+        raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
+    return True
+
+
+def _differences(
+    job: Job, report: Mapping[str, Any], options: SegmentOptions, description: ModelDescription
+) -> list[str]:
+    """How the results in the folder differ from those of this model, these images (by name) and these options."""
     model, paths = report["model"], report["channels"].items()
     images = {item.name: path for item, path in zip(description.inputs, job.case.images, strict=False)}
     found = []
@@ -398,12 +398,11 @@ def _differences(job: Job, options: SegmentOptions, description: ModelDescriptio
     ]
 
 
-def _changed_sources(job: Job, description: ModelDescription) -> list[str]:
+def _changed_sources(job: Job, sources: Mapping[str, Any], description: ModelDescription) -> list[str]:
     """The models and the images that are no longer what the results in the folder were made from.
 
     An image or a locator that was deleted since then does not count, so that results outlive it.
     """
-    sources = _read_report(job)["sources"]
     changed = [] if sources.get("model") == description.digest else [f"the model {description.name}"]
     if description.locator and "locator" in sources:
         with contextlib.suppress(UserError):

@@ -102,3 +102,20 @@ def test_a_case_that_another_command_segments_at_the_same_time_is_kept(job, monk
     monkeypatch.setattr(cohort, "segment_to_folder", twice)
     outcome = cohort.segment_case(job)
     assert (outcome.state, outcome.problem) == (cohort.SKIPPED, None)
+
+
+def test_results_that_were_brought_back_are_checked_like_others(job, monkeypatch) -> None:
+    """A run that was killed while it replaced them is undone only when the case begins."""
+    assert cohort.segment_case(job).state == cohort.DONE
+    (image,), away = job.case.images, job.output / "away"
+    job.folder.rename(away)
+    write_volume(random_volume(grid((12, 12, 12)), seed=7).array, grid((12, 12, 12)), image)
+    segment = cohort.segment_to_folder
+
+    def undo(*arguments: object) -> object:
+        away.rename(job.folder)
+        return segment(*arguments)
+
+    monkeypatch.setattr(cohort, "segment_to_folder", undo)
+    outcome = cohort.segment_case(job)
+    assert outcome.state == cohort.FAILED and f"because {image} changed" in outcome.problem.sentence
