@@ -44,7 +44,7 @@ ENGINE: dict[str, str] = {
         "back."
     ),
     "warn-units": _(
-        "The voxel size and place of {path} are in the unit {unit} and were converted to mm. Slicer ignores this unit, "
+        "The voxel size and position of {path} are given in {unit} and were converted to mm. Slicer ignores this unit, "
         "so it shows the image and the result in different places."
     ),
     "warn-transforms-differ": _(

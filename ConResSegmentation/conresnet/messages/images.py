@@ -126,7 +126,8 @@ IMAGES: dict[str, str] = {
         "Explicit VR Little Endian, which is not compressed."
     ),
     "dicom-kind": _(
-        "{path} is a DICOM object of the kind {kind}, which is not supported; export the series as CT or MR images."
+        "{path} is a DICOM object of an unknown kind ({kind}), which is not supported; export the series as CT or MR "
+        "images."
     ),
     "dicom-inverted": _(
         "{path} is a CT with inverted gray values (PhotometricInterpretation MONOCHROME1), which is not supported; "
