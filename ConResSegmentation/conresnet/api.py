@@ -63,10 +63,11 @@ _busy: list[LoadedModel] = []
 
 def _after_fork() -> None:
     """The threads that were at work do not exist in the copy of the process, and will never finish."""
-    global _one_at_a_time
+    global _one_at_a_time, _busy
     _one_at_a_time = threading.RLock()
     if _busy:
-        _busy.clear()
+        # Another list, because a call that forked in its progress callback goes on in both processes.
+        _busy = []
         _warm.forget()
 
 
@@ -125,11 +126,12 @@ def segment(
         if any(loaded is other for other in _busy):
             # Its networks are in the middle of a pass.
             loaded = load_model(package)
-        _busy.append(loaded)
+        busy = _busy
+        busy.append(loaded)
         try:
             return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
         finally:
-            _busy.pop()
+            busy.pop()
 
 
 def segment_images(

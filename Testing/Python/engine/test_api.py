@@ -376,7 +376,7 @@ def test_an_exception_from_progress_ends_the_work(model):
 
 
 FORKING = """
-import multiprocessing, sys, threading, numpy as np, conresnet
+import multiprocessing, os, sys, threading, numpy as np, conresnet
 from conresnet.images.files import read_volume
 
 def labels(threads, progress=None):
@@ -392,7 +392,16 @@ def in_a_fork(threads):
 
 volume = read_volume(sys.argv[2])
 array, affine = volume.array.T, volume.grid.affine
-expected = labels(1)
+expected, children = labels(1), []
+
+def fork(phase, fraction, left):
+    if phase == "segmenting" and not children:
+        children.append(os.fork())
+
+is_same = np.array_equal(labels(1, fork), expected)
+if children == [0]:
+    os._exit(0 if is_same else 1)
+assert is_same and os.waitpid(children[0], 0)[1] == 0, "by its progress callback"
 labels(2)
 assert in_a_fork(2), "after several threads"
 begun, goes_on = threading.Event(), threading.Event()
