@@ -245,6 +245,9 @@ def _fragments(opened: BinaryIO, end: int) -> int:
         if opened.tell() + length > end:
             return count
         opened.seek(length, 1)
+        # Some programs do not count the byte that makes a length even. ITK accepts it.
+        if length % 2 and opened.read(1) == item[:1]:
+            opened.seek(-1, 1)
         count += 1
 
 

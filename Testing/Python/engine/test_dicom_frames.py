@@ -196,6 +196,15 @@ def test_a_compressed_file_that_ends_in_zeros_is_refused(tmp_path):
     refused(path, "image-truncated")
 
 
+@pytest.mark.parametrize("padding", [b"", b"\0"])
+def test_a_fragment_of_odd_length_is_accepted(tmp_path, padding):
+    path = write_compressed(tmp_path / "a.dcm")
+    content, end = path.read_bytes(), 8 + 64
+    assert content[-end - 8 : -end] == b"\xfe\xff\x00\xe0\x40\0\0\0"
+    path.write_bytes(content[: -end - 4] + b"\x3f\0\0\0" + content[-end:-9] + padding + content[-8:])
+    assert read_header(path) is not None
+
+
 def test_frames_beyond_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
     """Compressed pixels may claim any size. What reads them is another process, so it is asked here."""
     path = write_compressed(tmp_path / "a.dcm", side=20000)
