@@ -28,7 +28,15 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import listed, product
-from conresnet_training.runs.state import CHECKPOINTS_FOLDER, FOLD_FILE, NO_FOLD, PLAN_FILE, PROGRESS_FILE, can_begin_in
+from conresnet_training.runs.state import (
+    CHECKPOINTS_FOLDER,
+    FOLD_FILE,
+    NO_FOLD,
+    PLAN_FILE,
+    PROGRESS_FILE,
+    can_begin_in,
+    has_checkpoint,
+)
 
 SPLIT_FILE, PREPARED_FOLDER = "split.json", "prepared"
 PREFIX = "network."
@@ -230,19 +238,24 @@ def read_checkpoint(path: Path) -> dict | None:
 
 
 def read_latest_checkpoint(run: Run) -> tuple[dict | None, Path]:
-    """(content, file) of the latest checkpoint that can be read: "last", or "best" if "last" is damaged.
+    """(content, file) of the latest checkpoint that can be read: "last", or "best" if "last" is damaged or missing.
+
+    Without any, (None, "last"). A run whose damaged "last" was deleted must not start over, and replace its "best".
 
     Raises:
-        UserError: ``checkpoint-damaged`` if neither can be read.
+        UserError: ``checkpoint-damaged`` if there are some and none can be read.
     """
+    last, best = run.checkpoint, run.checkpoint_named("best")
+    damage = None
     try:
-        return read_checkpoint(run.checkpoint), run.checkpoint
-    except UserError:
-        best = run.checkpoint_named("best")
-        with_best = read_checkpoint(best) if best.exists() else None
-        if with_best is None:
-            raise
-        return with_best, best
+        if (content := read_checkpoint(last)) is not None:
+            return content, last
+    except UserError as error:
+        damage = error
+    content = read_checkpoint(best)
+    if content is None and damage is not None:
+        raise damage
+    return content, last if content is None else best
 
 
 def _is_of_a_run(content: Any) -> bool:
@@ -378,7 +391,7 @@ def names_of_cases(run: Run, data_set: DataSet) -> tuple[set[str], set[str]]:
 
 def _has_learned(run: Run) -> bool:
     """Whether there is any checkpoint, after which a new split could hold out cases that the run has learned from."""
-    return any((run.folder / CHECKPOINTS_FOLDER).glob("*.ckpt"))
+    return has_checkpoint(run.folder)
 
 
 def _recorded(run: Run, data_set: DataSet, part: str) -> list[Case]:

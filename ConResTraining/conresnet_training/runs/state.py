@@ -114,7 +114,12 @@ def can_begin_in(folder: Path, is_locked: bool = False) -> bool:
         return False
     if all(path.name in (_LOCK_FILE, RUNNING_FILE) or path.name.startswith(".part-") for path in folder.iterdir()):
         return True
-    return (folder / FOLD_FILE).is_file() and not any((folder / CHECKPOINTS_FOLDER).glob("*.ckpt"))
+    return (folder / FOLD_FILE).is_file() and not has_checkpoint(folder)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has any checkpoint; one that a killed process was writing does not count."""
+    return any((folder / CHECKPOINTS_FOLDER).glob("[!.]*.ckpt"))
 
 
 def ask_to_stop(folder: Path) -> None:

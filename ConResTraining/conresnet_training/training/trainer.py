@@ -226,8 +226,8 @@ class _Training:
         if checkpoint is None:
             return None
         if path != self.run.checkpoint:
-            step = checkpoint["global_step"]
-            self.reports.note(f"{self.run.checkpoint} is damaged; the run continues from {path}, after step {step}.")
+            step, what = checkpoint["global_step"], "damaged" if self.run.checkpoint.exists() else "missing"
+            self.reports.note(f"{self.run.checkpoint} is {what}; the run continues from {path}, after step {step}.")
         check_plan_unchanged(self.run, checkpoint)
         # In stages, the steps determine which part a step trained. Checkpoints of earlier versions do not record them.
         planned, stages = self.run.plan.training.steps, self.steps // self.run.plan.training.steps

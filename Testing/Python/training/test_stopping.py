@@ -300,6 +300,26 @@ def test_newest_checkpoint_that_is_damaged_is_replaced_by_the_one_before(plan_fi
     assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint(run)["state_dict"].items())
 
 
+def test_run_whose_newest_checkpoint_was_deleted_does_not_start_over(plan_file, run, monkeypatch, capsys):
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
+    expected = {name: tensor.clone() for name, tensor in checkpoint(run)["state_dict"].items()}
+    (run / "checkpoints" / "last.ckpt").unlink()
+    capsys.readouterr()
+    assert run_command(monkeypatch, "resume", run, "--max-steps", 4) == 0
+    assert "last.ckpt is missing; the run continues from" in capsys.readouterr().err
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint(run)["state_dict"].items())
+    assert read_progress(run / PROGRESS_FILE).started["step"] == 3
+
+
+def test_a_checkpoint_that_was_being_written_is_none(data_set, run, tmp_path, monkeypatch):
+    """A killed process leaves it; the folder may then begin anew with other cases."""
+    other = write_tiny_plan(data_set, tmp_path / "other.yaml", "training.seed=5")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "fold.txt").write_text("0\n", encoding="utf-8")
+    (run / "checkpoints" / ".part-1-best.ckpt").write_bytes(b"PK")
+    assert run_command(monkeypatch, "train", other, "--output", run, "--max-steps", 1) == 0
+
+
 CHANGES = {
     "targets": lambda plan: plan["targets"].update({"Near box": [2], "Far box": [1]}),
     "model.preparation": lambda plan: plan["model"]["preparation"].update(spacing=[1, 1, 2]),
