@@ -168,6 +168,10 @@ TRAINING: dict[str, str] = {
         "The target {segment} has the label value {value}, which the data set does not name; it names {known}. Correct "
         "the targets in the plan."
     ),
+    "target-of-another-label": _(
+        "The target {segment} has the label values {ours}, but in the data set {data}, {segment} has the values "
+        "{theirs}. Correct the targets in the plan, or the labels of the data set."
+    ),
     # Folds
     "plan-exists": _(
         "{path} already exists. Choose another file, or give --overwrite to replace it along with any edits in it."

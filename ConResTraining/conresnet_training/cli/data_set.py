@@ -115,7 +115,7 @@ def plan(
     from conresnet_training.planning.plan import check_is_plan, chosen_batch, write_plan
     from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
-    from conresnet_training.runs.run import check_fits_data, check_folds, check_window
+    from conresnet_training.runs.run import check_fits_data, check_folds, check_target_names, check_window
     from conresnet_training.training.network import steps_of_run
 
     if output.exists():
@@ -128,6 +128,7 @@ def plan(
     planned, reasons = make_plan(data_set, data, budget, choices, settings)
     check_window(planned)
     check_fits_data(data_set, planned)
+    check_target_names(data_set, planned)
     check_folds(data_set, planned)
     # What was set may not fit together, which is better said now than by `train`.
     steps_of_run(planned)

@@ -36,7 +36,7 @@ from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.review_fit import ReviewSamples
 from conresnet_training.reporting import case_count, listed, progress_bar, segment_color
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
-from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_run
+from conresnet_training.runs.run import FOLD_FILE, Run, check_target_names, held_out_of_run, open_run
 
 SEGMENTATIONS = "segmentations"
 
@@ -155,8 +155,8 @@ def measure_runs(
         samples: receives what the review list is fitted on.
 
     Raises:
-        UserError: ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, or any of segmenting; if no case can
-            be measured, what is wrong with the first.
+        UserError: ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, ``target-of-another-label``, or any
+            of segmenting; if no case can be measured, what is wrong with the first.
     """
     check_agreement(runs)
     check_held_out(runs)
@@ -167,6 +167,7 @@ def measure_runs(
     groups = _by_who_held_them_out(runs, data_set)
     # All of them first, so that a missing checkpoint is reported before hours of work.
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
+    check_target_names(data_set, plan)
     with progress_bar(sum(map(len, groups.values()))) as done:
         for runs_of_group, held_out in zip(packed, groups.values(), strict=True):
             with _loaded(runs_of_group) as model:

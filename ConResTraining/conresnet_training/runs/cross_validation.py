@@ -19,7 +19,16 @@ from conresnet.files import make_folder
 from conresnet_training.data import read_data_set
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
-from conresnet_training.runs.run import Run, check_fits_data, check_fold, check_folds, check_window, open_run, start_run
+from conresnet_training.runs.run import (
+    Run,
+    check_fits_data,
+    check_fold,
+    check_folds,
+    check_target_names,
+    check_window,
+    open_run,
+    start_run,
+)
 from conresnet_training.runs.state import (
     CROSSVAL_FILE,
     PLAN_FILE,
@@ -125,7 +134,7 @@ def cross_validate(
 
     Raises:
         UserError: ``fold-failed`` once the others have ended, ``fold-unknown``, ``too-many-folds``, ``run-in-use``, or
-            those of ``check_fits_data``, ``make_folder`` and ``open_folds``.
+            those of ``check_fits_data``, ``check_target_names``, ``make_folder`` and ``open_folds``.
     """
 
     def tell(sentence: str) -> None:
@@ -140,6 +149,7 @@ def cross_validate(
         check_fold(plan, fold)
     data_set = read_data_set(plan.data)
     check_fits_data(data_set, plan)
+    check_target_names(data_set, plan)
     check_folds(data_set, plan)
     make_folder(folder)
     with StopWatch(folder) as stop, sole_process(folder):

@@ -339,6 +339,28 @@ def check_fits_data(data_set: DataSet, plan: Plan) -> None:
             raise UserError("target-unknown", segment=segment, value=unknown[0], known=known)
 
 
+def check_target_names(data_set: DataSet, plan: Plan) -> None:
+    """Refuse a segment that has the name of one label and only values of others, as when two of them were exchanged.
+
+    The model would have the wrong names. Renamed segments, and those that other values were added to, are fine.
+
+    Raises:
+        UserError: ``target-of-another-label``.
+    """
+    own: dict[str, set[int]] = {}
+    for name, values in (
+        *((name, (value,)) for value, name in data_set.labels.items()),
+        *data_set.values_of_labels.items(),
+        *data_set.regions.items(),
+    ):
+        own.setdefault(name.casefold(), set()).update(values)
+    for segment, values in plan.targets.items():
+        theirs = own.get(segment.casefold())
+        if theirs and not theirs & set(values):
+            ours, theirs = (", ".join(map(str, sorted(found))) for found in (set(values), theirs))
+            raise UserError("target-of-another-label", segment=segment, ours=ours, theirs=theirs, data=data_set.name)
+
+
 def names_of_split(training: Iterable[Case], held_out: Iterable[Case]) -> dict[str, list[str]]:
     """A split as ``split.json`` and checkpoints record it."""
     return {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}

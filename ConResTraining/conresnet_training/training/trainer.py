@@ -41,6 +41,7 @@ from conresnet_training.runs.run import (
     check_folds,
     check_new_run,
     check_plan_unchanged,
+    check_target_names,
     names_of_split,
     read_latest_checkpoint,
     start_run,
@@ -86,8 +87,8 @@ def fit(
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
             ``precision-unavailable``, ``steps-changed``, ``no-foreground``, ``segment-not-in-training``, those of
-            ``choose_backend``, of the data, of ``check_fits_data``, of ``TrainingLoop.run_to`` and of
-            ``as_user_error``; of a new run those of ``start_run``.
+            ``choose_backend``, of the data, of ``check_fits_data``, of ``check_target_names``, of
+            ``TrainingLoop.run_to`` and of ``as_user_error``; of a new run those of ``start_run``.
     """
     fabric = make_fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0
@@ -97,6 +98,7 @@ def fit(
     data_set = run.data_set()
     check_fits_data(data_set, run.plan)
     if is_new:
+        check_target_names(data_set, run.plan)
         if run.fold is not None:
             check_folds(data_set, run.plan)
         if is_first:
@@ -170,6 +172,8 @@ class _Training:
         """Train to the last step."""
         run, plan, training = self.run, self.run.plan, self.run.plan.training
         checkpoint = self._checkpoint()
+        # Of a run that goes on, the data set may have changed since.
+        check_target_names(self.data_set, plan)
         done = checkpoint["global_step"] if checkpoint else 0
         used, held_out = begin_split(run, self.data_set, self.is_first)
         names = names_of_split(used, held_out)

@@ -14,9 +14,9 @@ from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description, read_package
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
-from conresnet_training.planning.plan import read_plan, write_plan
+from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import make_plan
-from conresnet_training.runs.run import Run, check_fits_data
+from conresnet_training.runs.run import Run, check_fits_data, check_target_names
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.processes import _precision, make_fabric
@@ -152,6 +152,40 @@ def test_target_that_the_data_set_does_not_name_is_refused(plan_file, data_set, 
         assert run_command(monkeypatch, *arguments, "--set", setting) == 2
         assert expected in capsys.readouterr().err
         assert not arguments[-1].exists()
+
+
+def test_target_with_the_name_of_another_label_is_refused(plan_file, data_set, tmp_path, monkeypatch, capsys):
+    """Somebody exchanged two labels in the data set, or in the plan: the model would name them wrong."""
+    run = tmp_path / "run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 2) == 0
+    own = (data_set / "dataset.json").read_text(encoding="utf-8")
+    content = json.loads(own)
+    # Another name, and more values, are the user's choice.
+    content["labels"] = {"1": "Proximal box", "2": "Far box", "3": "farther"}
+    (data_set / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    setting = "targets={Near box: [1], Far box: [2, 3]}"
+    assert run_command(monkeypatch, "plan", data_set, "--output", tmp_path / "plan_2.yaml") == 0
+    check_target_names(read_data_set(data_set), with_settings(read_plan(plan_file), [setting]))
+    assert run_command(monkeypatch, "evaluate", run) == 0
+    content["labels"] = {"1": "far Box", "2": "Near box"}
+    (data_set / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    expected = sentence_of("target-of-another-label", segment="Near box", ours="1", theirs="2", data="Boxes")
+    for arguments in (
+        ("train", plan_file, "--output", tmp_path / "other"),
+        ("crossval", plan_file, "--output", tmp_path / "folds"),
+        ("export", run, "--output", tmp_path / "package"),
+        ("evaluate", run),
+        ("resume", run),
+    ):
+        capsys.readouterr()
+        assert run_command(monkeypatch, *arguments) == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1] == expected
+        assert arguments[-1] == run or not arguments[-1].exists()
+    (data_set / "dataset.json").write_text(own, encoding="utf-8")
+    arguments = ("--output", tmp_path / "plan_3.yaml", "--set", "targets={Near box: [2], Far box: [1]}")
+    assert run_command(monkeypatch, "plan", data_set, *arguments) == 2
+    expected = sentence_of("target-of-another-label", segment="Near box", ours="2", theirs="1", data="Boxes")
+    assert capsys.readouterr().err.strip() == expected
 
 
 def test_inputs_in_another_order_than_the_channels_are_refused(tmp_path):
