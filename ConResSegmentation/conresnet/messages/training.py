@@ -265,6 +265,10 @@ TRAINING: dict[str, str] = {
     "crossval-plan-differs": _(
         "{path} was started with a different plan. Choose a new folder, or use the plan {plan}."
     ),
+    "crossval-cases-differ": _(
+        "The data set {data} has changed since {run} was started ({what}). Folds that are started now would not fit "
+        "it. Restore the cases, or start a cross-validation in a new folder."
+    ),
     "fold-plan-differs": _(
         "{path} no longer has the model, targets and folds of {plan}. Change them back; only training settings may "
         "differ."

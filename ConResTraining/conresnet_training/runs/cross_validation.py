@@ -16,17 +16,21 @@ from pathlib import Path
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder
-from conresnet_training.data import read_data_set
+from conresnet_training.data import DataSet, read_data_set
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
+from conresnet_training.reporting import listed
 from conresnet_training.runs.run import (
+    MOST_NAMED,
     Run,
     check_fits_data,
     check_fold,
     check_folds,
     check_target_names,
     check_window,
+    names_of_cases,
     open_run,
+    split,
     start_run,
 )
 from conresnet_training.runs.state import (
@@ -34,6 +38,7 @@ from conresnet_training.runs.state import (
     PLAN_FILE,
     PROGRESS_FILE,
     ask_to_stop,
+    has_checkpoint,
     read_progress,
     sole_process,
 )
@@ -65,11 +70,11 @@ class Fold:
 
     def is_done(self, most_steps: int | None) -> bool:
         """Whether nothing remains to be trained, or nothing up to this step."""
-        progress = read_progress(self.run.folder / PROGRESS_FILE)
-        if progress.state == "finished":
-            return True
-        last = steps_of_run(self.run.plan) if most_steps is None else most_steps
-        return last < steps_of_run(self.run.plan) and progress.step >= last and progress.state == "stopped"
+        progress, steps = read_progress(self.run.folder / PROGRESS_FILE), steps_of_run(self.run.plan)
+        # Its plan may have got more steps since it was finished.
+        last = min(steps, steps if most_steps is None else most_steps)
+        ended = ("finished",) if last == steps else ("finished", "stopped")
+        return progress.step >= last and progress.state in ended
 
     @property
     def has_failed(self) -> bool:
@@ -107,6 +112,29 @@ def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
     return runs
 
 
+def check_same_cases(plan: Plan, folder: Path, folds: Sequence[int], data_set: DataSet) -> None:
+    """Refuse to begin folds if those that were begun have other cases: some would be held out twice and others never.
+
+    Args:
+        folds: to be trained.
+
+    Raises:
+        UserError: ``crossval-cases-differ``, or ``split-damaged``.
+    """
+    begun = [fold for fold in range(plan.training.folds) if has_checkpoint(folder / f"fold_{fold}")]
+    if set(folds) <= set(begun):
+        # Nothing is divided anew, so each keeps its cases.
+        return
+    for fold in begun:
+        run = Run(folder / f"fold_{fold}", plan, fold)
+        before = names_of_cases(run, data_set)
+        now = tuple({case.name for case in cases} for cases in split(data_set, plan, fold))
+        if before != now:
+            names = sorted(set.union(*before) ^ set.union(*now))
+            what = listed(names, MOST_NAMED) if names else "the same cases in other folds"
+            raise UserError("crossval-cases-differ", run=str(run.folder), data=data_set.name, what=what)
+
+
 def _common_to_folds(plan: Plan) -> tuple:
     """What must be the same for folds to be measured together and to become one model."""
     return plan.model, plan.targets, plan.training.folds
@@ -134,7 +162,8 @@ def cross_validate(
 
     Raises:
         UserError: ``fold-failed`` once the others have ended, ``fold-unknown``, ``too-many-folds``, ``run-in-use``, or
-            those of ``check_fits_data``, ``check_target_names``, ``make_folder`` and ``open_folds``.
+            those of ``check_fits_data``, ``check_target_names``, ``check_same_cases``, ``make_folder`` and
+            ``open_folds``.
     """
 
     def tell(sentence: str) -> None:
@@ -151,6 +180,7 @@ def cross_validate(
     check_fits_data(data_set, plan)
     check_target_names(data_set, plan)
     check_folds(data_set, plan)
+    check_same_cases(plan, folder, folds, data_set)
     make_folder(folder)
     with StopWatch(folder) as stop, sole_process(folder):
         runs = open_folds(plan, folder, folds)

@@ -1,7 +1,9 @@
 """Several processes: those that make samples, those that share a batch, and those of a cross-validation."""
 
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,15 +11,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
-from conresnet_training.runs.cross_validation import Fold, open_folds
+from conresnet_training.runs.cross_validation import Fold, check_same_cases, open_folds
 from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, read_progress
 from conresnet_training.training.trainer import as_user_error
 from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
+from training.trained_runs import finished_run, small_plan
 
 
 def train(*arguments) -> subprocess.CompletedProcess:
@@ -170,6 +174,24 @@ def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_p
     assert read_plan(folder / "crossval.yaml") == plan
 
 
+def test_folds_that_begin_after_cases_were_added_are_refused(data_set, tmp_path, monkeypatch, capsys):
+    """Divided anew, two cases would be held out twice, and three never."""
+    plan, folder = small_plan(data_set), tmp_path / "folds"
+    finished_run(plan, folder / "fold_0", 0)
+    write_plan(plan, tmp_path / "plan.yaml")
+    description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
+    for kind in ("imagesTr", "labelsTr"):
+        shutil.copy(data_set / kind / "case_0.nii.gz", data_set / kind / "a_case.nii.gz")
+    description["training"].append({"image": "imagesTr/a_case.nii.gz", "label": "labelsTr/a_case.nii.gz"})
+    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    assert run_command(monkeypatch, "crossval", tmp_path / "plan.yaml", "--output", folder) == 2
+    expected = sentence_of("crossval-cases-differ", run=folder / "fold_0", data="Boxes", what="a_case")
+    assert capsys.readouterr().err.strip() == expected
+    assert sorted(path.name for path in folder.iterdir()) == ["fold_0"]
+    # Nothing is divided anew where every fold has begun.
+    check_same_cases(plan, folder, [0], read_data_set(data_set))
+
+
 @pytest.mark.parametrize(
     ("end", "step", "last", "done"),
     [
@@ -180,8 +202,10 @@ def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_p
         # Its last validation is left.
         ("stopped", 12, 12, False),
         ("failed", 5, 5, False),
-        # A fold may have more steps in its own plan than the others.
+        # A fold may have more steps in its own plan than the others, also since it was finished.
         ("stopped", 10, None, False),
+        ("finished", 10, None, False),
+        ("finished", 20, None, True),
     ],
 )
 def test_a_fold_is_done_when_nothing_is_left_of_it(data_set, tmp_path, end, step, last, done):
