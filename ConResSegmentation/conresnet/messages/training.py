@@ -287,6 +287,9 @@ TRAINING: dict[str, str] = {
         "{path} is not a training run and has no label map named like a case of {data}, such as {case}.nii.gz or "
         "{case}/segmentation.nii.gz."
     ),
+    "prediction-repeated": _(
+        "The case {case} has two label maps, {first} and {second}. Remove the one that is not to be measured."
+    ),
     "regions-cross": _(
         "The regions {first} and {second} of {data} partly overlap, which a label map cannot show. Evaluate the "
         "training run itself, or define nested regions."

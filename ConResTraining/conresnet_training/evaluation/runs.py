@@ -57,28 +57,32 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
     They have the data set's own label values, any of them for a segment of several, and are named like the cases:
     ``<case>.nii.gz`` (or one of the other `ENDINGS`; an unsuitable name also as ``file_stem`` writes it), or
     ``<case>/segmentation.nii.gz`` as ``python -m conresnet segment --cases`` writes them. Cases without one, and those
-    that cannot be measured, are named in the result.
+    that cannot be measured, such as with two, are named in the result.
 
     Raises:
         UserError: ``predictions-not-found`` or ``regions-cross``; if no case can be measured, what is wrong with the
             first.
     """
-    files = {case.name: (case, path) for case in data_set.cases if (path := _prediction(folder, case.name))}
-    if not files:
+    found = {case.name: paths for case in data_set.cases if (paths := _predictions(folder, case.name))}
+    if not found:
         first = data_set.cases[0].name
         raise UserError("predictions-not-found", path=str(folder), data=data_set.name, case=first)
     values = values_of_data_set(data_set)
     if pair := crossing(values):
         raise UserError("regions-cross", data=data_set.name, first=pair[0], second=pair[1])
     known = data_set.known_values.union(*(item.found for item in values.values()))
+    files = {case.name: (case, found[case.name][0]) for case in data_set.cases if case.name in found}
     cases, errors = {}, {}
     with progress_bar(len(files)) as done:
         for name, (case, path) in files.items():
             try:
+                if len(found[name]) > 1:
+                    first, second, *_ = map(str, found[name])
+                    raise UserError("prediction-repeated", case=name, first=first, second=second)
                 truth = read_reference(case, data_set.tissues)
-                found = on_image_grid(_read_prediction(path, None if case.images else data_set.tissues), truth)
-                check_expected(found, known)
-                cases[name] = compare_label_maps(found, truth, values, surface_tolerance_mm)
+                result = on_image_grid(_read_prediction(path, None if case.images else data_set.tissues), truth)
+                check_expected(result, known)
+                cases[name] = compare_label_maps(result, truth, values, surface_tolerance_mm)
             except UserError as error:
                 errors[name] = error
             done(name)
@@ -110,12 +114,13 @@ def _need_any(cases: Mapping, errors: Mapping[str, UserError]) -> None:
         raise next(iter(errors.values()))
 
 
-def _prediction(folder: Path, case: str) -> Path | None:
+def _predictions(folder: Path, case: str) -> list[Path]:
+    """The label maps of a case; with more than one, some may be left from before."""
     names = dict.fromkeys((case, file_stem(case)))
     candidates = [folder / f"{name}{suffix}" for name in names for suffix in ENDINGS]
     candidates += [folder / name / SEGMENTATION_FILE for name in names]
     # Path.is_file fails for a name that is longer than a file's may be.
-    return next((path for path in candidates if os.path.isfile(path)), None)
+    return [path for path in candidates if os.path.isfile(path)]
 
 
 def evaluate_runs(

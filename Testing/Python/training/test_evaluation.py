@@ -248,6 +248,18 @@ def test_cases_that_cannot_be_measured_are_listed_and_the_others_are_measured(
         assert f"{case} could not be measured:" in page
 
 
+def test_a_case_with_two_label_maps_is_not_measured_by_either(predictions, data_set, tmp_path, monkeypatch, capsys):
+    """One of them may be left from before; the choice was up to the order of endings."""
+    save(expert(data_set, 1), predictions / "case_1.nrrd")
+    save(expert(data_set, 2), predictions / "case_2" / "segmentation.nii.gz")
+    assert run_command(monkeypatch, "evaluate", predictions, data_set, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    for case, other in (("case_1", "case_1.nrrd"), ("case_2", "case_2/segmentation.nii.gz")):
+        paths = {"first": predictions / f"{case}.nii.gz", "second": predictions / other}
+        assert sentence_of("prediction-repeated", case=case, **paths) in said
+    assert list(read_evaluation(tmp_path / "out").cases) == ["case_0", "case_3", "case_4", "case_5"]
+
+
 def test_names_are_neither_formulas_of_a_spreadsheet_nor_of_a_plot(data_set, predictions, tmp_path):
     content = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
     for part in ("imagesTr", "labelsTr"):
