@@ -56,22 +56,23 @@ def image_state(image: Path) -> str:
     The content is not read, because that would take as long as reading the image. Empty if the files are not available.
     """
     try:
-        if image.is_dir():
-            # Without those that file managers leave there, such as .DS_Store, and those that our runs write there.
-            files = [path for path in image.iterdir() if path.is_file() and not path.name.startswith(".")]
-            files = [path for path in files if not path.name.endswith(_ENDINGS)]
-        else:
-            files = _files_of(image)
-        found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+        found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in image_files(image))
     except (OSError, ValueError):
         return ""
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
-def _files_of(image: Path) -> set[Path]:
-    """An image file and those that hold its voxels."""
+def image_files(image: Path) -> set[Path]:
+    """The files of an image: those in a folder of DICOM files, or a file and those that hold its voxels.
+
+    Raises OSError or ValueError if they cannot be read.
+    """
     from conresnet.images.checks import check_text_header, kind_of, nifti_files
 
+    if image.is_dir():
+        # Without those that file managers leave there, such as .DS_Store, and those that our runs write there.
+        files = {path for path in image.iterdir() if path.is_file() and not path.name.startswith(".")}
+        return {path for path in files if not path.name.endswith(_ENDINGS)}
     files = {image}
     if image.suffix.lower() in _HEADERS:
         files |= {path for path in image.parent.iterdir() if path.stem == image.stem and path.is_file()}

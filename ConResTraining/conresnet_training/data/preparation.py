@@ -16,6 +16,7 @@ from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.package.description import ModelDescription
+from conresnet.result_folder import image_files
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import (
     OVERSAMPLING,
@@ -141,10 +142,19 @@ def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues
 
 def _files(case: Case, folder: Path, model: ModelDescription, *further: object) -> TrainingCase:
     """Where a case is kept, by what it is made from: size and time of its files, and the preparation."""
-    files = [path.stat() for path in (*case.images, case.label) if path.exists()]
+    present = [path for path in (*case.images, case.label) if path.exists()]
+    files = [file.stat() for path in present for file in _with_voxels(path)]
     made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs, *further
     stem = f"{file_stem(case.name)}_{hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]}"
     return TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
+
+
+def _with_voxels(path: Path) -> list[Path]:
+    """The files of an image; the file itself if it cannot be read, which is reported when it is."""
+    try:
+        return sorted(image_files(path))
+    except (OSError, ValueError):
+        return [path]
 
 
 def file_stem(name: str) -> str:

@@ -1,10 +1,12 @@
 """Cases as training takes them: channels of any storage, labels on the image's grid, files whole or not there."""
 
+import gzip
 import json
 import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.images.files import read_channels
@@ -65,6 +67,21 @@ def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_pat
     np.testing.assert_array_equal(again.label, corrected.T)
     assert prepared(folder, tmp_path, spacing=[2, 2, 2]).label.shape == tuple(side // 2 for side in shape)
     assert len(list((tmp_path / "prepared").iterdir())) == 3, "what is out of date takes no room"
+
+
+@pytest.mark.parametrize(("ending", "voxels"), [(".mhd", ".raw"), (".nhdr", ".raw.gz")])
+def test_a_case_is_prepared_anew_when_the_voxels_next_to_its_header_have_changed(tmp_path, ending, voxels):
+    folder = nnunet(tmp_path / "set", cases=2, ending=ending)
+    path = folder / "labelsTr" / f"case_0{ending}"
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=voxels.endswith(".gz"))
+    file = path.with_name(f"case_0{voxels}")
+    assert prepared(folder, tmp_path).label.max() == 2
+    content = file.read_bytes()
+    plain = (gzip.decompress(content) if voxels.endswith(".gz") else content).replace(b"\x02", b"\x01")
+    file.write_bytes(gzip.compress(plain) if voxels.endswith(".gz") else plain)
+    changed = []
+    assert prepared(folder, tmp_path, on_change=changed.append).label.max() == 1
+    assert changed == ["case_0"]
 
 
 def test_what_was_prepared_of_a_case_is_kept_while_its_image_is_gone(tmp_path):
