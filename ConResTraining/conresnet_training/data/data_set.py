@@ -82,6 +82,7 @@ class DataSet:
         held_out: names of the cases that each fold holds out, if the data set defines folds; otherwise empty.
         folds_from: what defines these folds: the name of a file, or of a field; empty without ``held_out``.
         unused_splits: sentence that says why folds that the data set defines are not used; otherwise empty.
+        unused_files: sentence about files that look like parts of the data set but are not; empty if there are none.
         values_of_labels: for the name of each label with several values, all of them.
         tissues: what the label maps of cases without images contain; None if every case has images.
         announced: how many cases the description announces (nnU-Net's numTraining); 0 where it does not.
@@ -98,6 +99,7 @@ class DataSet:
     held_out: tuple[frozenset[str], ...] = ()
     folds_from: str = ""
     unused_splits: str = ""
+    unused_files: str = ""
     values_of_labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tissues: Tissues | None = None
     announced: int = 0
@@ -116,7 +118,11 @@ class DataSet:
     @property
     def warnings(self) -> dict[str, str]:
         """What is odd about the data set as a whole, as sentences by code."""
-        found = {"splits-not-followed": self.unused_splits, "splits-divide-patient": self._divided_patient}
+        found = {
+            "splits-not-followed": self.unused_splits,
+            "splits-divide-patient": self._divided_patient,
+            "files-not-used": self.unused_files,
+        }
         if self.announced > len(self.cases):
             found["cases-missing"] = (
                 f"only {len(self.cases)} of the {self.announced} cases that dataset.json announces (numTraining) are "

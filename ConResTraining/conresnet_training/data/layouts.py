@@ -8,8 +8,7 @@
     {"name": "Brain structures", "licence": "Apache-2.0", "channel": "MR",
      "label_maps": "label_maps/*.nii.gz",
      "segments": {"Left thalamus": [10], "Right thalamus": [49], "Left cerebral white matter": [2, 25]},
-     "surroundings": [502, 506],
-     "inside": [24],
+     "surroundings": [502, 506], "inside": [24],
      "alike": [[10, 49]],
      "contrasts": {"T1": {"10": [0.7, 0.04], "2": [0.8, 0.04]}},
      "images": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]}
@@ -35,6 +34,7 @@ from conresnet.messages import printable
 from conresnet_training.data.data_set import (
     FEWEST_FOLDS,
     FILE_NAME,
+    MOST_NAMED,
     Case,
     DataSet,
     Description,
@@ -49,7 +49,7 @@ from conresnet_training.data.data_set import (
     sorted_cases,
 )
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues
-from conresnet_training.reporting import shortened
+from conresnet_training.reporting import listed, shortened
 
 # nnU-Net takes their spacing from a CASE.json next to them (Tiff3DIO); without it, voxels would be cubes of 1 mm.
 WITHOUT_SPACING = (".tif", ".tiff")
@@ -74,10 +74,11 @@ def _read(folder: Path) -> DataSet:
     if (folder / FILE_NAME).is_file():
         description = read_description(folder / FILE_NAME)
         if is_nnunet(description):
-            return _with_folds(description.data_set("nnunet", _nnunet_cases(description)), folder)
-        listed = list(_decathlon_cases(description))
-        data_set = description.data_set("decathlon", (case for case, _ in listed))
-        return _with_folds(data_set, folder, [(case.name, fold) for case, fold in listed])
+            data_set = description.data_set("nnunet", _nnunet_cases(description))
+            return _with_folds(replace(data_set, unused_files=_further_channels(description)), folder)
+        entries = list(_decathlon_cases(description))
+        data_set = description.data_set("decathlon", (case for case, _ in entries))
+        return _with_folds(data_set, folder, [(case.name, fold) for case, fold in entries])
     if (folder / LABEL_MAPS_FILE).is_file():
         return _with_folds(read_label_map_folder(folder), folder)
     if (data_set := _read_brats(folder)) is None:
@@ -129,9 +130,9 @@ def _nnunet_cases(description: Description) -> Iterator[Case]:
     So a case is known even if one of its files is missing.
     """
     folder, ending = description.path.parent, _ending(description)
-    listed = description.content.get("dataset")
-    if isinstance(listed, dict):
-        yield from (_listed_case(description, name, files) for name, files in listed.items())
+    cases = description.content.get("dataset")
+    if isinstance(cases, dict):
+        yield from (_listed_case(description, name, files) for name, files in cases.items())
         return
     names = [name for name, _ in _channel_files(folder, ending)]
     names += [file.name.removesuffix(ending) for file in _files(folder / "labelsTr", ending)]
@@ -144,6 +145,15 @@ def _nnunet_cases(description: Description) -> Iterator[Case]:
     for name in {composed(name): name for name in reversed(names)}.values():
         images = tuple(find_file(folder, f"imagesTr/{name}_{channel:04d}{ending}") for channel in channels)
         yield Case(name, images, find_file(folder, f"labelsTr/{name}{ending}"))
+
+
+def _further_channels(description: Description) -> str:
+    """A sentence about images of channels that ``dataset.json`` does not name; empty if there are none."""
+    channels, ending = len(description.without_cases.channels), _ending(description)
+    files = sorted(file.name for _, file in _channel_files(description.path.parent, ending))
+    unused = [name for name in files if int(name.removesuffix(ending)[-4:]) >= channels]
+    sentence = f"imagesTr has images of more channels than the {channels} of {FILE_NAME}, which are not used: "
+    return sentence + listed(unused, MOST_NAMED) if unused else ""
 
 
 def _listed_case(description: Description, name: str, files: object) -> Case:
@@ -219,7 +229,8 @@ def _read_brats(folder: Path) -> DataSet | None:
     Labels overlap as regions: ET (enhancing tumor), TC (tumor core) and WT (whole tumor); in treated gliomas also RC
     (resection cavity).
     """
-    found = list(_case_folders(folder))
+    folders = list(_case_folders(folder))
+    found = [(path, naming) for path, naming in folders if naming]
     if not found:
         return None
     namings = {naming for _, naming in found}
@@ -237,17 +248,21 @@ def _read_brats(folder: Path) -> DataSet | None:
             labels[CAVITY] = "resection cavity"
             regions["RC"] = (CAVITY,)
     cases = (Case(path.name, tuple(naming.files(path)[:-1]), naming.files(path)[-1]) for path, naming in found)
-    return DataSet(
+    data_set = DataSet(
         folder_name(folder), CHANNELS, labels, "", sorted_cases(cases, folder), "brats", regions, painting(regions)
     )
+    unused = [path.name for path, named in folders if not named and any(path.glob("*.nii*"))]
+    sentence = "folders whose images are not named after them are not used: "
+    return replace(data_set, unused_files=sentence + listed(unused, MOST_NAMED)) if unused else data_set
 
 
-def _case_folders(folder: Path) -> Iterator[tuple[Path, Naming]]:
+def _case_folders(folder: Path) -> Iterator[tuple[Path, Naming | None]]:
+    """The folders of cases, and those without a naming; they are one level deeper where a folder is not a case."""
     for path in _folders(folder):
-        if naming := _naming(path):
-            yield path, naming
-        else:
-            yield from ((deeper, naming) for deeper in _folders(path) if (naming := _naming(deeper)))
+        naming = _naming(path)
+        yield path, naming
+        if naming is None:
+            yield from ((deeper, _naming(deeper)) for deeper in _folders(path))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -378,22 +393,22 @@ class _NotFollowedError(Exception):
     """Why folds that are defined are not used."""
 
 
-def _with_folds(data_set: DataSet, folder: Path, listed: Sequence[tuple[str, object]] = ()) -> DataSet:
+def _with_folds(data_set: DataSet, folder: Path, entries: Sequence[tuple[str, object]] = ()) -> DataSet:
     """The data set with the folds that it defines, if each of them names exactly these cases.
 
     Folds that cannot be used are not an error; the data set keeps the reason.
 
     Args:
         folder: may contain ``splits_final.json``, which comes first.
-        listed: the name of each case in ``dataset.json`` and its "fold", None without one.
+        entries: the name of each case in ``dataset.json`` and its "fold", None without one.
     """
     source = SPLITS_FILE
     try:
         if (folder / SPLITS_FILE).is_file():
             held_out = _folds_of_file(folder / SPLITS_FILE, [case.name for case in data_set.cases])
-        elif any(fold is not None for _, fold in listed):
+        elif any(fold is not None for _, fold in entries):
             source = f'"fold" in {FILE_NAME}'
-            held_out = _folds_of_list(listed)
+            held_out = _folds_of_list(entries)
         else:
             return data_set
     except _NotFollowedError as error:
@@ -401,13 +416,13 @@ def _with_folds(data_set: DataSet, folder: Path, listed: Sequence[tuple[str, obj
     return replace(data_set, held_out=held_out, folds_from=source)
 
 
-def _folds_of_list(listed: Sequence[tuple[str, object]]) -> tuple[frozenset[str], ...]:
-    if not all(type(fold) is int for _, fold in listed):
+def _folds_of_list(entries: Sequence[tuple[str, object]]) -> tuple[frozenset[str], ...]:
+    if not all(type(fold) is int for _, fold in entries):
         raise _NotFollowedError("not every case has a whole number there")
-    numbers = sorted({fold for _, fold in listed})
+    numbers = sorted({fold for _, fold in entries})
     if len(numbers) < FEWEST_FOLDS:
         raise _NotFollowedError(f"it defines fewer than {FEWEST_FOLDS} folds")
-    return tuple(frozenset(name for name, fold in listed if fold == number) for number in numbers)
+    return tuple(frozenset(name for name, fold in entries if fold == number) for number in numbers)
 
 
 def _folds_of_file(path: Path, cases: Sequence[str]) -> tuple[frozenset[str], ...]:

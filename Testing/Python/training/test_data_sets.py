@@ -225,6 +225,19 @@ def test_control_characters_and_lone_surrogates_in_names_are_escaped(tmp_path):
     assert data_set.name == r"\ud800set\x07" and data_set.labels[1] == r"a\x1b[2J"
 
 
+def test_files_that_are_not_used_are_told(tmp_path):
+    """A channel that dataset.json does not name, and a case that was renamed without its files, went unnoticed."""
+    folder = nnunet(tmp_path / "n")
+    assert not read_data_set(folder).warnings
+    save(image(7), folder / "imagesTr" / "case_1_0001.nii.gz")
+    assert read_data_set(folder).warnings["files-not-used"].endswith("not used: case_1_0001.nii.gz")
+    folder = brats(tmp_path / "b", ("HGG/BraTS_1", "HGG/BraTS_2", "LGG/BraTS_3"))
+    (folder / "tables").mkdir()
+    assert not read_data_set(folder).warnings
+    (folder / "LGG" / "BraTS_3").rename(folder / "LGG" / "Patient 3")
+    assert read_data_set(folder).warnings["files-not-used"].endswith("not used: Patient 3")
+
+
 def test_cases_that_a_description_announces_and_are_not_there_are_told(tmp_path):
     assert not read_data_set(nnunet(tmp_path / "whole")).warnings
     data_set = read_data_set(nnunet(tmp_path / "part", numTraining=40))
