@@ -194,8 +194,8 @@ ENGINE: dict[str, str] = {
         "authors' ConResNet can be imported."
     ),
     "import-values": _(
-        "In {path} the tensor {tensor} has values that are not finite in 32-bit precision; get a fresh copy, or train "
-        "the network again."
+        "In {path} the tensor {tensor} has values that are not floating-point numbers, or not finite in 32-bit "
+        "precision; get a fresh copy, or train the network again."
     ),
     "import-average": _("The weights are a running average, from {place} in {path}."),
     "import-segment-form": _("The segment {text} does not have the form NAME=LABEL, such as Tumor=1."),

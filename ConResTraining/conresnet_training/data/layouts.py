@@ -312,7 +312,7 @@ def _segments(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     segments: dict[str, tuple[int, ...]] = {}
     for key, values in found.items():
         name = shortened(printable(key))
-        if name in segments:
+        if name.casefold() in map(str.casefold, segments):
             raise UserError("data-set-label-repeated", path=str(path), label=name)
         segments[name] = _values(path, values, f"segments.{name}")
     seen: set[int] = set()

@@ -117,6 +117,7 @@ def test_the_folder_says_what_is_in_the_label_maps(heads):
         ({"segments": {"A": [502]}}, "label-maps-segment-range", {"segment": "A", "most": 255}),
         ({"segments": {"A": [True]}}, "label-maps-no-values", {"key": "segments.A"}),
         ({"segments": {"A\x1b": [2], "A\\x1b": [3]}}, "data-set-label-repeated", {}),
+        ({"segments": {"Left w": [2], "left W": [3]}}, "data-set-label-repeated", {"label": "left W"}),
         ({"surroundings": 502}, "label-maps-no-values", {"key": "surroundings"}),
         ({"inside": [10**30]}, "label-maps-no-values", {"key": "inside"}),
         ({"label_maps": None}, "label-maps-no-pattern", {}),
