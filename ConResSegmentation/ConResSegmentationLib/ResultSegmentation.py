@@ -84,17 +84,17 @@ def withLabelmap(image, segments, algorithm: str = "") -> list[tuple[str, object
 def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode) -> None:
     """Replace the segments of a node, with the geometry of the input.
 
-    The node goes under the transform of the volume, so that both move together. A segment that existed before keeps
-    its display settings, and the tags that the user or other modules have set.
+    The node goes under the transform of the volume, so that both move together. The segments go to where the volume's
+    voxels are now: it may have been moved, or its transform hardened, since they were made. A segment that existed
+    before keeps its display settings, and the tags that the user or other modules have set.
     """
     segmentation = segmentationNode.GetSegmentation()
     earlier = {key: segmentation.GetSegment(key) for key in segmentation.GetSegmentIDs()}
     shown = _shown(segmentationNode)
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     with slicer.util.NodeModify(segmentationNode):
         segmentation.RemoveAllSegments()
-        segmentation.SetSourceRepresentationName(
-            slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-        )
+        segmentation.SetSourceRepresentationName(representation)
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         for segmentId, segment in segments:
@@ -103,6 +103,7 @@ def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode
                 segment.DeepCopyMetadata(before)
                 # A file may have renumbered the labels.
                 segment.SetLabelValue(label)
+            _putOnVoxels(segment.GetRepresentation(representation), volumeNode)
             segmentation.AddSegment(segment, segmentId)
     for segmentId in set(segmentation.GetSegmentIDs()) & set(shown):
         for name, value in shown[segmentId].items():
@@ -323,10 +324,14 @@ def labelImage(labels: np.ndarray, volumeNode):
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     voxels = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
     voxels[:] = labels[box].ravel()
+    _putOnVoxels(image, volumeNode)
+    return image
+
+
+def _putOnVoxels(image, volumeNode) -> None:
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     image.SetImageToWorldMatrix(ijkToRas)
-    return image
 
 
 MILLISECONDS_BETWEEN_LOOKS = 1000

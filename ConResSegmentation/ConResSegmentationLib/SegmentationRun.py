@@ -205,11 +205,14 @@ class SegmentationRun(EngineObserver):
             if checksum != sent:
                 raise UserError("volume-changed", name=nameOf(volumeNode))
 
-    def _checkInputs(self) -> None:
+    def _checkInputs(self) -> np.ndarray:
         """Raise an error if the result would not fit the images any more.
 
         It fits images that were moved together, for example under a transform: the result moves with them. Only the
         first image has to be in the scene still: the result is shown on it.
+
+        Returns:
+            (4, 4) how they were moved, in RAS mm.
         """
         motion = None
         for volumeNode, grid in zip(self._task.volumeNodes, self._grids, strict=True):
@@ -227,6 +230,7 @@ class SegmentationRun(EngineObserver):
             # Voxels of another size would have been segmented differently.
             if not _isRigid(motion) or not now.matches(Grid(grid.shape, motion @ grid.affine)):
                 raise UserError("volume-changed", name=nameOf(volumeNode))
+        return motion
 
     def _end(self) -> None:
         self._isOver = True
@@ -261,7 +265,7 @@ class SegmentationRun(EngineObserver):
         maps = ResultParts.splitMaps(result.maps, [segment.name for segment in output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         yield
-        self._checkInputs()
+        self._origin = replace(self._origin, roi=_moved(task.roi, self._checkInputs()))
         node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
         isFirst = node.GetSegmentation().GetNumberOfSegments() == 0
@@ -301,6 +305,14 @@ def _isRigid(matrix: np.ndarray) -> bool:
     """Whether a (4, 4) matrix only turns and shifts."""
     axes = matrix[:3, :3]
     return np.allclose(axes @ axes.T, np.eye(3), atol=1e-4) and np.linalg.det(axes) > 0
+
+
+def _moved(roi: BoxROI | None, motion: np.ndarray) -> BoxROI | None:
+    """Where in the moved images a result was searched for; earlier results were moved with them."""
+    # The computed motion of images at rest is not exactly none, and the same ROI must remain the same.
+    if roi is None or np.allclose(motion, np.eye(4), atol=1e-6):
+        return roi
+    return BoxROI((motion @ [*roi.center, 1])[:3], motion[:3, :3] @ roi.axes, roi.size)
 
 
 def _phase(name: str) -> str:

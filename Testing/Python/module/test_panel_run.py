@@ -10,13 +10,11 @@ import sys
 import types
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
 
-from module.models import write_four_channels
 from module.panel_driver import PanelDriver, folders, label_array, result_nodes, slice_composites
 from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
 
@@ -276,73 +274,6 @@ def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: Pan
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was changed during the segmentation" in panel.status
     assert result_nodes() == []
-
-
-@pytest.mark.parametrize("change", ["spacing", "scaled", "mirrored", "bent", "channel"])
-def test_an_image_that_is_moved_while_it_is_segmented_is_noticed(
-    panel: PanelDriver, volume: object, tumor_images: list[Path], tmp_path: Path, change: str
-) -> None:
-    moved = volume
-    if change == "channel":
-        panel.drop(write_four_channels(tmp_path / "four.zip"))
-        moved = [slicer.util.loadVolume(str(path)) for path in tumor_images][2]
-    panel.click_segment()
-    panel.wait_until_asked()
-    if change == "spacing":
-        moved.SetSpacing(2, 2, 2)
-    elif change == "bent":
-        moved.SetAndObserveTransformNodeID(add_bent_transform().GetID())
-    else:
-        scale = {"scaled": (1, 1.1, 1), "mirrored": (-1, 1, 1), "channel": (1, 1, 1)}[change]
-        matrix = rotation(30, (5, 0, 0)) @ np.diag((*scale, 1))
-        moved.SetAndObserveTransformNodeID(add_transform(matrix).GetID())
-    panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert panel.status == f"The volume {moved.GetName()} was changed during the segmentation; segment it again."
-    assert result_nodes() == []
-
-
-def test_a_result_moves_with_a_volume_that_is_moved_while_it_is_segmented(
-    panel: PanelDriver, volume: object, hippocampus_label: Path
-) -> None:
-    """As a result that was there before the volume was moved: under its transform, and the places of the list too."""
-    plain = panel.segment()
-    expected = label_array(plain, volume)
-    places = review_places(panel, plain)
-    panel.choices.segmentation = None
-    panel.click_segment()
-    panel.wait_until_asked()
-    transform = add_transform(rotation(30, (5, 0, 0)))
-    volume.SetAndObserveTransformNodeID(transform.GetID())
-    panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    node = panel.choices.segmentation
-    assert panel.status.startswith("Done in") and node is not plain
-    assert node.GetParentTransformNode() is transform
-    assert {one.GetParentTransformNode() for one in result_nodes() if one is not plain} >= {transform}
-    np.testing.assert_array_equal(label_array(node, volume), expected)
-    moved = places @ rotation(30, (5, 0, 0)).T
-    np.testing.assert_allclose(review_places(panel, node), moved, atol=1e-3)
-
-
-def test_channels_that_are_moved_together_while_they_are_segmented_keep_their_result(
-    panel: PanelDriver, tumor_images: list[Path], tmp_path: Path
-) -> None:
-    panel.drop(write_four_channels(tmp_path / "four.zip"))
-    volumes = [slicer.util.loadVolume(str(path)) for path in tumor_images]
-    panel.click_segment()
-    panel.wait_until_asked()
-    transform = add_transform(rotation(10, (5, 0, 0)))
-    for one in volumes:
-        one.SetAndObserveTransformNodeID(transform.GetID())
-    panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert panel.status.startswith("Done in"), panel.status
-    assert panel.choices.segmentation.GetParentTransformNode() is transform
-
-
-def review_places(panel: PanelDriver, node: object) -> np.ndarray:
-    """(n, 4) the places of a result's review list in the world."""
-    review = sys.modules["ConResSegmentationLib.Review"]
-    rows = review.rowsOf(review.tableOf(node, "review"))
-    return np.array([[*place, 1] for place in review.placesOf(rows, node)])
 
 
 def test_a_result_that_is_removed_while_its_maps_are_added_leaves_no_map_and_no_folder(
