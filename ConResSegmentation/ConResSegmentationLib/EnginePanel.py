@@ -131,6 +131,7 @@ class EnginePanel(EngineObserver):
 
     def close(self) -> None:
         """The panel is about to be deleted: a pending answer must not start the engine again."""
+        self._path.close()
         self._waiting = None
         self._engine.onLost = lambda error: None
         if self._installation:

@@ -257,6 +257,8 @@ class EditedPath:
     def close(self) -> None:
         """The panel is about to be deleted: do not use what is in the field."""
         self._timer.stop()
+        # The field may still lose the focus.
+        self._react = lambda _path: None
 
     def _onTextChanged(self, _path: str) -> None:
         self.isSettled = False
@@ -298,9 +300,11 @@ class FittedHeight(qt.QObject):
 
     def fit(self) -> None:
         """Call this after the text has changed."""
+        # Qt reports no height below the minimum, and a shorter text would keep that of the longer one.
+        self._label.minimumHeight = 0
         # Before it is shown its width means nothing.
-        isShown = self._label.visible
-        self._label.minimumHeight = max(self._label.heightForWidth(self._label.width), 0) if isShown else 0
+        if self._label.visible:
+            self._label.minimumHeight = max(self._label.heightForWidth(self._label.width), 0)
 
 
 class DroppedFiles(qt.QObject):

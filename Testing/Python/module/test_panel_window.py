@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import slicer
-from PySide6 import QtGui, QtWidgets
+from PySide6 import QtGui, QtTest, QtWidgets
 
 from ConResSegmentationLib import Diagnostics, Widgets
 from module.models import write_four_channels
@@ -114,6 +114,9 @@ def test_the_panel_is_as_wide_as_slicers_and_fits_a_screen(panel: PanelDriver, v
     assert panel.representation.minimumSizeHint.width() <= 420
     label = panel.ui.modelDetailsLabel
     assert label.height >= label.heightForWidth(label.width) > 100, "all of its text is shown"
+    panel.drop(write_four_channels(tmp_path / "four.zip"))
+    panel.picture(tmp_path / "short.png")
+    assert 0 < label.height < 150, "a short text leaves no gap"
 
 
 def test_the_whole_panel_can_be_drawn(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
@@ -185,6 +188,15 @@ def test_no_name_and_no_path_makes_the_panel_wider(
     assert panel.ui.modelSelector.currentText == long and panel.ui.pythonPathEdit.currentPath == f"/{long}/python"
     panel.unfold()
     assert panel.representation.minimumSizeHint.width() <= 400
+
+
+def test_a_path_that_is_being_typed_is_not_used_once_the_panel_is_closed(panel: PanelDriver, tmp_path: Path) -> None:
+    panel.ui.pythonPathEdit.currentPath = str(tmp_path / "python")
+    panel.widget.cleanup()
+    # The field loses the focus as it is deleted.
+    panel.ui.pythonPathEdit.comboBox().lineEdit().editingFinished.emit()
+    QtTest.QTest.qWait(600)
+    assert panel.widget.logic.enginePython.program == ""
 
 
 @pytest.mark.parametrize("background", ["#efefef", "#353535"])
