@@ -46,19 +46,20 @@ _AROUND_SEGMENTS = 1.3
 def keep(segmentationNode, report: dict, grid: Grid | None = None) -> None:
     """Keep the engine's report of a result in the scene, with its lists as tables, instead of the earlier report.
 
-    The report's places are where they were while the voxels of the first volume lay on ``grid``; by default, now.
+    The report's places are where they were while the voxels of the first volume lay on ``grid``; by default, now. They
+    are stored as they are now, so that exported files, and lists whose volume is cropped or removed later, are correct.
 
     Tables of lists that it does not contain are removed. Places that the user has already checked off in an earlier
     list stay so.
     """
     now = _gridOf(_volumeOf(segmentationNode))
-    seen, grid = _seenPlaces(segmentationNode), grid or now
+    seen = _seenPlaces(segmentationNode)
     for kind in (REVIEW, STATISTICS):
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))
     review = report.get("review") or {}
     if review.get("rows"):
         places = _moved(review["rows"], grid, now)
-        rows = [_listed(row, _placeKey(row, place) in seen) for row, place in zip(review["rows"], places, strict=True)]
+        rows = [_listed(row, place, seen) for row, place in zip(review["rows"], places, strict=True)]
         node = _addPart(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
         note = review.get("note")
         node.SetAttribute(NOTE_ATTRIBUTE, _(note) if note else "")
@@ -71,7 +72,7 @@ def keep(segmentationNode, report: dict, grid: Grid | None = None) -> None:
     kept = {key: value for key, value in report.items() if key != "statistics"}
     kept["review"] = {key: value for key, value in review.items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
-    segmentationNode.SetAttribute(_GRID_ATTRIBUTE, json.dumps(grid.to_dict()) if grid else None)
+    segmentationNode.SetAttribute(_GRID_ATTRIBUTE, json.dumps(now.to_dict()) if now else None)
 
 
 def _volumeOf(segmentationNode):
@@ -129,12 +130,12 @@ def _placeKey(row: dict, place: list[float]) -> tuple:
     return row["kind"], row["segment"], row["slice"], *(round(value, 1) for value in place)
 
 
-def _listed(row: dict, isSeen: bool) -> dict:
-    kept = {key: value for key, value in row.items() if key != "reason_codes"}
+def _listed(row: dict, place: list[float], seen: set[tuple]) -> dict:
+    kept = {key: value for key, value in row.items() if key != "reason_codes"} | dict(zip("ras", place, strict=True))
     # An engine of another version may send other codes; its own reason is in English.
     with contextlib.suppress(KeyError):
         kept["reason"] = reason(row["reason_codes"], _)
-    return {**kept, SEEN: isSeen}
+    return {**kept, SEEN: _placeKey(row, place) in seen}
 
 
 def _statistics(row: dict) -> dict:
@@ -198,8 +199,8 @@ def placesOf(rows: Sequence[dict], segmentationNode) -> list[list[float]]:
 
 def _moved(rows: Sequence[dict], then: Grid | None, now: Grid | None) -> list[list[float]]:
     places = [[row[axis] for axis in "ras"] for row in rows]
-    # A cropped volume has another first voxel, in the same world.
-    if then is None or now is None or then.shape != now.shape:
+    # A cropped volume has another first voxel, in the same world. At rest, not even the last bits must change.
+    if then is None or now is None or then.shape != now.shape or np.array_equal(then.affine, now.affine):
         return places
     moved = now.affine @ np.linalg.inv(then.affine)
     return [(moved @ [*place, 1])[:3].tolist() for place in places]

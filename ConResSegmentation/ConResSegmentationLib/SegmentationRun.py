@@ -308,7 +308,7 @@ def _isRigid(matrix: np.ndarray) -> bool:
 
 
 def _moved(roi: BoxROI | None, motion: np.ndarray) -> BoxROI | None:
-    """Where in the moved images a result was searched for; earlier results were moved with them."""
+    """The ROI, moved with the images: it is compared with earlier results, which moved with them, too."""
     # The computed motion of images at rest is not exactly none, and the same ROI must remain the same.
     if roi is None or np.allclose(motion, np.eye(4), atol=1e-6):
         return roi

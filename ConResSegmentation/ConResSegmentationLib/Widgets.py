@@ -36,7 +36,7 @@ def describeModule(parent, title: str, text: str) -> None:
 
 
 def sayResearchUse(label) -> None:
-    """What both panels end with."""
+    """Show the last line of both panels."""
     label.text = _("For research use only. Not for diagnosis.")
 
 
@@ -62,7 +62,7 @@ def editSegmentation(segmentationNode, otherVolumeNode) -> None:
 
 
 def notStarted() -> str:
-    """What is said if a fault of our own keeps a segmentation from starting."""
+    """The sentence for an internal error that keeps a segmentation from starting."""
     return _("The segmentation could not be started; see the log.")
 
 

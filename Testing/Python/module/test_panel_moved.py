@@ -59,6 +59,8 @@ def test_a_result_moves_with_a_volume_that_is_moved_while_it_is_segmented(
     np.testing.assert_array_equal(label_array(node, volume), expected)
     moved = places @ rotation(30, (5, 0, 0)).T
     np.testing.assert_allclose(review_places(panel, node), moved, atol=1e-3)
+    slicer.mrmlScene.RemoveNode(volume)
+    np.testing.assert_allclose(review_places(panel, node), moved, atol=1e-3, err_msg="nothing to compare with")
 
 
 def test_channels_that_are_moved_together_while_they_are_segmented_keep_their_result(
