@@ -407,14 +407,17 @@ class SessionFolder:
 def remove_session(path: str | Path) -> bool:
     """Remove a session folder whose owner has ended; anything else is left alone. Returns whether it is gone.
 
-    Without its lock file, which may have been removed first, it is recognized by its folders of requests.
+    Without its lock file, which may have been removed first, it is recognized by its folders of requests, with nothing
+    but arrays in them.
     """
     path = Path(path)
     if path.name.startswith(SESSION_PREFIX) and not path.is_symlink():
         if owned := OwnedFolder.take(path):
             owned.remove()
         with contextlib.suppress(OSError):
-            if all(name.isdecimal() for name in os.listdir(path)):
+            folders = list(path.iterdir())
+            files = [file for folder in folders for file in folder.iterdir()]
+            if all(folder.name.isdecimal() for folder in folders) and all(file.suffix == ".npy" for file in files):
                 shutil.rmtree(path, ignore_errors=True)
     return not path.exists()
 

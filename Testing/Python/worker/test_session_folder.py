@@ -72,9 +72,13 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / LOCK_FILE).touch()
     (tmp_path / "conresnet-link").symlink_to(elsewhere)
+    patient = tmp_path / "conresnet-studies" / "001"
+    patient.mkdir(parents=True)
+    (patient / "scan.nii.gz").touch()
     remove_abandoned_sessions(tmp_path)
-    assert not remove_session(elsewhere) and not remove_session(mine)
+    assert not remove_session(elsewhere) and not remove_session(mine) and not remove_session(patient.parent)
     assert (mine / "segmentation.nii.gz").exists() and (elsewhere / LOCK_FILE).exists()
+    assert (patient / "scan.nii.gz").exists()
 
 
 def test_links_in_an_abandoned_folder_are_not_followed(tmp_path: Path) -> None:
