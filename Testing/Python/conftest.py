@@ -27,6 +27,7 @@ LONG_FILES = (
     "test_large_results.py",
     "test_review.py",
     "test_panel_loading.py",
+    "test_panel_moved.py",
     "test_panel_run.py",
     "test_stopping.py",
     "test_systems_training.py",
