@@ -223,7 +223,8 @@ def _segment(
         tracker.begin("preparing")
         case = prepare(description, channels, options.roi, progress.check)
         if description.preparation.roi == "cut":
-            tiling = tiling.of_crop(case.shape)
+            largest = description.preparation.largest_crop
+            tiling = tiling.of_crop(case.shape, largest and np.divide(largest, case.space.grid.spacing[::-1]))
         tracker.begin("segmenting")
         counts = map_components(description)
         needed = _needed_maps(maps, options, ranking)

@@ -215,14 +215,18 @@ class Tiling:
         """The same settings with fewer windows, if they are fitted: neighbors overlap by at most ``FAST_OVERLAP``."""
         return replace(self, overlap=min(self.overlap, FAST_OVERLAP))
 
-    def of_crop(self, shape: Sequence[int]) -> Tiling:
+    def of_crop(self, shape: Sequence[int], largest: Sequence[float] | None = None) -> Tiling:
         """The same settings with one fitted window for a crop of ``CROP`` times the model's voxels or fewer.
 
-        A model of crops has seen its structure as a whole, and tells its parts apart by where they are in it. In
-        several windows, the border between them moves.
+        A model whose windows cover its training crops has seen its structure as a whole, and tells its parts apart by
+        where they are in it. In several windows, the border between them moves.
+
+        Args:
+            largest: sides of the largest training crop in voxels, if known.
         """
         window = tuple(map(_round_up, shape))
-        if self.kind != "fitted" or math.prod(window) > CROP * math.prod(self.window):
+        saw_parts = largest is not None and (np.asarray(largest) > np.multiply(STRETCH, self.window)).any()
+        if self.kind != "fitted" or saw_parts or math.prod(window) > CROP * math.prod(self.window):
             return self
         return replace(self, window=window)
 

@@ -9,10 +9,10 @@ from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
 from conresnet.images.preparation import _whole, prepare
 from conresnet.images.roi import BoxROI
-from conresnet.inference.segmentation import segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
-from engine.model_cases import description, make_model, use_test_networks
+from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume, rotation
 
@@ -144,14 +144,23 @@ def test_a_second_channel_must_show_the_roi_itself():
 
 
 @pytest.mark.parametrize(
-    ("roi", "size", "windows"),
-    [("cut", (22, 30, 22), 1), ("cut", (40, 40, 40), 48), ("limit", (22, 30, 22), 18)],
-    ids=["a crop", "a larger crop", "a part of a scan"],
+    ("roi", "largest", "size", "windows"),
+    [
+        ("cut", None, (22, 30, 22), 1),
+        ("cut", (20, 30, 20), (22, 30, 22), 1),
+        ("cut", (20, 30, 24), (22, 30, 22), 8),
+        ("cut", None, (40, 40, 40), 48),
+        ("limit", None, (22, 30, 22), 18),
+    ],
+    ids=["a crop", "like those of training", "seen in parts", "a larger crop", "a part of a scan"],
 )
-def test_a_model_of_crops_sees_a_crop_at_once(tmp_path, monkeypatch, roi, size, windows):
+def test_a_model_of_crops_sees_a_crop_at_once(tmp_path, monkeypatch, roi, largest, size, windows):
     """Up to four times its window, (16, 24, 16); other windows are stretched by at most a quarter."""
     use_test_networks(monkeypatch)
-    model = make_model(tmp_path, **settings(roi))
+    how = settings(roi)
+    how["preparation"]["largest_crop"] = largest and list(largest)
+    document = {**description(**how), "format_version": 4}
+    model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
     volume = random_volume(grid((48, 48, 48)))
     result = segment(model, [volume], SegmentOptions(roi=box_at(volume, (0, 0, 0), size[::-1])))
     assert result.report["windows"] == windows
