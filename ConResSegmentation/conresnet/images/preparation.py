@@ -306,6 +306,8 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
                 "wanted": item.modality,
             }
             warnings.append(sentence("warn-modality", values))
+        elif item.modality == "MR" and volume.modality not in _MODALITIES and _looks_like_ct(volume.array):
+            warnings.append(sentence("warn-like-ct", {"name": volume.name, "model": description.title}))
     for (first, one), (second, other) in combinations(zip(description.inputs, volumes, strict=True), 2):
         names = {"first": first.name, "second": second.name}
         if one.patient and other.patient and one.patient != other.patient:
@@ -333,6 +335,13 @@ def _may_be_hounsfield(array: np.ndarray) -> bool:
     is_shifted = dense > max(_MOST_TEETH, np.mean(array > _BONE) - dense)
     is_unsigned = low >= 0 and (high > _BONE or np.mean(array == low) > _MOST_CLIPPED)
     return high - low >= _LEAST_CONTRAST and not is_shifted and not is_unsigned
+
+
+def _looks_like_ct(array: np.ndarray) -> bool:
+    """Whether an image has the air and the soft tissue of a CT; no MR is that far below 0, normalized or not."""
+    some = array[:: max(1, len(array) // 32)]
+    air, tissue = np.mean((some < -800) & (some > _VACUUM)), np.mean(abs(some) < 200)
+    return bool(min(air, tissue) > 0.05)
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:

@@ -178,6 +178,10 @@ IMAGES: dict[str, str] = {
         "{name} is {modality} according to its DICOM header, but {model} was made for {wanted}; choose another image "
         "or model."
     ),
+    "warn-like-ct": _(
+        "{name} has the values of a CT, with air at about -1000, but {model} was made for MR; choose another image or "
+        "model."
+    ),
     # Images given by channel or in memory
     "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
     "channel-repeated": _("The channel {name} is given twice; give each channel one image."),

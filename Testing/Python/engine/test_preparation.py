@@ -352,3 +352,22 @@ def test_a_ct_that_is_not_in_hounsfield_units_gets_a_warning(array, is_doubtful)
     assert [wanted in text for text in warnings].count(True) == is_doubtful
     warnings = prepare(model(), [Volume(array, of, "scan")]).warnings
     assert not any(wanted in text for text in warnings), "MR has any values"
+
+
+@pytest.mark.parametrize(
+    ("array", "is_like_ct"),
+    [
+        (ct(), True),
+        (lungs(), True),
+        (padded(-3024), True),
+        (ct() + 1024, False),
+        ((ct() - 40) / 500, False),
+        (np.random.default_rng(0).normal(0, 400, (24, 40, 40)), False),
+    ],
+    ids=["head", "chest", "padded", "shifted", "normalized", "noise around 0"],
+)
+def test_a_ct_for_a_model_of_mr_gets_a_warning(array, is_like_ct):
+    # A DICOM header knows better; if it says CT, it has a warning of its own.
+    for modality, is_warned in (("", is_like_ct), ("MR", False), ("CT", False)):
+        warnings = prepare(model(), [Volume(array, grid(array.shape), "scan", (), modality)]).warnings
+        assert any("has the values of a CT" in text for text in warnings) == is_warned
