@@ -165,16 +165,18 @@ class CaseProblem:
 
     Args:
         fault: traceback of an internal error; empty for problems that the user can fix.
+        code: that of the ``UserError``; empty for an internal error.
     """
 
     sentence: str
     fault: str = ""
+    code: str = ""
 
     @classmethod
     def of(cls, name: str, error: Exception) -> CaseProblem:
         """Convert an exception to text, because its frames keep the case's images in memory."""
         if mistake := as_user_error(error):
-            return cls(" ".join(mistake.message.split()))
+            return cls(" ".join(mistake.message.split()), code=mistake.code)
         what = " ".join(f"{type(error).__name__}: {error}".split())
         text = "".join(traceback.format_exception(error))
         return cls(f"an internal error occurred ({what}).", f"Case {name}:\n{text}")
@@ -273,11 +275,25 @@ def check_summary_replaceable(output: Path, case_list: Path) -> None:
             raise UserError("summary-not-ours", path=str(path))
 
 
-def write_summary(outcomes: Sequence[Outcome], output: Path) -> list[Path]:
-    """Write the table and the page into the folder of all cases, and return their paths."""
-    write_table(outcomes, output / TABLE_FILE)
-    _write_page(outcomes, output / PAGE_FILE)
-    return [output / TABLE_FILE, output / PAGE_FILE]
+# Why a case with earlier results is refused. The results stay.
+_REFUSALS_OF_RESULTS = ("results-differ", "results-out-of-date", "results-exist")
+
+
+def write_summary(outcomes: Sequence[Outcome], output: Path) -> str:
+    """Write the table and the page into the folder of all cases, and return a sentence that says so.
+
+    Those of an earlier run are kept if they still describe the results in the folder: no case was segmented or skipped,
+    and earlier results were the reason to refuse at least one.
+    """
+    paths = [output / TABLE_FILE, output / PAGE_FILE]
+    named = " and ".join(map(str, paths))
+    refused = any(outcome.problem and outcome.problem.code in _REFUSALS_OF_RESULTS for outcome in outcomes)
+    has_results = any(outcome.state in (DONE, SKIPPED) for outcome in outcomes)
+    if refused and not has_results and all(path.exists() for path in paths):
+        return f"Kept {named} of the earlier run, because no case was segmented."
+    write_table(outcomes, paths[0])
+    _write_page(outcomes, paths[1])
+    return f"Wrote {named}."
 
 
 def picture_file(output: Path, name: str) -> Path:

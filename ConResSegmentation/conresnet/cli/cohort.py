@@ -141,8 +141,8 @@ def segment_cohort(
             if outcomes:
                 done = {outcome.name for outcome in outcomes}
                 rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
-                written = write_summary([*outcomes, *rest], output)
-    say(f"Wrote {' and '.join(map(str, written))}.")
+                summary = write_summary([*outcomes, *rest], output)
+    say(summary)
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
 
 

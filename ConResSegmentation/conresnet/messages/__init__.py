@@ -192,8 +192,8 @@ COMMAND_LINE: dict[str, str] = {
         "another output folder."
     ),
     "results-differ": _(
-        "The results in {path} do not match the command ({differences}); replace them with --overwrite, or choose "
-        "another output folder."
+        "The results in {path} do not match the command ({differences}); replace them with --overwrite, choose "
+        "another output folder, or repeat the command without the difference."
     ),
     "results-out-of-date": _(
         "The results in {path} are out of date because {changed} changed after they were made; replace them with "

@@ -21,6 +21,7 @@ import pytest
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
+from conresnet.errors import UserError
 from conresnet.files import OwnedFolder
 from conresnet.package.store import SHIPPED_FOLDER, read_model
 from conresnet.request import SegmentOptions
@@ -378,6 +379,34 @@ def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, sc
         done = subprocess.run(arguments, capture_output=True, text=True, cwd=lists, env=environment)
         assert done.returncode == 0, done.stderr
         assert table(tmp_path / "many")["case"]["state"] == state
+
+
+def test_a_summary_is_kept_if_all_cases_are_refused_for_their_results(tmp_path, monkeypatch, capsys) -> None:
+    def fail(name: str, code: str) -> cohort.Outcome:
+        error = UserError(code, path=name, differences="--fast differs", changed="a", files="b")
+        return cohort.Outcome(name, cohort.FAILED, cohort.CaseProblem.of(name, error))
+
+    def run_with(*outcomes: cohort.Outcome) -> dict[str, str]:
+        monkeypatch.setattr(cohort, "_segmented", lambda *_: iter(outcomes))
+        assert run_cohort([outcome.name for outcome in outcomes], tmp_path, jobs=1) == "cases-failed"
+        return {name: row["state"] for name, row in table(tmp_path).items()}
+
+    monkeypatch.setattr(cohort, "_client", lambda jobs, scheduler: contextlib.nullcontext())
+    done = [cohort.Outcome(name, cohort.DONE, volumes_ml={"Body": 1.0}) for name in "ab"]
+    refused = [fail("a", "results-differ"), fail("b", "results-out-of-date"), fail("c", "results-exist")]
+    missing = fail("d", "image-not-found")
+    assert run_with(*refused) == dict.fromkeys("abc", "failed"), "there is none yet"
+    before = {**dict.fromkeys("ab", "segmented"), "d": "failed"}
+    assert run_with(*done, missing) == before
+    pages = (tmp_path / "cohort.html").read_bytes()
+    capsys.readouterr()
+    assert run_with(*refused) == run_with(*refused, missing) == before
+    assert (tmp_path / "cohort.html").read_bytes() == pages
+    printed = capsys.readouterr()
+    assert f"Kept {tmp_path / 'cohort.csv'}" in printed.out and "Wrote" not in printed.out
+    assert "repeat the command without the difference" in printed.err
+    assert run_with(refused[0], done[1]) == {"a": "failed", "b": "segmented"}
+    assert run_with(missing) == {"d": "failed"}
 
 
 def test_time_left_is_judged_by_the_cases_that_were_segmented() -> None:
