@@ -102,13 +102,14 @@ def segment(
         maps: maps to make along with the labels, such as "residual"; all are in ``conresnet.package.maps.MAPS``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
-        progress: called with the phase, the fraction done (0 to 1) and the seconds left (or None). An exception from it
-            ends the work.
+        progress: called with phase, fraction done (0 to 1) and seconds left (or None). Its exceptions end the work.
         options: others of ``conresnet.request.SegmentOptions``, such as ``review=True``, ``tiling`` and ``threads``.
 
     Raises:
         UserError: one sentence says what is wrong with an image, the model or an option, and what to do.
     """
+    if unknown := options.keys() - SegmentOptions.specs().keys():
+        raise TypeError(f"segment() got an unexpected option {min(unknown)!r}")
     package = read_model(model)
     maps = SegmentOptions.specs()["maps"].from_text(maps) if isinstance(maps, str) else tuple(maps)
     chosen = SegmentOptions(roi=_box(roi), maps=maps, device=device, precision=precision, **options).checked()
@@ -420,7 +421,6 @@ def _open_array(array: Any, affine: Any, name: str) -> tuple[ImageFile, Wrap]:
     if array.ndim not in (3, 4):
         raise _wrong_shape(array, affine, name)
     components = array.T if array.ndim == 4 else array.T[None]
-
     return ImageFile(components, _grid(components, affine, name)), lambda result: np.ascontiguousarray(result.T)
 
 

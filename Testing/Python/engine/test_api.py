@@ -223,8 +223,8 @@ def test_refusals(tmp_path, model, pair):
     refusal("image-name-not-text", segment, "a\0", model)
     refusal("bad-roi", segment, (array, affine), model, roi={})
     refusal("image-color", segment, sitk.Image([8, 9, 10], sitk.sitkVectorUInt8, 3), model)
-    with pytest.raises(TypeError):
-        segment((array, affine), model, sharpness=1)
+    with pytest.raises(TypeError, match=r"^segment\(\) got an unexpected option 'map'$"):
+        segment((array, affine), model, map=["residual"])
     with pytest.raises(TypeError):
         segment(None, model)
 
