@@ -99,7 +99,12 @@ def segment(
     --maps, the files of --review, --statistics and --report, and report.json (volumes in mL, windows, device,
     precision, seconds).
     """
-    if sum(map(bool, (images, named, cases))) != 1:
+    ways = sum(map(bool, (images, named, cases)))
+    if not ways:
+        raise click.UsageError(
+            "No image was given: name the images as IMAGE..., each with --channel, or in a list with --cases."
+        )
+    if ways > 1:
         raise click.UsageError(
             "Give the images in one way only: as IMAGE..., each with --channel, or in a list with --cases."
         )
