@@ -90,10 +90,10 @@ def segment(
     """Segment one case. The model that was used last stays loaded. Calls from several threads wait for each other.
 
     Args:
-        image: a path (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), a SimpleITK image, a nibabel image, or
-            a pair (array, affine), whose 4 x 4 affine brings the array's indices to RAS mm. For a model of several
-            channels, one image with all of them (4D, in arrays the last axis), a list in the model's order, or None
-            if ``channels`` is given.
+        image: a path (NIfTI, Analyze, NRRD, MetaImage, MINC, HDF5, or a folder with one DICOM series), a SimpleITK or
+            nibabel image, or a pair (array, affine), whose 4 x 4 affine brings the array's indices to RAS mm. For a
+            model of several channels, one image with all of them (4D, in arrays the last axis), a list in the model's
+            order, or None if ``channels`` is given.
         model: name of an installed or shipped model, the path of a package, or what ``read_model`` returned.
         channels: images by the model's names for them, such as ``{"T1": ..., "FLAIR": ...}``.
         roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, a ``BoxROI``,

@@ -94,10 +94,10 @@ def segment(
     Images whose names show their channel, such as pat_T1.nii.gz and pat_FLAIR.nii.gz, may be in any order. Otherwise,
     give them in the model's order.
 
-    An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. The command writes these files to the
-    output folder: segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of
-    --maps, the files of --review, --statistics and --report, and report.json (volumes in mL, windows, device,
-    precision, seconds).
+    An image is a NIfTI, Analyze, NRRD, MetaImage, MINC or HDF5 file, or a folder that contains one DICOM series. The
+    command writes these files to the output folder: segmentation.nii.gz (the model's label values on the first image's
+    grid), <map>.nii.gz for each of --maps, the files of --review, --statistics and --report, and report.json (volumes
+    in mL, windows, device, precision, seconds).
     """
     ways = sum(map(bool, (images, named, cases)))
     if not ways:

@@ -23,8 +23,8 @@ IMAGES: dict[str, str] = {
     "image-is-scene": _("{path} is a Slicer scene; open it in Slicer, save the image as a file, and choose that file."),
     "image-is-segmentation": _("{path} is a segmentation, not an image; choose the image that it was made from."),
     "not-an-image": _(
-        "{path} is not an image in a supported format (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), or "
-        "its header is damaged."
+        "{path} is not an image in a supported format (NIfTI, Analyze, NRRD, MetaImage, MINC, HDF5, or a folder with "
+        "one DICOM series), or its header is damaged."
     ),
     "image-damaged": _("{path} is damaged and cannot be read; copy, download or export it again."),
     "image-truncated": _(
