@@ -193,7 +193,7 @@ COMMAND_LINE: dict[str, str] = {
     ),
     "results-differ": _(
         "The results in {path} do not match the command ({differences}); replace them with --overwrite, choose "
-        "another output folder, or repeat the command without the difference."
+        "another output folder, or, if an option differs, change it back and repeat the command."
     ),
     "results-out-of-date": _(
         "The results in {path} are out of date because {changed} changed after they were made; replace them with "

@@ -404,7 +404,7 @@ def test_a_summary_is_kept_if_all_cases_are_refused_for_their_results(tmp_path, 
     assert (tmp_path / "cohort.html").read_bytes() == pages
     printed = capsys.readouterr()
     assert f"Kept {tmp_path / 'cohort.csv'}" in printed.out and "Wrote" not in printed.out
-    assert "repeat the command without the difference" in printed.err
+    assert "if an option differs, change it back" in printed.err
     assert run_with(refused[0], done[1]) == {"a": "failed", "b": "segmented"}
     assert run_with(missing) == {"d": "failed"}
 
