@@ -288,9 +288,9 @@ def _report_evaluation(evaluation: Any, place: Path, done: str) -> int:
 def compare(first: Path, second: Path, output: Path | None) -> None:
     """Compare two evaluations case by case: A minus B.
 
-    A and B are evaluation.json files, or the folders that evaluate wrote. Only cases that both have are compared. The
-    table shows the mean difference, its 95% bootstrap interval over cases, and the p value of Wilcoxon's signed-rank
-    test.
+    A and B are evaluation.json files, the folders that evaluate or crossval wrote, or folders of runs that were
+    evaluated. Only cases that both have are compared. The table shows the mean difference, its 95% bootstrap interval
+    over cases, and the p value of Wilcoxon's signed-rank test.
     """
     from conresnet_training.evaluation import read_evaluation
     from conresnet_training.evaluation.comparison import (

@@ -158,6 +158,8 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 JSON_FILE = "evaluation.json"
+# Where the measurements of a run are, in its folder.
+EVALUATION_FOLDER = "evaluation"
 CSV_FILE = "evaluation.csv"
 PAGE_FILE = "report.html"
 COLUMNS = (*METRICS, VOLUME)
@@ -265,12 +267,14 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read an ``evaluation.json``, or the one in a folder.
+    """Read an ``evaluation.json``, or the one in a folder, which may also be that of a run.
 
     Raises:
         UserError: ``evaluation-not-found``, ``evaluation-invalid`` or ``evaluation-segments-differ``.
     """
-    path = path / JSON_FILE if path.is_dir() else path
+    if path.is_dir():
+        inside = path / EVALUATION_FOLDER / JSON_FILE
+        path = inside if inside.exists() and not (path / JSON_FILE).exists() else path / JSON_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         evaluation = Evaluation(

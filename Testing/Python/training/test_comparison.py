@@ -1,11 +1,13 @@
 """Two evaluations case against case."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from conresnet_training.evaluation import read_evaluation
+from conresnet_training.data import read_data_set
+from conresnet_training.evaluation import evaluate_predictions, read_evaluation
 from conresnet_training.evaluation.comparison import compare_evaluations
 from training.commands import refused, run_command, sentence_of
 from training.data_folders import save
@@ -101,6 +103,16 @@ def test_cases_of_one_name_with_other_references_are_named(predictions, data_set
     assert run_command(monkeypatch, *arguments) == 0
     (warning,) = json.loads(output.read_text(encoding="utf-8"))["warnings"]
     assert "The references of case_2 differ in volume" in warning and warning in capsys.readouterr().err
+
+
+def test_folder_of_a_run_stands_for_its_evaluation(predictions, data_set, tmp_path):
+    """Where evaluate and crossval write it, unless the folder is that of an evaluation itself."""
+    run = tmp_path / "run"
+    evaluation = evaluate_predictions(predictions, read_data_set(data_set), run / "evaluation")
+    assert read_evaluation(run) == read_evaluation(run / "evaluation") == evaluation
+    shutil.rmtree(run / "evaluation")
+    with refused("evaluation-not-found", path=str(run / "evaluation.json")):
+        read_evaluation(run)
 
 
 def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
