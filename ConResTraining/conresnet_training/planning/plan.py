@@ -1,6 +1,5 @@
 """The plan of a training run: made from the data, written as YAML to be read and edited, then followed exactly."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from conresnet.package.schema import TOO_DEEP
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
+from conresnet_training.planning.settings import replace_setting
 from conresnet_training.reporting import shortened
 from conresnet_training.training.losses import LossKind
 
@@ -310,7 +310,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
         if not equals or not all(map(str.strip, key.split("."))):
             raise UserError("setting-without-value", setting=setting)
         try:
-            _replace(content, key.strip(), parse_yaml(value))
+            replace_setting(content, key.strip(), parse_yaml(value))
         except (yaml.YAMLError, ValueError) as error:
             raise UserError("setting-not-yaml", setting=setting) from error
     try:
@@ -330,30 +330,6 @@ def chosen_batch(settings: Iterable[str]) -> int | None:
     except (yaml.YAMLError, ValueError):
         return None
     return batch if type(batch) is int and batch > 0 else None
-
-
-def _replace(content: Any, key: str, value: Any) -> None:
-    """Replace what ``key`` names in nested dicts and lists by ``value``."""
-    parts = key.split(".")
-    place = content
-    for depth, part in enumerate(parts):
-        choices = _keys(place)
-        if part not in choices:
-            above = "".join(f"{known}." for known in parts[:depth])
-            nearest = difflib.get_close_matches(part, choices, 1, 0)
-            if not nearest:
-                raise UserError("setting-too-deep", setting=key, above=above[:-1])
-            raise UserError("setting-unknown", setting=key, nearest=f"{above}{nearest[0]}")
-        step = int(part) if isinstance(place, list) else part
-        if depth + 1 == len(parts):
-            place[step] = value
-        place = place[step]
-
-
-def _keys(place: Any) -> list[str]:
-    if isinstance(place, dict):
-        return list(place)
-    return [str(index) for index in range(len(place))] if isinstance(place, list) else []
 
 
 def _first(error: ValidationError) -> str:

@@ -226,6 +226,9 @@ def test_settings_replace_values_and_nothing_else(plan_file):
     ("setting", "code", "values"),
     [
         ("training.stepz=5", "setting-unknown", {"nearest": "training.steps"}),
+        ("steps=5", "setting-unknown", {"nearest": "training.steps"}),
+        ("inference.window=5", "setting-unknown", {"nearest": "model.inference.window"}),
+        ("type=x", "setting-unknown", {"nearest": "model.system.type"}),
         (
             "model.system.networks.0.arguments.attention=no",
             "setting-unknown",
