@@ -103,7 +103,8 @@ def export_runs(
     if not are_measured:
         seen = f"{cases} that {listed([str(run.folder) for run in measured_by])} never saw"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
-    return " ".join([sentence, *notes, review, *unfinished([*evaluation.made_by, *own])])
+    # Warnings are on lines of their own, where they are not overlooked.
+    return "\n".join([" ".join([sentence, *notes, review]), *unfinished([*evaluation.made_by, *own])])
 
 
 def _with_volumes(description: ModelDescription, run: Run) -> ModelDescription:
