@@ -198,11 +198,14 @@ def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
 def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
     """How many steps each of the stages takes, and the reason."""
     fewest, most = (FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU) if is_gpu else (FEWEST_STEPS, MOST_STEPS)
-    steps = min(max(STEPS_PER_CASE * cases, fewest), most)
-    bound = {fewest: " (the minimum)", most: " (the maximum)"}.get(steps, "")
-    if is_gpu and bound:
-        bound = f"{bound[:-1]} on a GPU, whose steps are quick; nnU-Net runs 250,000)"
-    return steps, f"{STEPS_PER_CASE} per case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
+    wanted = STEPS_PER_CASE * cases
+    steps = min(max(wanted, fewest), most)
+    why = f"{STEPS_PER_CASE} per case"
+    if steps != wanted:
+        bound = "minimum" if steps > wanted else "maximum"
+        of_gpu = " on a GPU, whose steps are quick (nnU-Net runs 250,000)" if is_gpu else ""
+        why = f"the {bound}{of_gpu}; {why} would be {wanted}"
+    return steps, f"{why}{f', in each of {stages} stages' if stages > 1 else ''}"
 
 
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: CatalogEntry) -> None:

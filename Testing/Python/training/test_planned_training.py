@@ -16,6 +16,18 @@ def test_a_gpu_makes_more_steps(cases, steps):
     assert planned_steps(cases, True, 2)[1] == f"{why}, in each of 2 stages"
 
 
+@pytest.mark.parametrize(
+    ("cases", "steps", "why"),
+    [
+        (3, 2000, "the minimum; 30 per case would be 90"),
+        (100, 3000, "30 per case"),
+        (2000, 30_000, "the maximum; 30 per case would be 60000"),
+    ],
+)
+def test_steps_are_explained_by_their_bound_if_it_decides(cases, steps, why):
+    assert planned_steps(cases, False, 1) == (steps, why)
+
+
 @pytest.fixture
 def planned(tmp_path):
     """A plan for a GPU, and what is said of each of its lines."""
