@@ -8,7 +8,7 @@ import click
 
 from conresnet.errors import UserError
 from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
-from conresnet_training.runs.state import NO_FOLD
+from conresnet_training.runs.state import CROSSVAL_FILE, NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
 steps_option = click.option(
@@ -135,7 +135,10 @@ def _report_end(run: Any, outcome: Any) -> int:
     if outcome.step > outcome.steps:
         done = f"{outcome.step} steps, more than the {outcome.steps} of its plan"
     if outcome.finished:
-        echo(f'{run.folder} is finished, {done}. Use "python -m conresnet_training export" to make a model.', err=True)
+        # The folds of a cross-validation are followed by others and by its evaluation.
+        is_fold = (run.folder.resolve().parent / CROSSVAL_FILE).exists()
+        hint = "" if is_fold else ' Use "python -m conresnet_training export" to make a model.'
+        echo(f"{run.folder} is finished, {done}.{hint}", err=True)
     else:
         echo(f'{run.folder} stopped at {done}. Use "python -m conresnet_training resume" to continue.', err=True)
     return outcome.status
@@ -175,6 +178,7 @@ def crossval(
     """
     from conresnet.inference.devices import device_of_process
     from conresnet_training.evaluation import evaluate_runs
+    from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.reporting import echo
     from conresnet_training.runs.cross_validation import cross_validate
@@ -192,9 +196,10 @@ def crossval(
     if status:
         echo(f"The cross-validation {output} was stopped. Repeat the command to continue.", err=True)
         return status
-    evaluation = evaluate_runs(runs, output / "evaluation")
+    measured = output / EVALUATION_FOLDER
+    evaluation = evaluate_runs(runs, measured)
     trained = "1 fold" if len(runs) == 1 else f"{len(runs)} folds"
-    return _report_evaluation(evaluation, output / "evaluation", f"Trained {trained} and measured")
+    return _report_evaluation(evaluation, measured / PAGE_FILE, f"Trained {trained} and measured")
 
 
 def _numbers(folds: str | None, count: int) -> list[int]:
@@ -235,14 +240,14 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     """
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation import evaluate_predictions, evaluate_runs
-    from conresnet_training.evaluation.results import PAGE_FILE
+    from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE
     from conresnet_training.evaluation.runs import open_runs
 
     if not folder.is_dir():
         raise click.UsageError(UserError("folder-not-found", path=str(folder)).message)
     runs = open_runs(folder, data)
     if runs:
-        output = output or folder / "evaluation"
+        output = output or folder / EVALUATION_FOLDER
         evaluation = evaluate_runs(runs, output, checkpoint, tolerance)
     else:
         if data is None:
@@ -259,7 +264,7 @@ def _report_evaluation(evaluation: Any, place: Path, done: str) -> int:
     """Show the figures, and everything that they do not include; return the exit status.
 
     Args:
-        place: where the results are.
+        place: the page of the results.
         done: "Measured", or what was done besides.
     """
     from conresnet_training.evaluation import summary_table

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -120,9 +121,12 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
     spoken = capsys.readouterr()
     assert "Fold 1 is already trained." in spoken.out and "Fold 0 is trained." in spoken.out
-    assert "Trained 2 folds and measured 6 cases" in spoken.err.splitlines()[-1]
+    last = spoken.err.splitlines()[-1]
+    assert "Trained 2 folds and measured 6 cases" in last
+    assert last.endswith(f"See {Path(folder.name) / 'evaluation' / 'report.html'}.")
     assert (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == finished
-    assert "is finished, 2 of 2 steps" in (folder / "fold_0.log").read_text(encoding="utf-8")
+    log = (folder / "fold_0.log").read_text(encoding="utf-8")
+    assert "is finished, 2 of 2 steps." in log and "export" not in log
     evaluation = read_evaluation(folder / "evaluation")
     assert sorted(evaluation.cases) == [f"case_{number}" for number in range(6)]
 
