@@ -192,7 +192,7 @@ def _checked(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
     except Exception as error:
         report = CaseReport(case.name)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        report.add(ERROR, "case-unreadable", f"its files cannot be read ({reason})")
+        report.add(ERROR, "case-unreadable", f"Its files cannot be read ({reason})")
         return report
 
 
@@ -201,10 +201,10 @@ def _note_duplicates(cases: list[CaseReport]) -> None:
     label_of: dict[bytes, str] = {}
     for case in cases:
         if case.digest is not None and (other := image_of.setdefault(case.digest, case.name)) != case.name:
-            case.add(WARNING, "duplicate-image", f"its images are identical to those of {other}")
+            case.add(WARNING, "duplicate-image", f"Its images are identical to those of {other}")
             continue
         if case.label_digest is not None and (other := label_of.setdefault(case.label_digest, case.name)) != case.name:
-            case.add(WARNING, "duplicate-label", f"its label map is identical to that of {other}")
+            case.add(WARNING, "duplicate-label", f"Its label map is identical to that of {other}")
 
 
 def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str, factor: float) -> None:
@@ -216,7 +216,7 @@ def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str
         ratios = np.array(getattr(case, attribute)) / median
         axis = int(np.abs(np.log(ratios)).argmax())
         if not 1 / factor <= ratios[axis] <= factor:
-            sentence = f"its {_DIRECTIONS[axis]} {what} is {getattr(case, attribute)[axis]:.4g} {unit}"
+            sentence = f"Its {_DIRECTIONS[axis]} {what} is {getattr(case, attribute)[axis]:.4g} {unit}"
             case.add(WARNING, f"{what}-outlier", f"{sentence}; the median is {median[axis]:.4g}")
 
 
@@ -231,8 +231,8 @@ def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> l
         return found
     unused = [name for name in data_set.labels.values() if not any(case.label_ml.get(name) for case in cases)]
     if len(unused) == len(data_set.labels):
-        return [*found, Finding(ERROR, "no-foreground", "no case has a labeled voxel, so there is nothing to learn")]
-    found += [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]
+        return [*found, Finding(ERROR, "no-foreground", "No case has a labeled voxel, so there is nothing to learn")]
+    found += [Finding(WARNING, "label-unused", f"No case has the label {name}") for name in unused]
     return found + list(_rare_labels(data_set, cases))
 
 
@@ -245,7 +245,7 @@ def _rare_labels(data_set: DataSet, cases: list[CaseReport]) -> Iterator[Finding
         count = sum(bool(case.label_ml.get(name)) for case in cases)
         if 0 < count < data_set.folds:
             having = "1 case has" if count == 1 else f"{count} cases have"
-            sentence = f"only {having} the label {name}, so not all of the {data_set.folds} folds can be measured on it"
+            sentence = f"Only {having} the label {name}, so not all of the {data_set.folds} folds can be measured on it"
             yield Finding(WARNING, "label-rare", sentence)
 
 
@@ -267,7 +267,7 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
             report.add(
                 WARNING,
                 "channel-grid-differs",
-                f"channel {name} is not on the grid of the first channel ({difference}) and will be resampled",
+                f"Channel {name} is not on the grid of the first channel ({difference}) and will be resampled",
             )
     if len(channels) == len(data_set.channels):
         report.digest = _digest(channels.values())
@@ -284,7 +284,7 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         return {}
     if len(case.images) == 1:
         (path,) = case.images
-        if (arrays := _read(path, "the image", report)) is None:
+        if (arrays := _read(path, "The image", report)) is None:
             return {}
         if len(arrays) != len(names):
             own, wanted = (
@@ -297,13 +297,13 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         return dict(zip(names, arrays, strict=True))
     channels = {}
     for name, path in zip(names, case.images, strict=True):
-        arrays = _read(path, f"channel {name}", report)
+        arrays = _read(path, f"Channel {name}", report)
         if arrays is None:
             continue
         if len(arrays) == 1:
             channels[name] = arrays[0]
         else:
-            report.add(ERROR, "image-4d", f"channel {name}: {path} contains {len(arrays)} images instead of one")
+            report.add(ERROR, "image-4d", f"Channel {name}: {path} contains {len(arrays)} images instead of one")
     return channels
 
 
@@ -327,13 +327,13 @@ def _is_usable(volume: Volume, name: str, report: CaseReport) -> bool:
     except UserError as error:
         match error.code:
             case "image-constant":
-                sentence = f"channel {name} is constant: all voxels are {error.values['value']:g}"
+                sentence = f"Channel {name} is constant: all voxels are {error.values['value']:g}"
             case "image-not-finite":
                 count = error.values["count"]
                 voxels = "1 voxel that is" if count == 1 else f"{count} voxels that are"
-                sentence = f"channel {name} has {voxels} NaN or infinite"
+                sentence = f"Channel {name} has {voxels} NaN or infinite"
             case _:
-                sentence = f"channel {name}: {_clause(error)}"
+                sentence = f"Channel {name}: {_clause(error)}"
         report.add(ERROR, error.code, sentence)
         return False
     return True
@@ -342,7 +342,7 @@ def _is_usable(volume: Volume, name: str, report: CaseReport) -> bool:
 def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: CaseReport) -> Volume | None:
     """The label map if it can be measured; problems are noted."""
     if not os.path.exists(case.label):
-        report.add(ERROR, "missing-label", f"the label map is missing: {case.label} does not exist")
+        report.add(ERROR, "missing-label", f"The label map is missing: {case.label} does not exist")
         return None
     try:
         stored = read_single(case.label)
@@ -352,10 +352,10 @@ def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: C
     first = channels.get(data_set.channels[0])
     if first is not None and (difference := grid_difference(stored.grid, first.grid)):
         if stored.grid.matches(first.grid, TOLERATED_SHIFT):
-            sentence = f"the label map is slightly off the grid of the image ({difference}); it will be moved onto it"
+            sentence = f"The label map is slightly off the grid of the image ({difference}); it will be moved onto it"
             report.add(WARNING, "label-grid-shifted", sentence)
         else:
-            report.add(ERROR, "label-grid-differs", f"the label map is not on the grid of the image: {difference}")
+            report.add(ERROR, "label-grid-differs", f"The label map is not on the grid of the image: {difference}")
     try:
         if case.images:
             label = whole_labels(stored)
@@ -373,7 +373,7 @@ def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: C
     if counts:
         report.label_digest = _digest([label])
     else:
-        report.add(WARNING, "empty-label", "the label map is empty")
+        report.add(WARNING, "empty-label", "The label map is empty")
     return label
 
 
@@ -414,5 +414,5 @@ def _tile(image: Volume, label: Volume | None) -> Tile:
 
 
 def _clause(error: UserError) -> str:
-    """An error's sentence as part of a line."""
+    """An error's sentence as part of a line, without its period."""
     return error.message.rstrip(".")

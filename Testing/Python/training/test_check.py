@@ -144,7 +144,7 @@ def test_channel_on_another_grid_is_only_odd(check, tmp_path):
     save(image(1), folder / "BraTS_2" / "BraTS_2_t2.nii.gz", affine(origin=3))
     checked = check(folder)
     assert checked.status == 0 and checked.codes == {"BraTS_2": [("warning", "channel-grid-differs")]}
-    assert "channel T2 is not on the grid of the first channel (first voxel 3 mm away" in checked.line("BraTS_2")
+    assert "Channel T2 is not on the grid of the first channel (first voxel 3 mm away" in checked.line("BraTS_2")
 
 
 def test_missing_channel(check, tmp_path):
@@ -152,7 +152,7 @@ def test_missing_channel(check, tmp_path):
     (folder / "BraTS_2" / "BraTS_2_t1ce.nii.gz").unlink()
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"BraTS_2": [("error", "missing-image")]}
-    assert "channel T1ce is missing" in checked.line("BraTS_2") and "BraTS_2_t1ce.nii.gz" in checked.line("BraTS_2")
+    assert "Channel T1ce is missing" in checked.line("BraTS_2") and "BraTS_2_t1ce.nii.gz" in checked.line("BraTS_2")
 
 
 def test_missing_label(check, tmp_path):
@@ -160,7 +160,7 @@ def test_missing_label(check, tmp_path):
     (folder / "labelsTr" / "case_0.nii.gz").unlink()
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "missing-label")]}
-    assert "the label map is missing" in checked.line("case_0")
+    assert "The label map is missing" in checked.line("case_0")
 
 
 def test_channels_missing_in_a_4d_file(check, tmp_path):
@@ -192,7 +192,7 @@ def test_empty_label_is_only_odd(check_and_draw, tmp_path):
     save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / "case_2.nii.gz")
     checked = check_and_draw(folder)
     assert checked.status == 0 and checked.codes == {"case_2": [("warning", "empty-label")]}
-    assert "the label map is empty" in checked.line("case_2")
+    assert "The label map is empty" in checked.line("case_2")
 
 
 def test_set_without_any_labeled_voxel_cannot_be_trained_on(check_and_draw, tmp_path):
@@ -221,7 +221,7 @@ def test_label_that_no_case_has(check, tmp_path):
     folder = decathlon(tmp_path / "set", labels={"0": "background", "1": "a", "2": "b", "3": "Nebenniere"})
     checked = check(folder)
     assert checked.status == 0
-    assert checked.lines == ["the data set: warning: no case has the label Nebenniere", "3 of 3 cases are fine."]
+    assert checked.lines == ["the data set: warning: No case has the label Nebenniere", "3 of 3 cases are fine."]
     assert checked.content["summary"]["findings"][0]["code"] == "label-unused"
 
 
@@ -233,7 +233,7 @@ def test_values_that_are_not_numbers(check_and_draw, tmp_path, value):
     save(array, folder / "imagesTr" / "case_0.nii.gz")
     checked = check_and_draw(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-not-finite")]}
-    assert "channel MRI has 2 voxels that are NaN or infinite" in checked.line("case_0")
+    assert "Channel MRI has 2 voxels that are NaN or infinite" in checked.line("case_0")
 
 
 @pytest.mark.parametrize("name", ["T1", "T2"])
@@ -243,7 +243,7 @@ def test_constant_channel(check_and_draw, tmp_path, name):
     save(np.stack(list(arrays.values()), -1), folder / "imagesTr" / "case_0.nii.gz")
     checked = check_and_draw(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-constant")]}
-    assert f"channel {name} is constant: all voxels are 7" in checked.line("case_0")
+    assert f"Channel {name} is constant: all voxels are 7" in checked.line("case_0")
 
 
 @pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
@@ -268,7 +268,7 @@ def test_duplicates_are_named(check, tmp_path):
         shutil.copy(folder / "BraTS_1" / f"BraTS_1_{word}.nii.gz", folder / "BraTS_3" / f"BraTS_3_{word}.nii.gz")
     checked = check(folder)
     assert checked.status == 0 and checked.codes == {"BraTS_3": [("warning", "duplicate-image")]}
-    assert "its images are identical to those of BraTS_1" in checked.line("BraTS_3")
+    assert "Its images are identical to those of BraTS_1" in checked.line("BraTS_3")
 
 
 def test_duplicates_are_named_whatever_type_their_values_have(check, tmp_path):
@@ -288,7 +288,7 @@ def test_label_of_few_cases_is_named(check, tmp_path):
         save(label((1,), number=number), folder / "labelsTr" / f"case_{number}.nii.gz")
     checked = check(folder)
     assert checked.lines == [
-        "the data set: warning: only 1 case has the label Far box, so not all of the 5 folds can be measured on it",
+        "the data set: warning: Only 1 case has the label Far box, so not all of the 5 folds can be measured on it",
         "6 of 6 cases are fine.",
     ]
     assert checked.content["summary"]["findings"][0]["code"] == "label-rare"
@@ -304,8 +304,8 @@ def test_cases_unlike_the_others_are_named(check_and_draw, tmp_path):
     checked = check_and_draw(folder)
     assert checked.status == 0
     assert checked.codes == {"case_4": [("warning", "spacing-outlier")], "case_5": [("warning", "size-outlier")]}
-    assert "its superior-inferior spacing is 3 mm; the median is 1" in checked.line("case_4")
-    assert "its superior-inferior size is 80 voxels; the median is 16" in checked.line("case_5")
+    assert "Its superior-inferior spacing is 3 mm; the median is 1" in checked.line("case_4")
+    assert "Its superior-inferior size is 80 voxels; the median is 16" in checked.line("case_5")
 
 
 def test_all_that_is_wrong_with_a_case_is_in_one_line(check, tmp_path):
