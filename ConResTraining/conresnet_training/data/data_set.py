@@ -125,7 +125,7 @@ class DataSet:
         }
         if self.announced > len(self.cases):
             found["cases-missing"] = (
-                f"only {len(self.cases)} of the {self.announced} cases that dataset.json announces (numTraining) are "
+                f"Only {len(self.cases)} of the {self.announced} cases that dataset.json announces (numTraining) are "
                 "here; the copy may be incomplete"
             )
         return {code: sentence for code, sentence in found.items() if sentence}

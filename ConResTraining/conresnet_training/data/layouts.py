@@ -5,7 +5,7 @@
 - BraTS: one folder per case with ``CASE_t1.nii.gz`` and so on; no description.
 - Label maps without images, from which training images are made, described by ``label_maps.json``::
 
-    {"name": "Brain structures", "licence": "Apache-2.0", "channel": "MR",
+    {"name": "Brain structures", "license": "Apache-2.0", "channel": "MR",
      "label_maps": "label_maps/*.nii.gz",
      "segments": {"Left thalamus": [10], "Right thalamus": [49], "Left cerebral white matter": [2, 25]},
      "surroundings": [502, 506], "inside": [24],
