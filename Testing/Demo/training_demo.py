@@ -111,8 +111,10 @@ class Demo:
         from slicer_host import dialogs
 
         self.run_command(self.ui.evaluateButton, self.ui.resultsStatusLabel)
-        dialogs.answer("Yes")
+        # Whether to rename or replace, asked only if a model has this name, and whether to go to the other module.
+        dialogs.answer("Yes", "Yes")
         self.run_command(self.ui.importButton, self.ui.resultsStatusLabel)
+        dialogs.clear()
         slicer.util.loadVolume(str(sorted((self.data / "imagesTr").glob("[!.]*"))[0]))
         segmentation = slicer.modules.ConResSegmentationWidget
         self.wait(lambda: segmentation.ui.applyButton.enabled)
