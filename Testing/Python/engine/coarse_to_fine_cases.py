@@ -61,10 +61,11 @@ def write_pair(folder: Path, document: dict[str, Any], *weights: dict[str, torch
 def threshold_pair(
     folder: Path, coarse: Sequence[float], fine: Sequence[float], regions: bool = False, **settings: Any
 ) -> ModelPackage:
-    """A model whose networks know nothing but thresholds; ``settings`` are the system's arguments, ``preparation`` and
-    ``inference``."""
+    """A model of CT whose networks know nothing but thresholds; ``settings`` are the system's arguments,
+    ``preparation`` and ``inference``."""
     placed = {key: settings.pop(key) for key in ("preparation", "inference") if key in settings}
     document = description("pointwise", segments=len(coarse), regions=regions, intensity=HUNDREDTHS, **placed)
+    document["inputs"][0]["modality"] = "CT"
     weights = [threshold_weights(*levels, regions=regions) for levels in (coarse, fine)]
     return write_pair(folder, coarse_to_fine(document, **settings), *weights)
 

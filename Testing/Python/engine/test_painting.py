@@ -113,9 +113,10 @@ def test_outside_the_mask_there_is_nothing(regions):
 
 
 def test_maps_are_checked_by_name():
-    assert check_maps(["residual", "residual"], {"residual"}, "m") == ("residual",)
-    refusal("map-unknown", check_maps, ["rezidual"], {"residual"}, "m")
-    assert "attention" in refusal("map-unavailable", check_maps, ["attention"], {"probability"}, "m")
+    model, without_residuals = (parse_description(description(network)) for network in ("conresnet", "pointwise"))
+    assert check_maps(["residual", "residual"], model) == ("residual",)
+    refusal("map-unknown", check_maps, ["rezidual"], model)
+    assert "attention" in refusal("map-unavailable", check_maps, ["attention"], without_residuals)
 
 
 def test_half_precision_has_no_infinity():
