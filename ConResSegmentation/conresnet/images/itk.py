@@ -340,7 +340,7 @@ def _in_order(path: Path, slices: list[Slice]) -> list[Slice]:
     first = slices[0]
     others = [piece for piece in slices if not _belong_together(first, piece)]
     if others:
-        # Of a scan with its localizer, the localizer.
+        # The slice that differs from most others, such as a localizer stored with its scan.
         odd = others[0] if 2 * len(others) < len(slices) else first
         raise UserError("dicom-mixed", path=str(path), file=odd.file.name)
     normal = np.cross(first.row, first.column)

@@ -172,7 +172,7 @@ class _Training:
         """Train to the last step."""
         run, plan, training = self.run, self.run.plan, self.run.plan.training
         checkpoint = self._checkpoint()
-        # Of a run that goes on, the data set may have changed since.
+        # The data set may have changed since the run was started.
         check_target_names(self.data_set, plan)
         done = checkpoint["global_step"] if checkpoint else 0
         used, held_out = begin_split(run, self.data_set, self.is_first)
