@@ -35,10 +35,6 @@ TRAINING: dict[str, str] = {
     ),
     "in-case": _("Case {case}: {sentence}"),
     "no-foreground": _("No training case of {path} contains a labeled voxel, so there is nothing to learn."),
-    "segment-not-in-training": _(
-        "No training case of {path} contains {names}, so nothing could be learned about it. Correct the targets in the "
-        "plan, remove segments that no case has, or hold out other cases."
-    ),
     # dataset.json
     "data-set-unreadable": _("{path} cannot be read ({reason})."),
     "data-set-not-json": _("{path} is not JSON text. Save it as UTF-8, and check its quotes, commas and brackets."),

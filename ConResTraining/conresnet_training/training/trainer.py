@@ -86,9 +86,9 @@ def fit(
 
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
-            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, ``segment-not-in-training``, those of
-            ``choose_backend``, of the data, of ``check_fits_data``, of ``check_target_names``, of
-            ``TrainingLoop.run_to`` and of ``as_user_error``; of a new run those of ``start_run``.
+            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of ``choose_backend``, of the data,
+            of ``check_fits_data``, of ``check_target_names``, of ``TrainingLoop.run_to`` and of ``as_user_error``; of
+            a new run those of ``start_run``.
     """
     fabric = make_fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0
@@ -241,10 +241,10 @@ class _Training:
         return checkpoint
 
     def _check_segments(self, images: Sequence[TrainingCase], label_maps: Sequence[TrainingCase]) -> None:
-        """Refuse segments that no training case has: they would not be learned, and validation would not show it.
+        """Name segments that no training case has: they are not learned, and validation may not show it.
 
         Raises:
-            UserError: ``no-foreground`` or ``segment-not-in-training``.
+            UserError: ``no-foreground``, if no case has any segment.
         """
         plan, tissues = self.run.plan, self.data_set.tissues
         counts = np.zeros(VALUES, np.int64)
@@ -262,7 +262,11 @@ class _Training:
         if len(missing) == len(plan.targets):
             raise UserError("no-foreground", path=str(plan.data))
         if missing:
-            raise UserError("segment-not-in-training", path=str(plan.data), names=listed(missing, MOST_SEGMENTS_NAMED))
+            names = listed(missing, MOST_SEGMENTS_NAMED)
+            self.reports.note(
+                f"No training case of {plan.data} contains {names}, so nothing can be learned about it, and its Dice "
+                "says nothing. If this is not intended, correct the targets in the plan, or hold out other cases."
+            )
 
     def _begin_with_model(self, network: nn.Module) -> None:
         model = self.run.plan.training.start_from
