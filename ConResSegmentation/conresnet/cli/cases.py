@@ -224,6 +224,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def stopped_line(segmented: int, cases: int, change: str) -> str:
+    """What a command that is stopped says: how many cases are segmented, and how to continue.
+
+    Args:
+        change: what must be different when the command is repeated, such as "without --overwrite"; may be empty.
+    """
+    if segmented == cases:
+        return f"All {cases} cases are segmented."
+    return f"{segmented} of {cases} cases are segmented. To continue, {f'repeat the command {change}'.strip()}."
+
+
 DONE, SKIPPED, FAILED, NOT_DONE = "segmented", "already segmented", "failed", "not reached"
 
 

@@ -11,10 +11,7 @@ import contextlib
 import csv
 import functools
 import json
-import logging
 import os
-import socket
-import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from conresnet import __version__
 from conresnet.cli.cases import (
     DONE,
     FAILED,
@@ -38,9 +34,11 @@ from conresnet.cli.cases import (
     picture_file,
     raise_for,
     segment_to_folder,
+    stopped_line,
     write_summary,
 )
 from conresnet.cli.main import say
+from conresnet.cli.workers import connected, in_one_piece
 from conresnet.errors import UserError
 from conresnet.files import make_folder, replacing
 from conresnet.images.roi import roi_from_text
@@ -56,12 +54,6 @@ if TYPE_CHECKING:
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
     from conresnet.package.description import ModelDescription
-
-# How many workers may die on a case. If one more dies, the case is given up.
-_ALLOWED_DEATHS = 1
-_SECONDS_TO_CONNECT = 30
-# A Ctrl-C in a terminal reaches the workers, too, which would print a traceback. This process ends them.
-_IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 @dataclass(frozen=True)
@@ -117,8 +109,7 @@ def segment_cohort(
     jobs = min(jobs, len(cases))
     maps = check_maps(options.maps, package.description)
     threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
-    # The page is sorted by the expected Dice, which comes from the review list.
-    options = replace(options, maps=maps, threads=threads, review=True)
+    options = replace(options, maps=maps, threads=threads)
     cases = [_absolute(case) for case in cases]
     # Only images in the folder of a case could be replaced by its results.
     endangered: defaultdict[Path, list[Path]] = defaultdict(list)
@@ -129,20 +120,24 @@ def segment_cohort(
         inputs = (*case.images, *endangered.get((folder / case.name).resolve(), ()))
         waiting.append(Job(case, model, options, folder, overwrite, inputs))
     outcomes: list[Outcome] = []
-    with _filled([output / PICTURES, *(job.folder for job in waiting)]), _client(jobs, scheduler) as client:
-        began = time.monotonic()
-        try:
-            for outcome in _segmented(client, waiting):
-                outcomes.append(outcome)
-                _tell(outcome, output)
-                say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
-        finally:
-            # Before the first case has finished, the summary of an earlier run is still the best there is.
-            if outcomes:
-                done = {outcome.name for outcome in outcomes}
-                rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
-                summary = write_summary([*outcomes, *rest], output)
-    say(summary)
+    try:
+        with _filled([output / PICTURES, *(job.folder for job in waiting)]), connected(jobs, scheduler) as client:
+            began = time.monotonic()
+            try:
+                for outcome in _segmented(client, waiting):
+                    outcomes.append(outcome)
+                    _tell(outcome, output)
+                    say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
+            finally:
+                # Before the first case has finished, the summary of an earlier run is still the best there is.
+                if outcomes:
+                    done = {outcome.name for outcome in outcomes}
+                    rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
+                    in_one_piece(lambda: say(write_summary([*outcomes, *rest], output)))
+    except KeyboardInterrupt:
+        segmented = sum(outcome.state in (DONE, SKIPPED) for outcome in outcomes)
+        say(stopped_line(segmented, len(cases), "without --overwrite" if overwrite else ""), err=True)
+        raise
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
 
 
@@ -185,79 +180,6 @@ def _absolute(case: ListedCase) -> ListedCase:
     """The case for workers that were started in another folder."""
     roi = str(Path(case.roi).absolute()) if case.roi.lower().endswith(".json") else case.roi
     return ListedCase(case.name, tuple(image.absolute() for image in case.images), roi)
-
-
-def _check_address(scheduler: str) -> None:
-    """Raise UserError("cohort-no-scheduler") for an address that does not answer. Dask would try for a minute."""
-    try:
-        url = urlsplit(scheduler)
-        if url.scheme not in ("tcp", "tls"):
-            raise ValueError(url.scheme)
-        socket.create_connection((url.hostname, url.port), _SECONDS_TO_CONNECT).close()
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError("cohort-no-scheduler", address=scheduler) from error
-
-
-@contextlib.contextmanager
-def _client(jobs: int, scheduler: str) -> Iterator[Client]:
-    """Connect to the workers of a scheduler, or start workers on this computer, which end with the connection."""
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise UserError("cohort-needs-package") from error
-    # Silence Dask's messages about lost workers and connections, which we report ourselves. Some of its loggers set
-    # their own levels.
-    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if scheduler:
-        _check_address(scheduler)
-        try:
-            client = Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise UserError("cohort-no-scheduler", address=scheduler) from error
-        with client:
-            versions = {version for version in client.run(_version).values() if version != __version__}
-            if versions:
-                raise UserError("cohort-versions-differ", theirs=", ".join(sorted(versions)), ours=__version__)
-            if not client.nthreads():
-                say(f"No worker is connected to {scheduler} yet; waiting for one.", err=True)
-            yield client
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="conresnet-cohort-", ignore_cleanup_errors=True) as folder,
-        dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS}),
-        # Encrypted, because otherwise any user of this computer could run code in the workers. The engine handles lack
-        # of memory itself, so Dask must not end its processes.
-        LocalCluster(
-            n_workers=jobs,
-            threads_per_worker=1,
-            memory_limit=None,
-            security=True,
-            local_directory=folder,
-            preload=_IGNORE_INTERRUPTS,
-            silence_logs=logging.CRITICAL,
-            # Without an address, Dask takes port 8787 even if there is no dashboard, and warns if that is in use.
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        if _has_dashboard():
-            say(f"Dashboard: {cluster.dashboard_link}", err=True)
-        yield client
-
-
-def _has_dashboard() -> bool:
-    # Like Dask, which has no dashboard if bokeh is installed but fails to load.
-    try:
-        import bokeh  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _version() -> str:
-    return __version__
 
 
 def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
@@ -320,10 +242,11 @@ def segment_case(job: Job) -> Outcome:
                 return _read_outcome(job, SKIPPED)
             # Its worker was killed before it could draw the picture or report the case.
             job = replace(job, overwrite=True)
-        options = replace(options, device=_device(options.device, job.workers))
+        # The page is sorted by the expected Dice, which comes from the review list.
+        made = replace(options, device=_device(options.device, job.workers), review=True)
         model = _warm_model().get(read_model(job.model))
         try:
-            result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)
+            result = segment_to_folder(model, job.case.images, made, job.folder, job.overwrite, job.inputs)
         except UserError as error:
             # Another command with the same list has segmented it in the meantime, or a run that was killed while it
             # replaced results was undone.
@@ -425,7 +348,10 @@ def _read_report(job: Job) -> dict[str, Any]:
 
 def _read_outcome(job: Job, state: str) -> Outcome:
     report = _read_report(job)
-    dice = _expected_dice(job.folder / REVIEW_FILE, sum(row["voxels"] for row in report["segments"]))
+    review, dice = job.folder / REVIEW_FILE, None
+    # Cases that were segmented one by one may have none.
+    if REVIEW_FILE in report["files"] and review.is_file():
+        dice = _expected_dice(review, sum(row["voxels"] for row in report["segments"]))
     seconds = report["seconds"].get("total")
     return Outcome(job.case.name, state, None, report["volumes_ml"], dice, seconds, tuple(report.get("warnings", ())))
 

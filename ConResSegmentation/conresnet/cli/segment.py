@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conresnet.cli.cases import CaseProblem, ListedCase, duration, raise_for, read_case_list, segment_to_folder
+from conresnet.cli.cases import (
+    CaseProblem,
+    ListedCase,
+    duration,
+    raise_for,
+    read_case_list,
+    segment_to_folder,
+    stopped_line,
+)
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.images.channels import by_channel, sort_by_channel
@@ -25,6 +33,7 @@ from conresnet.request import OptionSpec, SegmentOptions
 from conresnet.result_folder import check_replaceable
 
 if TYPE_CHECKING:
+    from conresnet.api import Result
     from conresnet.inference.segmentation import LoadedModel
     from conresnet.package.description import Input
 
@@ -147,21 +156,29 @@ def segment(
     # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
     logging.getLogger("conresnet").addHandler(logging.NullHandler())
     if not cases:
-        _segment_case(loaded, paths, options, output, overwrite=overwrite, inputs=paths, loading=loading)
+        _tell(_segment_case(loaded, paths, options, output, overwrite, paths, loading), output)
         return
     inputs = [path for case in listed for path in case.images]
     problems: list[CaseProblem] = []
-    for case in listed:
-        # Each by itself: one of a thousand that cannot be segmented must not keep the others from it.
-        try:
-            one = replace(options, roi=roi_from_text(case.roi) if case.roi else None)
-            folder = output / case.name
-            _segment_case(loaded, case.images, one, folder, overwrite=overwrite, inputs=inputs, loading=loading)
-            # The model is loaded once; only the first report counts that time.
-            loading = 0.0
-        except Exception as error:
-            problems.append(CaseProblem.of(case.name, error))
-            say(f"{case.name}: {problems[-1].sentence}", err=True)
+    segmented = 0
+    try:
+        for case in listed:
+            # Each by itself: one of a thousand that cannot be segmented must not keep the others from it.
+            try:
+                one = replace(options, roi=roi_from_text(case.roi) if case.roi else None)
+                folder = output / case.name
+                result = _segment_case(loaded, case.images, one, folder, overwrite, inputs, loading)
+                segmented += 1
+                # The model is loaded once; only the first report counts that time.
+                loading = 0.0
+                _tell(result, folder)
+            except Exception as error:
+                problems.append(CaseProblem.of(case.name, error))
+                say(f"{case.name}: {problems[-1].sentence}", err=True)
+    except KeyboardInterrupt:
+        change = "with --jobs 1 and without --overwrite" if overwrite else "with --jobs 1"
+        say(stopped_line(segmented, len(listed), change), err=True)
+        raise
     raise_for(problems, len(listed))
 
 
@@ -202,19 +219,17 @@ def _segment_case(
     images: Sequence[Path],
     options: SegmentOptions,
     output: Path,
-    *,
     overwrite: bool,
     inputs: Sequence[Path],
     loading: float,
-) -> None:
-    """Segment a case and print the result.
-
-    Args:
-        inputs: images that results must not replace, those of all cases.
-        loading: seconds that the model took to load, for the report.
-    """
+) -> Result:
+    """Segment a case and show the progress; the arguments are as for ``segment_to_folder``."""
     with _shown_progress() as progress:
-        result = segment_to_folder(model, images, options, output, overwrite, inputs, progress, loading)
+        return segment_to_folder(model, images, options, output, overwrite, inputs, progress, loading)
+
+
+def _tell(result: Result, output: Path) -> None:
+    """Print a case's warnings and volumes."""
     note = result.report.get("review", {}).get("note")
     for warning in [*result.warnings, *([note] if note else [])]:
         say(" ".join(warning.split()), err=True)

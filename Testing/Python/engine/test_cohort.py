@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from conresnet.cli import cohort
+from conresnet.cli import cohort, workers
 from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
 from conresnet.errors import UserError
@@ -147,7 +147,7 @@ def test_workers_have_a_gpu_each_and_share_where_there_are_fewer(recwarn) -> Non
         with contextlib.suppress(OSError):
             other.bind(("", 8787))
             other.listen()
-        with cohort._client(3, "") as client:
+        with cohort.connected(3, "") as client:
             client.wait_for_workers(3)
             for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
                 places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
@@ -162,7 +162,7 @@ def test_workers_of_a_scheduler_have_a_gpu_of_their_computer_each(scheduler) -> 
         with patch("torch.cuda.device_count", lambda: 2):
             return cohort._device("auto", workers)
 
-    with cohort._client(0, scheduler) as client:
+    with cohort.connected(0, scheduler) as client:
         client.wait_for_workers(2)
         workers = cohort.numbered_by_computer(client.nthreads())
         used = client.gather([client.submit(with_gpus, workers, workers=one, pure=False) for one in workers])
@@ -273,7 +273,7 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> None:
 
 def test_files_of_others_are_not_replaced_by_the_summary(tmp_path, monkeypatch, capsys) -> None:
     """They are refused before any work; the summary of an earlier run is replaced."""
-    monkeypatch.setattr(cohort, "_client", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(cohort, "connected", lambda *_: pytest.fail("work has begun"))
     case_list = tmp_path / "cohort.csv"
     case_list.write_text("name,T1\ncase,image.nii.gz\n", encoding="utf-8")
     arguments = ["segment", "--model", "hippocampus", "--cases", case_list, "--output", tmp_path, "--jobs", 1]
@@ -317,7 +317,7 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
         with pytest.raises(KeyboardInterrupt):
             run_cohort(["b", "a", "c"], tmp_path, jobs=6)
 
-    monkeypatch.setattr(cohort, "_client", client)
+    monkeypatch.setattr(cohort, "connected", client)
     monkeypatch.setattr(cohort, "_segmented", segmented)
     write_summary([cohort.Outcome("a", cohort.DONE, volumes_ml={"Body": 12345.678})], tmp_path)
     before = table(tmp_path)
@@ -343,7 +343,7 @@ def test_a_case_knows_the_images_in_its_folder_and_no_others(tmp_path, monkeypat
         jobs.extend(waiting)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cohort, "_client", lambda jobs, scheduler: contextlib.nullcontext())
+    monkeypatch.setattr(cohort, "connected", lambda jobs, scheduler: contextlib.nullcontext())
     monkeypatch.setattr(cohort, "_segmented", segmented)
     images = [tmp_path / "a" / "scan.nii", tmp_path / "a" / "segmentation.nii.gz", tmp_path / "c.nii"]
     cases = [ListedCase(name, (image,), "") for name, image in zip("abc", images, strict=True)]
@@ -354,7 +354,7 @@ def test_a_case_knows_the_images_in_its_folder_and_no_others(tmp_path, monkeypat
 
 
 def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(cohort, "_SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr(workers, "_SECONDS_TO_CONNECT", 1)
     for address in ("tcp://127.0.0.1:1", "somewhere", "tcp://[::1", "tcp://x:99999"):
         assert run_cohort(["one"], tmp_path / "a" / "b", scheduler=address) == "cohort-no-scheduler"
     assert not list(tmp_path.iterdir()), "no empty folder is left"
@@ -363,7 +363,7 @@ def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:
 
 
 def test_workers_of_another_version_are_refused(tmp_path, monkeypatch, scheduler) -> None:
-    monkeypatch.setattr(cohort, "__version__", "0.0.1")
+    monkeypatch.setattr(workers, "__version__", "0.0.1")
     assert run_cohort(["one"], tmp_path, scheduler=scheduler) == "cohort-versions-differ"
 
 
@@ -391,7 +391,7 @@ def test_a_summary_is_kept_if_all_cases_are_refused_for_their_results(tmp_path, 
         assert run_cohort([outcome.name for outcome in outcomes], tmp_path, jobs=1) == "cases-failed"
         return {name: row["state"] for name, row in table(tmp_path).items()}
 
-    monkeypatch.setattr(cohort, "_client", lambda jobs, scheduler: contextlib.nullcontext())
+    monkeypatch.setattr(cohort, "connected", lambda jobs, scheduler: contextlib.nullcontext())
     done = [cohort.Outcome(name, cohort.DONE, volumes_ml={"Body": 1.0}) for name in "ab"]
     refused = [fail("a", "results-differ"), fail("b", "results-out-of-date"), fail("c", "results-exist")]
     missing = fail("d", "image-not-found")

@@ -1,0 +1,85 @@
+"""Many cases, stopped by Ctrl-C in a terminal, which reaches the workers too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conresnet.cli.main import main
+
+# After an interruption in its own cleaning up, Dask waits for 10 s.
+_SOON = 8.0
+
+
+@pytest.fixture
+def start(hippocampus_image: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
+    """Start a command for three cases, with its processes in a group of their own, as in a terminal."""
+    cases = tmp_path / "list.csv"
+    cases.write_text("\n".join(["name,T1", *(f"case {n},{hippocampus_image}" for n in range(3))]), encoding="utf-8")
+
+    def begin(*options: object) -> subprocess.Popen:
+        words = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "out", *options]
+        return subprocess.Popen(
+            [sys.executable, "-m", "conresnet", *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    return begin
+
+
+def interrupted(job: subprocess.Popen) -> tuple[list[str], float]:
+    """Press Ctrl-C, and return what the command still prints, and how many seconds it takes to end."""
+    began = time.monotonic()
+    os.killpg(job.pid, signal.SIGINT)
+    told = job.communicate(timeout=100)[0]
+    assert job.returncode == 130 and "Traceback" not in told, told
+    return [line for line in told.splitlines() if line], time.monotonic() - began
+
+
+def test_stopped_at_the_end_it_ends_soon_and_says_that_all_is_done(start, tmp_path: Path) -> None:
+    with start("--jobs", 2) as job:
+        while "3 of 3 cases" not in (line := job.stdout.readline()):
+            assert line, "it ended before"
+        told, seconds = interrupted(job)
+    assert told[-2:] == ["All 3 cases are segmented.", "Stopped."] and seconds < _SOON
+    assert (tmp_path / "out" / "cohort.html").is_file()
+
+
+def test_stopped_at_the_start_its_workers_print_nothing(start, tmp_path: Path) -> None:
+    with start("--jobs", 2) as job:
+        # The first one is Python's resource tracker.
+        while len(psutil.Process(job.pid).children()) < 2:
+            assert job.poll() is None
+            time.sleep(0.01)
+        told, _seconds = interrupted(job)
+    assert told == ["0 of 3 cases are segmented. To continue, repeat the command.", "Stopped."]
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopped_without_jobs_it_says_how_to_continue(start, data_folder: Path, tmp_path: Path, capsys) -> None:
+    cases = tmp_path / "list.csv"
+    first, whole_head = cases.read_text(encoding="utf-8").splitlines()[:2], data_folder / "IXI_T1_2mm/IXI034.nii.gz"
+    cases.write_text("\n".join([*first, f"case 1,{whole_head}"]), encoding="utf-8")
+    with start("--overwrite") as job:
+        assert "case 0" in job.stdout.readline()
+        told, _seconds = interrupted(job)
+    how = "To continue, repeat the command with --jobs 1 and without --overwrite."
+    assert told == [f"1 of 2 cases are segmented. {how}", "Stopped."]
+    report = tmp_path / "out" / "case 0" / "report.json"
+    before = report.read_bytes()
+    cases.write_text("\n".join(first), encoding="utf-8")
+    again = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "out", "--jobs", 1]
+    assert main([*map(str, again)]) == 0
+    assert "Kept" in capsys.readouterr().out and report.read_bytes() == before
