@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from conresnet.package.description import TILINGS
 from conresnet.package.maps import MAPS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_DEVICES = re.compile("auto|cpu|mps|cuda(:[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,19 @@ class SegmentOptions:
 
 
 _OF_LABELS = ("roi", "precision", "tiling", "fast", "keep_largest", "drop_below", "fill_holes")
+
+
+def check_backend(device: str, precision: str) -> None:
+    """Refuse what no computer has, without importing torch.
+
+    Raises UserError "device-unknown", "precision-unknown" or, for fp16 on the CPU, "precision-unavailable".
+    """
+    if not _DEVICES.fullmatch(device):
+        raise UserError("device-unknown", device=device)
+    if precision not in PRECISIONS:
+        raise UserError("precision-unknown", precision=precision, known=", ".join(PRECISIONS))
+    if (device, precision) == ("cpu", "fp16"):
+        raise UserError("precision-unavailable")
 
 
 @dataclass(frozen=True)

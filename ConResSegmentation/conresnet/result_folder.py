@@ -137,6 +137,14 @@ def _written_by_us(folder: Path) -> set[str]:
     return {*_POSSIBLE} & {REPORT_FILE, *(files if isinstance(files, list) else ())}
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, and leave it as it was. Raises UserError "disk-full" or
+    "cannot-write".
+    """
+    with _hidden_inside(folder):
+        pass
+
+
 @contextlib.contextmanager
 def filling(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Collection[Path] = ()) -> Iterator[Path]:
     """A temporary folder whose files move into ``folder`` when the block succeeds; otherwise nothing is left of it.
@@ -152,6 +160,20 @@ def filling(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Coll
             another program may have written there in the meantime.
     """
     check_replaceable(folder, options, overwrite, inputs)
+    with _hidden_inside(folder) as hidden:
+        yield hidden / _NEW
+        check_replaceable(folder, options, overwrite, inputs)
+        try:
+            _move_in(hidden, folder)
+        except OSError as error:
+            raise write_error(error, folder) from error
+
+
+@contextlib.contextmanager
+def _hidden_inside(folder: Path) -> Iterator[Path]:
+    """A hidden folder inside ``folder``, with a folder for new files; neither is left, nor a new ``folder`` that is
+    empty. Raises UserError "disk-full" or "cannot-write".
+    """
     absolute = folder.absolute()
     made: list[Path] = []
     owned = None
@@ -164,12 +186,7 @@ def filling(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Coll
             (owned.path / _NEW).mkdir()
         except OSError as error:
             raise write_error(error, folder) from error
-        yield owned.path / _NEW
-        check_replaceable(folder, options, overwrite, inputs)
-        try:
-            _move_in(owned.path, folder)
-        except OSError as error:
-            raise write_error(error, folder) from error
+        yield owned.path
     except UserError as error:
         # The user knows the folder, not the hidden one inside it.
         hidden = str(owned.path / _NEW) if owned else ""

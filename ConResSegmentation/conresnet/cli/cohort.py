@@ -42,7 +42,6 @@ from conresnet.cli.workers import connected, in_one_piece
 from conresnet.errors import UserError
 from conresnet.files import make_folder, replacing
 from conresnet.images.roi import roi_from_text
-from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
@@ -107,9 +106,8 @@ def segment_cohort(
     """
     check_summary_replaceable(output, case_list)
     jobs = min(jobs, len(cases))
-    maps = check_maps(options.maps, package.description)
     threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
-    options = replace(options, maps=maps, threads=threads)
+    options = replace(options, threads=threads)
     cases = [_absolute(case) for case in cases]
     # Only images in the folder of a case could be replaced by its results.
     endangered: defaultdict[Path, list[Path]] = defaultdict(list)

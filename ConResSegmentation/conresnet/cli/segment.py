@@ -25,17 +25,19 @@ from conresnet.cli.cases import (
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.images.channels import by_channel, sort_by_channel
-from conresnet.images.roi import roi_from_text
+from conresnet.images.files import check_files
+from conresnet.images.roi import check_locator, roi_from_text
+from conresnet.inference.labels import check_postprocessing
 from conresnet.inference.progress import Progress
 from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
-from conresnet.request import OptionSpec, SegmentOptions
-from conresnet.result_folder import check_replaceable
+from conresnet.request import OptionSpec, SegmentOptions, check_backend
+from conresnet.result_folder import check_replaceable, check_writable
 
 if TYPE_CHECKING:
     from conresnet.api import Result
     from conresnet.inference.segmentation import LoadedModel
-    from conresnet.package.description import Input
+    from conresnet.package.description import Input, ModelDescription
 
 _PATH = click.Path(path_type=Path)
 _STEPS = 1000
@@ -129,18 +131,23 @@ def segment(
         raise click.UsageError("--report-name needs --report.")
     if str(output) == "-":
         raise click.UsageError("Name a folder for --output; results cannot be written to the standard output.")
+    # Everything that can be refused is refused before torch is imported and the model is loaded, which takes seconds.
     package = read_model(model)
     channels = [item.name for item in package.description.inputs]
-    options = _options(given)
+    options = _options(given, package.description)
     if cases:
         listed = read_case_list(cases, channels)
         if output.exists() and not output.is_dir():
             raise UserError("output-not-folder", path=str(output))
+        if not any((output / case.name).exists() for case in listed):
+            check_writable(output)
     else:
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
         listed = [ListedCase("", tuple(paths), "")]
-        # Before the model is loaded, which takes seconds.
+        # An image that does not exist is more useful to know than earlier results.
+        check_files(paths, channels)
         check_replaceable(output, options, overwrite, paths)
+        check_writable(output)
     if jobs or scheduler:
         from conresnet.cli.cohort import segment_cohort
 
@@ -151,7 +158,6 @@ def segment(
     from conresnet.inference.segmentation import load_model
 
     loaded = load_model(package, options.device, options.precision)
-    options = replace(options, maps=check_maps(options.maps, package.description))
     loading = time.monotonic() - began
     # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
     logging.getLogger("conresnet").addHandler(logging.NullHandler())
@@ -182,12 +188,17 @@ def segment(
     raise_for(problems, len(listed))
 
 
-def _options(given: dict[str, object]) -> SegmentOptions:
-    """The options that were given on the command line."""
+def _options(given: dict[str, object], description: ModelDescription) -> SegmentOptions:
+    """The options that were given on the command line, for a model."""
     specs = SegmentOptions.specs()
     if given["maps"] is not None and not specs["maps"].from_text(given["maps"]):
         raise UserError("argument-blank", option="--maps")
-    return SegmentOptions(**{name: specs[name].from_text(value) for name, value in given.items() if value is not None})
+    texts = {name: value for name, value in given.items() if value is not None}
+    options = SegmentOptions(**{name: specs[name].from_text(text) for name, text in texts.items()})
+    check_backend(options.device, options.precision)
+    check_postprocessing(options)
+    check_locator(description, options.roi)
+    return replace(options, maps=check_maps(options.maps, description))
 
 
 def _sorted(images: Sequence[Path], inputs: Sequence[Input]) -> list[Path]:

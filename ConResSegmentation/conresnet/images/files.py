@@ -49,25 +49,11 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         UserError: "wrong-channel-count", "wrong-component-count", "image-4d", "image-is-segmentation", or as
             `check_volume` and `read_image`.
     """
-    if "" in paths:
-        # As a path, it would be the working directory.
-        raise UserError("image-not-found", path="''")
-    for path in map(Path, paths):
-        _check_path(path)
-        if is_segmentation(path):
-            raise UserError("image-is-segmentation", path=str(path))
+    _check_paths(paths)
     if len(paths) == 1 and len(channel_names) > 1:
         path = Path(paths[0])
         image = read_image(path)
-        count = len(image.components)
-        if count != len(channel_names):
-            raise UserError(
-                "wrong-component-count",
-                path=str(path),
-                given=count,
-                channels=", ".join(channel_names),
-                wanted=len(channel_names),
-            )
+        _check_components(path, len(image.components), channel_names)
         labels = [f"{path} ({name})" for name in channel_names]
         volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
         volumes[0].warnings, volumes[0].modality = image.warnings, image.modality
@@ -79,11 +65,46 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
     return volumes
 
 
+def check_files(paths: Sequence[str | Path], channel_names: Sequence[str]) -> None:
+    """Refuse what `read_channels` would refuse, as far as names, first bytes and NIfTI headers show it.
+
+    This is quick and needs neither ITK nor torch. Raises as `read_channels`.
+    """
+    _check_paths(paths)
+    holds_all = len(paths) == 1
+    if not holds_all:
+        check_channel_count([str(path) for path in paths], channel_names)
+    for path in map(Path, paths):
+        if _kind(path) == "nifti":
+            from conresnet.images.nifti import read_nifti_grid
+
+            _check_components(path, read_nifti_grid(path)[1], channel_names if holds_all else channel_names[:1])
+
+
+def _check_paths(paths: Sequence[str | Path]) -> None:
+    if "" in paths:
+        # As a path, it would be the working directory.
+        raise UserError("image-not-found", path='""')
+    for path in map(Path, paths):
+        _check_path(path)
+        if is_segmentation(path):
+            raise UserError("image-is-segmentation", path=str(path))
+
+
+def _check_components(path: Path, count: int, channel_names: Sequence[str]) -> None:
+    """Refuse a file whose number of 3D images is not that of the channels it is for."""
+    if count == len(channel_names):
+        return
+    if len(channel_names) == 1:
+        raise UserError("image-4d", path=str(path), count=count)
+    channels = ", ".join(channel_names)
+    raise UserError("wrong-component-count", path=str(path), given=count, channels=channels, wanted=len(channel_names))
+
+
 def read_single(path: Path) -> Volume:
     """Read a file that must contain one 3D image, of any values. Raises UserError "image-4d", or as `read_image`."""
     image = read_image(path)
-    if len(image.components) != 1:
-        raise UserError("image-4d", path=str(path), count=len(image.components))
+    _check_components(path, len(image.components), ["image"])
     return Volume(image.components[0], image.grid, str(path), image.warnings, image.modality, image.patient)
 
 
@@ -111,7 +132,7 @@ def read_grid(path: Path) -> Grid:
     if kind == "nifti":
         from conresnet.images.nifti import read_nifti_grid
 
-        return read_nifti_grid(path)
+        return read_nifti_grid(path)[0]
     return read_in_process(path, kind if kind in ("folder", "dicom") else "header").grid
 
 

@@ -228,11 +228,20 @@ def read_series(folder: Path) -> ImageFile:
         if found:
             file = next(iter(found.values()))[0][0]
             raise UserError("dicom-not-scan", path=str(file), kind=object_kind(file))
+        if image := next(filter(_is_other_image, left_out), None):
+            raise UserError("folder-of-images", path=str(folder), file=image.name)
         raise UserError("dicom-none", path=str(folder))
     (files,) = scans.values()
     check_left_out(left_out, [file for file, _header in files])
     slices = [piece for file, header in files for piece in slices_of(file, header)]
     return _read(folder, slices, [header for _file, header in files])
+
+
+def _is_other_image(path: Path) -> bool:
+    try:
+        return kind_of(path) in ("nifti", "nrrd", "meta")
+    except (OSError, UserError):
+        return False
 
 
 def read_slice_file(path: Path) -> ImageFile:

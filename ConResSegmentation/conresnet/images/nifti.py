@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -69,12 +70,13 @@ def read_nifti(path: Path) -> ImageFile:
     return ImageFile(array, grid, (*warnings, *more))
 
 
-def read_nifti_grid(path: Path) -> Grid:
-    """The grid of a NIfTI file, from its header alone. Raises as `read_nifti` does."""
+def read_nifti_grid(path: Path) -> tuple[Grid, int]:
+    """The grid of a NIfTI file and its number of 3D images, from its header alone. Raises as `read_nifti` does."""
     try:
         header_file, _ = nifti_files(path)
         with _opened(header_file) as file:
-            return nifti_grid(_header(file, header_file), str(path))[0]
+            header = _header(file, header_file)
+        return nifti_grid(header, str(path))[0], math.prod(_shape(header)[3:])
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("image-damaged", path=str(path)) from error
 

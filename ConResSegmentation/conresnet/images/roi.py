@@ -182,8 +182,13 @@ def roi_from_text(text: str) -> BoxROI | str:
     return word if word in (AUTOMATIC, WHOLE_IMAGE) else BoxROI.from_text(text)
 
 
-def uses_locator(description: ModelDescription, roi: BoxROI | str | None, grid: Grid) -> bool:
-    """Whether the model's locator finds the ROI. Raises UserError "no-locator" if it is asked for but missing."""
+def check_locator(description: ModelDescription, roi: BoxROI | str | None) -> None:
+    """Raise UserError("no-locator") if the model's locator is asked to find the ROI, but the model has none."""
     if roi == AUTOMATIC and description.locator is None:
         raise UserError("no-locator", model=description.title)
+
+
+def uses_locator(description: ModelDescription, roi: BoxROI | str | None, grid: Grid) -> bool:
+    """Whether the model's locator finds the ROI. Raises as ``check_locator``."""
+    check_locator(description, roi)
     return roi == AUTOMATIC or (roi is None and description.locator is not None and wants_roi(description, grid))

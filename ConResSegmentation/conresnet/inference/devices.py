@@ -7,7 +7,6 @@ import ctypes
 import math
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 
 from conresnet.errors import UserError
 from conresnet.needs import is_enough
-from conresnet.request import PRECISIONS
+from conresnet.request import check_backend
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Earlier versions of PyTorch have no trilinear upsampling or 3D pooling on Apple's GPU.
 _MPS_SINCE = "2.9"
-_INDEX = re.compile("[0-9]{1,4}")
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
 
 # Voxels per batch. In fp32 on the CPU, PyTorch computes a single small window without oneDNN, which takes up to 1.8
@@ -125,9 +123,8 @@ def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
     precision where the processor gains from it), "fp32", "bf16" or "fp16". Raises UserError "device-unknown",
     "device-unavailable", "precision-unknown" or "precision-unavailable".
     """
+    check_backend(device, precision)
     chosen = _choose_device(device)
-    if precision not in PRECISIONS:
-        raise UserError("precision-unknown", precision=precision, known=", ".join(PRECISIONS))
     if precision == "auto":
         return Backend(chosen, _best_precision(chosen))
     if precision == "fp16" and chosen.type == "cpu":
@@ -138,9 +135,7 @@ def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps() else "cpu")
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and _INDEX.fullmatch(index))):
-        raise UserError("device-unknown", device=name)
+    kind, _, index = name.partition(":")
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps())}[kind]
     if int(index or 0) >= available:
         raise UserError("device-unavailable", device=name, torch=torch.__version__)

@@ -84,6 +84,10 @@ IMAGES: dict[str, str] = {
     ),
     # DICOM
     "dicom-none": _("The folder {path} contains no DICOM series; choose an image file, or a folder with one series."),
+    "folder-of-images": _(
+        "The folder {path} contains no DICOM series but image files, such as {file}; choose one of them, or list "
+        "several cases with --cases (in Slicer, use Many cases)."
+    ),
     "dicom-in-subfolder": _(
         "The folder {path} contains no DICOM series, but its subfolder {subfolder} does; choose that folder."
     ),

@@ -1,0 +1,70 @@
+"""What ``segment`` refuses before it imports torch, which takes seconds, and which of several reasons it gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conresnet.cli.main import main
+
+# In a process of its own, because this one has torch.
+_CODES = """
+import json, sys
+from conresnet.cli.main import conresnet
+from conresnet.errors import UserError
+
+codes = []
+for arguments in json.load(sys.stdin):
+    try:
+        conresnet.main(["segment", *arguments], standalone_mode=False)
+    except UserError as error:
+        codes.append(error.code)
+slow = {"torch", "monai", "SimpleITK"} & set(sys.modules)
+print(json.dumps([codes, sorted(slow)]))
+"""
+
+
+def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data_folder: Path, tmp_path: Path):
+    taken, file = tmp_path / "taken", tmp_path / "file.txt"
+    taken.mkdir()
+    (taken / "segmentation.nii.gz").write_text("mine")
+    file.write_text("text")
+    lists = {"good": "name,T1\na,a.nii", "bad": "name\na"}
+    for name, text in lists.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    image, model, new = [hippocampus_image], ["--model", "hippocampus"], ["--output", tmp_path / "new"]
+    earlier = ["--output", taken]
+    # Where the output is taken, another reason is more helpful.
+    expected = [
+        ([*image, *model, *earlier], "results-exist"),
+        ([*image, *model, *earlier, "--overwrite"], "results-not-ours"),
+        ([*image, "--model", "hippocampos", *earlier], "model-not-found-near"),
+        ([tmp_path / "missing.nii", *model, *earlier], "image-not-found"),
+        ([*image, *image, *model, *earlier], "wrong-channel-count"),
+        ([*image, *model, *earlier, "--roi", "1,2"], "bad-roi"),
+        ([*image, *model, *earlier, "--roi", "missing.mrk.json"], "roi-not-found"),
+        ([*image, "--model", "brain-tissue", *earlier, "--roi", "auto"], "no-locator"),
+        ([*image, *model, *earlier, "--maps", "foo"], "map-unknown"),
+        ([*image, *model, *earlier, "--maps", "disagreement"], "map-unavailable"),
+        ([*image, *model, *earlier, "--device", "gpu"], "device-unknown"),
+        ([*image, *model, *earlier, "--device", "cpu", "--precision", "fp16"], "precision-unavailable"),
+        ([*image, *model, *earlier, "--drop-below", "nan"], "volume-not-positive"),
+        ([*image, *model, "--output", file], "output-not-folder"),
+        ([*image, *model, "--output", file / "below"], "cannot-write"),
+        (["--cases", tmp_path / "missing.csv", *model, *new], "cases-unreadable"),
+        (["--cases", tmp_path / "bad.csv", *model, *new], "cases-columns"),
+        (["--cases", tmp_path / "good.csv", *model, "--output", file / "below"], "cannot-write"),
+        (["--cases", tmp_path / "good.csv", *model, *new, "--maps", "foo", "--jobs", "2"], "map-unknown"),
+    ]
+    asked = json.dumps([[str(word) for word in arguments] for arguments, _ in expected])
+    told = subprocess.run([sys.executable, "-c", _CODES], input=asked, capture_output=True, text=True, timeout=100)
+    codes, slow = json.loads(told.stdout)
+    assert codes == [code for _, code in expected] and not slow
+    assert not (tmp_path / "new").exists() and (taken / "segmentation.nii.gz").read_text() == "mine"
+
+
+def test_a_folder_of_image_files_leads_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
+    arguments = [hippocampus_image.parent, "--model", "hippocampus", "--output", tmp_path / "new"]
+    assert main(["segment", *map(str, arguments)]) == 2
+    told = capsys.readouterr().err
+    assert "hippocampus_004.nii.gz" in told and "--cases" in told
