@@ -333,7 +333,7 @@ def _card(package: ModelPackage) -> Iterator[str]:
         "Intended use": description.intended_use,
         "Limits": description.limitations,
         "Training data": description.training_data,
-        "License": ". ".join(text.rstrip(".") for text in (description.license, description.attribution) if text),
+        "License": " ".join(f"{text.rstrip('.')}." for text in (description.license, description.attribution) if text),
     }
     for heading, text in texts.items():
         if text:

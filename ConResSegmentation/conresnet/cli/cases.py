@@ -8,9 +8,11 @@ import csv
 import io
 import os
 import re
+import shutil
+import sys
 import traceback
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -39,6 +41,8 @@ TABLE_FILE, PAGE_FILE, PICTURES = "cohort.csv", "cohort.html", ".cohort"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _LONGEST_NAME = 255  # bytes
+# More volumes are shown in columns.
+_MOST_IN_A_LINE = 6
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,23 @@ def segment_to_folder(
         progress.report("writing", 1.0, None)
         result.write(folder)
     return result
+
+
+def result_text(verb: str, folder: Path, volumes_ml: Mapping[str, float]) -> str:
+    """What the command prints about a case's results: one line with all volumes, or on a terminal, if there are many,
+    columns.
+
+    Args:
+        verb: what was done with the folder, such as "Wrote".
+    """
+    if len(volumes_ml) <= _MOST_IN_A_LINE or sys.stdout is None or not sys.stdout.isatty():
+        return f"{verb} {folder}: {', '.join(f'{name} {volume:.2f} mL' for name, volume in volumes_ml.items())}."
+    width, digits = max(map(len, volumes_ml)), max(len(f"{volume:.2f}") for volume in volumes_ml.values())
+    cells = [f"  {name.ljust(width)} {volume:{digits}.2f} mL" for name, volume in volumes_ml.items()]
+    columns = max(1, shutil.get_terminal_size().columns // (len(cells[0]) + 1))
+    height = -(-len(cells) // columns)
+    # Down the first column, then down the next one.
+    return "\n".join([f"{verb} {folder}:", *("".join(cells[row::height]) for row in range(height))])
 
 
 def duration(seconds: float) -> str:

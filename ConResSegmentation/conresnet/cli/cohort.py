@@ -33,6 +33,7 @@ from conresnet.cli.cases import (
     duration,
     picture_file,
     raise_for,
+    result_text,
     segment_to_folder,
     stopped_line,
     write_summary,
@@ -368,6 +369,4 @@ def _tell(outcome: Outcome, output: Path) -> None:
     if outcome.state == FAILED:
         say(f"{outcome.name}: {outcome.problem.sentence}", err=True)
         return
-    volumes = ", ".join(f"{name} {volume:.2f} mL" for name, volume in outcome.volumes_ml.items())
-    verb = "Wrote" if outcome.state == DONE else "Kept"
-    say(f"{verb} {output / outcome.name}: {volumes}.")
+    say(result_text("Wrote" if outcome.state == DONE else "Kept", output / outcome.name, outcome.volumes_ml))

@@ -19,6 +19,7 @@ from conresnet.cli.cases import (
     duration,
     raise_for,
     read_case_list,
+    result_text,
     segment_to_folder,
     stopped_line,
 )
@@ -244,8 +245,7 @@ def _tell(result: Result, output: Path) -> None:
     note = result.report.get("review", {}).get("note")
     for warning in [*result.warnings, *([note] if note else [])]:
         say(" ".join(warning.split()), err=True)
-    volumes_ml = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
-    say(f"Wrote {output}: {volumes_ml}.")
+    say(result_text("Wrote", output, result.volumes_ml))
 
 
 @contextlib.contextmanager

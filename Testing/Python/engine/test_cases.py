@@ -1,11 +1,12 @@
-"""Lists of cases."""
+"""Lists of cases, and what is printed about each case."""
 
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from conresnet.cli.cases import ListedCase, read_case_list
+from conresnet.cli.cases import ListedCase, read_case_list, result_text
 from engine.package_cases import refusal
 
 CHANNELS = ["T1", "FLAIR"]
@@ -136,3 +137,13 @@ def test_files_are_found_in_either_unicode_form(tmp_path, listed, stored):
 def test_no_list(tmp_path):
     refusal("cases-unreadable", read_case_list, tmp_path / "none.csv", CHANNELS)
     refusal("cases-unreadable", read_case_list, write(tmp_path, "name,Tä\n", "latin-1"), CHANNELS)
+
+
+@pytest.mark.parametrize(("count", "is_terminal", "lines"), [(6, True, 1), (7, True, 1 + 4), (7, False, 1)])
+def test_many_volumes_are_printed_in_columns_on_a_terminal(monkeypatch, count, is_terminal, lines):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    text = result_text("Wrote", Path("out"), {f"organ {n}": 20.0 * n for n in range(count)}).splitlines()
+    assert len(text) == lines and text[0].startswith("Wrote out:")
+    assert lines == 1 or text[1] == "  organ 0   0.00 mL  organ 4  80.00 mL"
+    assert sum(line.count(" mL") for line in text) == count

@@ -64,6 +64,15 @@ def image(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("attribution", ["", "Made by us", "Made by us."])
+def test_the_license_is_a_sentence(image, tmp_path, attribution):
+    document = description() | {"license": "CC0-1.0", "attribution": attribution}
+    model = write_model(tmp_path / "model", document)
+    conresnet.segment(image, model, threads=1).save_report(tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert ("License. CC0-1.0. Made by us.\n" if attribution else "License. CC0-1.0.\n") in page.text
+
+
 def test_the_command_writes_the_files_it_is_asked_for_and_replaces_them(model, image, tmp_path, capsys):
     command = ["segment", str(image), "--model", str(model.path), "--output", str(tmp_path / "out"), "--threads", "1"]
     wanted = ["--review", "--statistics", "--report", "--maps", "residual"]
