@@ -105,6 +105,9 @@ _LEAST_CONTRAST, _MOST_TEETH, _MOST_CLIPPED = 20, 0.01, 0.02
 # Not even noise is below the first. Padding is, such as -2000 or -3024, but has few values. With the offset subtracted
 # twice, air is around -2000, and almost nothing is above -200.
 _VACUUM, _MOST_VACUUM, _PADDING, _LEAST_TISSUE = -1500, 0.05, 0.1, 0.002
+# A label map has few values, and most neighbors in its segments have the same one: 58% even at 4 mm, where parts of the
+# brain are a few voxels thick. In scans it is less than 20%.
+_MOST_LABELS, _LEAST_EQUAL = 128, 0.4
 # The share of a model's window that an image should cover along each axis; crops are often smaller than a window.
 _MUCH_SMALLER = 0.25
 # How many times as long as the largest training image a crop may be along an axis. With 12 mm around a hippocampus
@@ -287,9 +290,13 @@ def _warn_of_crop(description: ModelDescription, volume: Volume, space: ModelSpa
 
 
 def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) -> list[str]:
-    """Warnings if an image has another modality than the model's, or two are of different patients, or the same."""
+    """Warnings if an image has another modality than the model's, is a label map, or two are of different patients, or
+    the same.
+    """
     warnings = []
     for item, volume in zip(description.inputs, volumes, strict=True):
+        if item.modality in _MODALITIES and _looks_like_labels(volume.array):
+            warnings.append(sentence("warn-like-labels", {"name": volume.name}))
         if item.modality == "CT" and not _may_be_hounsfield(volume.array):
             values = {
                 "name": volume.name,
@@ -342,6 +349,17 @@ def _looks_like_ct(array: np.ndarray) -> bool:
     some = array[:: max(1, len(array) // 32)]
     air, tissue = np.mean((some < -800) & (some > _VACUUM)), np.mean(abs(some) < 200)
     return bool(min(air, tissue) > 0.05)
+
+
+def _looks_like_labels(array: np.ndarray) -> bool:
+    """Whether an image has whole numbers from 0, few of them, in areas of one value."""
+    some = array[:: max(1, len(array) // 32)]
+    one, other = some[..., 1:], some[..., :-1]
+    inside = (one != 0) & (other != 0)
+    if some.min() != 0 or np.count_nonzero((one == other) & inside) < _LEAST_EQUAL * max(1, np.count_nonzero(inside)):
+        return False
+    values = np.unique(some)
+    return len(values) <= _MOST_LABELS and bool((values == np.rint(values)).all())
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:

@@ -182,6 +182,10 @@ IMAGES: dict[str, str] = {
         "{name} is {modality} according to its DICOM header, but {model} was made for {wanted}; choose another image "
         "or model."
     ),
+    "warn-like-labels": _(
+        "{name} looks like a label map instead of a scan: its voxels have only a few whole numbers; choose the image "
+        "that it was made from."
+    ),
     "warn-like-ct": _(
         "{name} has the values of a CT, with air at about -1000, but {model} was made for MR; choose another image or "
         "model."

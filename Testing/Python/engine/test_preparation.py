@@ -371,3 +371,17 @@ def test_a_ct_for_a_model_of_mr_gets_a_warning(array, is_like_ct):
     for modality, is_warned in (("", is_like_ct), ("MR", False), ("CT", False)):
         warnings = prepare(model(), [Volume(array, grid(array.shape), "scan", (), modality)]).warnings
         assert any("has the values of a CT" in text for text in warnings) == is_warned
+
+
+@pytest.mark.parametrize(
+    ("file", "is_labels"),
+    [
+        *[(f"{name}.nii.gz", True) for name in ("CT_Abdomen_3mm/ct_organs", "IXI_T1_2mm/IXI034_tissue")],
+        ("SynthSeg_4mm/label_maps/training_seg_03.nii.gz", True),
+        ("UPENN_GBM_4mm/pat2/pat2_flair.nii.gz", False),
+        ("MSD_Task04_Hippocampus/imagesTr/hippocampus_123.nii.gz", False),
+    ],
+)
+def test_a_label_map_for_a_model_of_mr_gets_a_warning(data_folder, file, is_labels):
+    warnings = prepare(model(), [read_volume(data_folder / file)]).warnings
+    assert any("looks like a label map" in warning for warning in warnings) == is_labels
