@@ -70,7 +70,7 @@ class BoxROI:
             bounds = [float(part) for part in text.replace(";", ",").split(",")]
         except ValueError as error:
             raise _bad(
-                f"{text!r} is not auto, all, R0,R1,A0,A1,S0,S1 (six numbers in mm) or a .mrk.json file"
+                f'"{text}" is not auto, all, R0,R1,A0,A1,S0,S1 (six numbers in mm) or a .mrk.json file'
             ) from error
         return cls.from_bounds(bounds)
 
@@ -100,7 +100,7 @@ class BoxROI:
         system = markup.get("coordinateSystem", "LPS")
         # Slicer's older files write the coordinate system as a number: 0 RAS, 1 LPS.
         if system not in ("LPS", "RAS", 0, 1, "0", "1"):
-            raise _bad(f"{path} has the unknown coordinate system {system!r}")
+            raise _bad(f'{path} has the unknown coordinate system "{system}"')
         to_ras = np.eye(3) if system in ("RAS", 0, "0") else LPS_TO_RAS
         try:
             center = to_ras @ np.array(markup["center"], dtype=np.float64)

@@ -164,7 +164,7 @@ COMMAND_LINE: dict[str, str] = {
     "cases-unreadable": _("The list of cases {path} cannot be read ({reason})."),
     "cases-columns": _(
         "The first line of the list of cases {path} must name the columns {columns}, separated by commas, semicolons "
-        "or tabs, and may name {roi}, but it is {line!r}."
+        'or tabs, and may name {roi}, but it is "{line}".'
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
     "cohort-needs-package": _(
@@ -209,12 +209,12 @@ COMMAND_LINE: dict[str, str] = {
         "that contains commas."
     ),
     "case-name": _(
-        "Line {line} of the list of cases {path} has the name {name!r}, which cannot be a folder's name on every "
+        'Line {line} of the list of cases {path} has the name "{name}", which cannot be the name of a folder on every '
         "system; rename the case."
     ),
-    "case-line-repeated": _("The list of cases {path} has the name {name!r} twice; rename one of the cases."),
+    "case-line-repeated": _('The list of cases {path} has the name "{name}" twice; rename one of the cases.'),
     "case-names-collide": _(
-        "The list of cases {path} has the names {other!r} and {name!r}, which would share one folder on some systems; "
+        'The list of cases {path} has the names "{other}" and "{name}", which would share one folder on some systems; '
         "rename one."
     ),
 }

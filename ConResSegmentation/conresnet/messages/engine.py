@@ -64,7 +64,7 @@ ENGINE: dict[str, str] = {
     # Downloads
     "catalog-unreadable": _("The model catalog {file} cannot be read ({reason}); correct it, or choose another one."),
     "catalog-empty": _(
-        "The catalog lists no models, so {name} cannot be downloaded; the command 'python -m conresnet models list' "
+        'The catalog lists no models, so {name} cannot be downloaded; the command "python -m conresnet models list" '
         "shows the models that come with ConResNet."
     ),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
@@ -125,8 +125,8 @@ ENGINE: dict[str, str] = {
         "contains model.json."
     ),
     "model-is-checkpoint": _(
-        "{name} is a checkpoint, not a model package. Convert it with the command 'python -m conresnet import', or "
-        "'python -m conresnet_training export' if you trained it; then install the result."
+        '{name} is a checkpoint, not a model package. Convert it with the command "python -m conresnet import", or '
+        '"python -m conresnet_training export" if you trained it; then install the result.'
     ),
     "package-damaged": _("The model package {file} cannot be read ({reason}); get a fresh copy."),
     "package-unsafe": _("The model package {file} was refused because {reason}; get it from a source that you trust."),
@@ -157,11 +157,11 @@ ENGINE: dict[str, str] = {
     "import-cannot-read": _("{path} cannot be read ({reason}); check the file."),
     "import-folder": _("{path} is a folder; choose the checkpoint file in it."),
     "import-of-package": _(
-        "{path} is already a model package; install it with the command 'python -m conresnet models install'."
+        '{path} is already a model package; install it with the command "python -m conresnet models install".'
     ),
     "import-of-run": _(
         "{path} belongs to a training run of ConResNet; make a model package of the run with the command "
-        "'python -m conresnet_training export'."
+        '"python -m conresnet_training export".'
     ),
     "import-torchscript": _(
         "{path} is a TorchScript program, which is not run; save the network's state_dict with torch.save instead."
@@ -233,13 +233,13 @@ ENGINE: dict[str, str] = {
         "hippocampi, and the expected numbers are rough."
     ),
     # Devices, precision and memory.
-    "device-unknown": _("Unknown device {device!r}; choose auto, cpu, cuda, cuda:N or mps."),
+    "device-unknown": _('Unknown device "{device}"; choose auto, cpu, cuda, cuda:N or mps.'),
     "device-unavailable": _(
         "The device {device} is not available, or this PyTorch ({torch}) cannot use it; choose auto or another device."
     ),
-    "precision-unknown": _("Unknown precision {precision!r}; choose one of {known}."),
+    "precision-unknown": _('Unknown precision "{precision}"; choose one of {known}.'),
     "precision-unavailable": _("fp16 is not supported on the CPU; choose auto, bf16 or fp32."),
-    "tiling-unknown": _("Unknown tiling {tiling!r}; choose one of {known}."),
+    "tiling-unknown": _('Unknown tiling "{tiling}"; choose one of {known}.'),
     "volume-not-positive": _("{option} must be a volume above 0 mL, not {value}."),
     "out-of-memory": _(
         "The computer does not have enough memory to segment {name}; close other programs, or draw an ROI around the "

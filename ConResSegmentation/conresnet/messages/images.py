@@ -14,11 +14,11 @@ IMAGES: dict[str, str] = {
     "image-pipe": _("The image {path} is a pipe, which cannot be read as an image; save it to a file first."),
     "image-archive": _("{path} is an archive; unpack it, and choose the image or DICOM folder inside."),
     "image-is-checkpoint": _(
-        "{path} contains the weights of a network, not an image. Convert it with the command 'python -m conresnet "
-        "import', or 'python -m conresnet_training export' if you trained it, and use the result as the model."
+        '{path} contains the weights of a network, not an image. Convert it with the command "python -m conresnet '
+        'import", or "python -m conresnet_training export" if you trained it, and use the result as the model.'
     ),
     "image-is-model": _(
-        "{path} is a model package, not an image; install it with the command 'python -m conresnet models install'."
+        '{path} is a model package, not an image; install it with the command "python -m conresnet models install".'
     ),
     "image-is-scene": _("{path} is a Slicer scene; open it in Slicer, save the image as a file, and choose that file."),
     "image-is-segmentation": _("{path} is a segmentation, not an image; choose the image that it was made from."),
@@ -191,7 +191,7 @@ IMAGES: dict[str, str] = {
         "model."
     ),
     # Images given by channel or in memory
-    "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
+    "channel-unknown": _('Unknown channel "{name}"; the channels of the model are {channels}.'),
     "channel-repeated": _("The channel {name} is given twice; give each channel one image."),
     "channel-missing": _("The model also needs {missing}; give an image for each channel."),
     "image-kind": _(
