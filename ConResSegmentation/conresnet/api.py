@@ -111,7 +111,7 @@ def segment(
     if unknown := options.keys() - SegmentOptions.specs().keys():
         raise TypeError(f"segment() got an unexpected option {min(unknown)!r}")
     package = read_model(model)
-    maps = SegmentOptions.specs()["maps"].from_text(maps) if isinstance(maps, str) else tuple(maps)
+    maps = SegmentOptions.specs()["maps"].from_text(maps) if isinstance(maps, str) else tuple(maps or ())
     chosen = SegmentOptions(roi=_box(roi), maps=maps, device=device, precision=precision, **options).checked()
     if channels is not None and not isinstance(channels, Mapping):
         raise TypeError("channels is a mapping from the names of channels to images")
@@ -243,8 +243,8 @@ class Result:
         """
         if folder == "":
             # As a path, it would be the working directory.
-            raise UserError("output-not-folder", path="''")
-        with filling(Path(folder), self._options, overwrite, self._inputs) as temporary:
+            raise UserError("output-not-folder", path='""')
+        with filling(Path(folder).expanduser(), self._options, overwrite, self._inputs) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:

@@ -62,6 +62,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         UserError: "disk-full" or "cannot-write" for any OSError in the block; nothing new is left behind then.
     """
     path = Path(path)
+    if not path.name:
+        raise UserError("cannot-write", path=str(path), reason="it is a folder")
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         # Writing a file never takes a day, so an older part is from a process that was killed.

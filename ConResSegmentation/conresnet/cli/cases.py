@@ -80,7 +80,8 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
             raise csv.Error("NUL")
         columns, rows = _table(text, [NAME, *(channel.casefold() for channel in channels)])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "it is not CSV text in UTF-8"
+        reason = getattr(error, "strerror", None) or 'it is not CSV text in UTF-8; in Excel, save it as "CSV UTF-8"'
+        reason = "it is a folder; list its images in a CSV file" if isinstance(error, IsADirectoryError) else reason
         raise UserError("cases-unreadable", path=str(path), reason=reason) from error
     if not columns:
         first = next((line for line in text.splitlines() if line.strip() and not _is_excel_hint(line)), "")
@@ -134,7 +135,10 @@ def _case(path: Path, line: int, row: dict[str, str], channels: Sequence[str]) -
 
 
 def _existing(folder: Path, name: str) -> Path:
-    """A path in the Unicode form that exists: macOS stores accented letters as two characters, and copies keep that."""
+    """A path, with ~ as in a shell, in the Unicode form that exists: macOS stores accented letters as two characters,
+    and copies keep that.
+    """
+    name = os.path.expanduser(name)
     forms = [folder / form for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))]
     return next((path for path in forms if os.path.exists(path)), forms[0])
 

@@ -28,6 +28,8 @@ _INTERRUPTED = 128 + signal.SIGINT
 # Those that mean "end now": a user's, a session's and a job queue's.
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 _BLANK = re.compile(r"(--[\w-]+)=\s*")
+# At the beginning of an argument, or of the value in --option=value, NAME=value or both.
+_HOME = re.compile(r"((?:--[\w-]+=)?(?:[^=/\\]+=)?)~(?=[/\\])")
 
 # Command: module in conresnet.cli, its click command, one line on what it does.
 _COMMANDS = {
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
         # A console that lacks a character of a file's name must not turn the report of a success into a failure.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = [_with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     with _terminable() as terminated:
         status = _run(command, arguments, program)
     return 128 + terminated[0] if terminated and status == _INTERRUPTED else status
@@ -194,6 +196,12 @@ def _check_not_blank(arguments: Sequence[str]) -> None:
             raise UserError("argument-blank", option=before if before.startswith("-") else "an argument")
 
 
+def _with_home(argument: str) -> str:
+    """Expand ~/ in an argument where shells do not, as in --output=~/results, which would make a folder named "~"."""
+    match = _HOME.match(argument)
+    return match[1] + os.path.expanduser(argument[match.end() - 1 :]) if match else argument
+
+
 def _check_current_folder() -> None:
     """Refuse a current folder that was deleted; below us, MKL would end the process with a message of its own."""
     try:
@@ -219,7 +227,10 @@ def _refuse(text: str) -> int:
 def _click_sentence(error: click.ClickException) -> str:
     text = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{text}; see {context.command_path} --help." if context else f"{text}."
+    if not context:
+        return f"{text}."
+    # Such as "Did you mean 'install'?"
+    return f"{text}{' See' if text.endswith('?') else '; see'} {context.command_path} --help."
 
 
 def _internal_error(error: Exception, arguments: Sequence[str]) -> int:

@@ -95,7 +95,7 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
         else:
             files = ", ".join(package.description.files)
             click.echo(f"{name}: complete ({files}; {_megabytes(package)}).")
-    if len(problems) == 1:
+    if problems and len(names) == 1:
         raise problems[0]
     if problems:
         raise UserError("packages-wrong", wrong=len(problems), count=len(names))

@@ -146,7 +146,12 @@ def segment(
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
         listed = [ListedCase("", tuple(paths), "")]
         # An image that does not exist is more useful to know than earlier results.
-        check_files(paths, channels)
+        try:
+            check_files(paths, channels)
+        except UserError as error:
+            if error.code == "wrong-channel-count" and len(paths) > len(channels):
+                raise error.within("several-cases") from error
+            raise
         check_replaceable(output, options, overwrite, paths)
         check_writable(output)
     if jobs or scheduler:
@@ -178,7 +183,7 @@ def segment(
                 segmented += 1
                 # The model is loaded once; only the first report counts that time.
                 loading = 0.0
-                _tell(result, folder)
+                _tell(result, folder, f"{case.name}: ")
             except Exception as error:
                 problems.append(CaseProblem.of(case.name, error))
                 say(f"{case.name}: {problems[-1].sentence}", err=True)
@@ -186,6 +191,8 @@ def segment(
         change = "with --jobs 1 and without --overwrite" if overwrite else "with --jobs 1"
         say(stopped_line(segmented, len(listed), change), err=True)
         raise
+    if any(problem.code == "results-exist" for problem in problems):
+        say("To keep the results that are already there, repeat the command with --jobs 1.", err=True)
     raise_for(problems, len(listed))
 
 
@@ -240,11 +247,11 @@ def _segment_case(
         return segment_to_folder(model, images, options, output, overwrite, inputs, progress, loading)
 
 
-def _tell(result: Result, output: Path) -> None:
-    """Print a case's warnings and volumes."""
+def _tell(result: Result, output: Path, case: str = "") -> None:
+    """Print a case's warnings, each after the name of the case, and its volumes."""
     note = result.report.get("review", {}).get("note")
     for warning in [*result.warnings, *([note] if note else [])]:
-        say(" ".join(warning.split()), err=True)
+        say(case + " ".join(warning.split()), err=True)
     say(result_text("Wrote", output, result.volumes_ml))
 
 

@@ -9,6 +9,7 @@ from conresnet.errors import UserError
 from conresnet.messages import sentence
 
 _WHOLE_WORD = 1000
+_MOST_NAMED = 8
 # Radiologists write "T1+C" for what files call "t1gd".
 _PLUS_CONTRAST = re.compile(r"\+\s*(?:c|ce|contrast|gd|gad)(?![a-z0-9])")
 
@@ -63,13 +64,20 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
 
 
 def warn_of_names(inputs: Sequence, names: Sequence[str]) -> list[str]:
-    """A warning for each image whose name has a whole word for another channel, but none for the one it is given as."""
+    """A warning for each image whose name has a whole word for another channel or for none of the model's, such as
+    "flair" for a model of T1, but no word for the one it is given as.
+    """
     warnings = []
     for own, name in zip(inputs, names, strict=True):
         strengths = [score(item, name) or 0 for item in inputs]
         other = max(range(len(inputs)), key=strengths.__getitem__)
         if strengths[other] >= _WHOLE_WORD > (score(own, name) or 0):
             warnings.append(sentence("warn-channel-name", {"given": own.name, "spoken": inputs[other].name}))
+            continue
+        words = _words(name)
+        excluded = [word for word in own.exclude_keywords if _strength(word, words) >= _WHOLE_WORD]
+        if excluded and all(_strength(word, words) < _WHOLE_WORD for word in (own.name, *own.keywords)):
+            warnings.append(sentence("warn-excluded-name", {"given": own.name, "word": excluded[0]}))
     return warnings
 
 
@@ -96,9 +104,10 @@ def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
     """Raise UserError "wrong-channel-count" for a number of images other than the model's number of channels."""
     if len(given) != len(channels):
+        more = len(given) > _MOST_NAMED + 1
         raise UserError(
             "wrong-channel-count",
-            images=", ".join(given),
+            images=", ".join(given[:_MOST_NAMED]) + (f" and {len(given) - _MOST_NAMED} more" if more else ""),
             given=len(given),
             channels=", ".join(channels),
             wanted=len(channels),

@@ -163,10 +163,11 @@ COMMAND_LINE: dict[str, str] = {
     "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),
     "cases-unreadable": _("The list of cases {path} cannot be read ({reason})."),
     "cases-columns": _(
-        "The first line of the list of cases {path} must name the columns {columns}, separated by commas, semicolons "
-        'or tabs, and may name {roi}, but it is "{line}".'
+        "The first line of the list of cases {path} must name the columns {columns}, optionally {roi}, and no others, "
+        'separated by commas, semicolons or tabs, but it is "{line}".'
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
+    "several-cases": _("{sentence} To segment several cases, list them with --cases."),
     "cohort-needs-package": _(
         "Segmenting several cases at once requires the Python packages distributed and cryptography; install them "
         "with: pip install distributed cryptography."

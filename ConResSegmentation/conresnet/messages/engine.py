@@ -113,7 +113,7 @@ ENGINE: dict[str, str] = {
     "weights-left-over": _(
         "{source} has the tensor {tensor}, which the network does not have; get a fresh copy of the model."
     ),
-    "map-unknown": _("Unknown map {map}; choose from {known}."),
+    "map-unknown": _('Unknown map "{map}"; choose from {known}.'),
     "map-unavailable": _("The model {model} has no {map} map; it has {available}."),
     # Files of a package
     "package-not-found": _("There is no model package at {file}; check the path."),

@@ -165,6 +165,10 @@ IMAGES: dict[str, str] = {
     "warn-channel-name": _(
         "The name of the image given as {given} suggests {spoken}; check that each image was given for its channel."
     ),
+    "warn-excluded-name": _(
+        'The name of the image given as {given} contains "{word}"; check that it is an image that the model was made '
+        "for."
+    ),
     "warn-same-image": _(
         "The images for {first} and {second} are the same; check that each channel has its own image."
     ),
@@ -199,7 +203,7 @@ IMAGES: dict[str, str] = {
         "(array, affine)."
     ),
     "image-components": _(
-        "{name} contains {given} images, but {wanted} are needed ({channels}); give one image per channel, or one that "
+        "{name} contains {given} images instead of {wanted} ({channels}); give one image per channel, or one that "
         "contains all of them."
     ),
     "array-shape": _(

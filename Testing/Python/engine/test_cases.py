@@ -139,6 +139,19 @@ def test_no_list(tmp_path):
     refusal("cases-unreadable", read_case_list, write(tmp_path, "name,Tä\n", "latin-1"), CHANNELS)
 
 
+def test_the_home_folder_in_a_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    (case,) = read_case_list(write(tmp_path, "name,T1\n1,~/a.nii"), ["T1"])
+    assert case.images == (tmp_path / "home" / "a.nii",)
+
+
+def test_what_is_no_list_of_cases_is_said(tmp_path):
+    assert "folder" in refusal("cases-unreadable", read_case_list, tmp_path, CHANNELS)
+    assert "CSV UTF-8" in refusal("cases-unreadable", read_case_list, write(tmp_path, "name,T1", "utf-16"), CHANNELS)
+    assert "no others" in refusal("cases-columns", read_case_list, write(tmp_path, "name,T1,FLAIR,age\n"), CHANNELS)
+
+
 @pytest.mark.parametrize(("count", "is_terminal", "lines"), [(6, True, 1), (7, True, 1 + 4), (7, False, 1)])
 def test_many_volumes_are_printed_in_columns_on_a_terminal(monkeypatch, count, is_terminal, lines):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)

@@ -127,3 +127,18 @@ def test_a_name_of_another_channel_gets_a_warning(names, said):
     assert len(warnings) == len(said)
     for warning, (given_as, spoken) in zip(warnings, said, strict=True):
         assert f"given as {given_as} suggests {spoken};" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("p_FLAIR.nii.gz", "flair"),
+        ("p_t1c.nii", "t1c"),
+        ("ses-t2_T1w.nii", ""),
+        ("T1_flairlike.nii", ""),
+        ("p.nii", ""),
+    ],
+)
+def test_a_name_that_the_model_excludes_gets_a_warning(name, word):
+    warnings = warn_of_names([Channel("T1", ("t1w",), ("t1c", "t2", "flair"))], [name])
+    assert bool(warnings) == bool(word) and all(f'"{word}"' in warning for warning in warnings)

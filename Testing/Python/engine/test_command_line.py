@@ -376,6 +376,8 @@ def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture)
     captured = capsys.readouterr()
     assert "organ: complete" in captured.out and "broken: broken" not in captured.out
     assert captured.err == "2 of 3 models cannot be used, for the reasons above.\n"
+    assert main(["models", "verify", "organ", "nowhere"]) == 2
+    assert capsys.readouterr().err == "1 of 2 models cannot be used, for the reasons above.\n"
 
 
 def test_a_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -384,3 +386,16 @@ def test_a_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytes
     assert str(models_folder / "organ") in capsys.readouterr().out
     assert main(["models", "install", str(source)]) == 2
     assert main(["models", "install", str(source), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("given", ["--folder=~/none", "--folder=NAME=~/none"])
+def test_the_home_folder_is_found_where_shells_do_not(given, models_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert main(["models", "list", given]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_a_question_of_clicks_ends_its_sentence(capsys) -> None:
+    assert main(["models", "uninstall", "organ"]) == 2
+    assert capsys.readouterr().err.endswith("'install'? See python -m conresnet models --help.\n")

@@ -63,6 +63,13 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
     assert not (tmp_path / "new").exists() and (taken / "segmentation.nii.gz").read_text() == "mine"
 
 
+def test_several_images_lead_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
+    images = [hippocampus_image] * 12
+    assert main(["segment", *map(str, images), "--model", "hippocampus", "--output", str(tmp_path / "new")]) == 2
+    told = capsys.readouterr().err
+    assert "12" in told and "and 4 more" in told and told.endswith("list them with --cases.\n")
+
+
 def test_a_folder_of_image_files_leads_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
     arguments = [hippocampus_image.parent, "--model", "hippocampus", "--output", tmp_path / "new"]
     assert main(["segment", *map(str, arguments)]) == 2

@@ -339,6 +339,19 @@ def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
     assert np.array_equal(read_volume(tmp_path / "single" / "segmentation.nii.gz").array, whole)
 
 
+def test_of_many_cases_warnings_name_theirs_and_earlier_results_can_be_kept(capsys, tmp_path, model, image):
+    path = write_list(tmp_path, image, f"name,T1\nfirst,{shutil.copy(image, tmp_path / 'a_T2.nii.gz')}\n")
+    settings = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    settings["inputs"][0]["exclude_keywords"] = ["t2"]
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "model.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = ["--cases", path, "--model", tmp_path / "model", "--output", tmp_path / "out"]
+    assert call(*command) == 0
+    assert "first: The name of the image" in capsys.readouterr().err
+    assert call(*command) == 2
+    assert "with --jobs 1" in capsys.readouterr().err.splitlines()[1]
+
+
 def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
     from conresnet import api
 
