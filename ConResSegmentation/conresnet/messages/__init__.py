@@ -173,7 +173,8 @@ COMMAND_LINE: dict[str, str] = {
         "with: pip install distributed cryptography."
     ),
     "cohort-no-scheduler": _(
-        "No Dask scheduler responds at {address}; check the address, and that the scheduler is running."
+        "No Dask scheduler responds at {address}; check that the address has the form tcp://HOST:PORT, and that the "
+        "scheduler is running."
     ),
     "cohort-versions-differ": _(
         "The workers have ConResNet {theirs}, but this is {ours}; install the same version everywhere."

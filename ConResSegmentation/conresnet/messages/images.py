@@ -85,8 +85,8 @@ IMAGES: dict[str, str] = {
     # DICOM
     "dicom-none": _("The folder {path} contains no DICOM series; choose an image file, or a folder with one series."),
     "folder-of-images": _(
-        "The folder {path} contains no DICOM series but image files, such as {file}; choose one of them, or list "
-        "several cases with --cases (in Slicer, use Many cases)."
+        "The folder {path} contains no DICOM series but image files, such as {file}; choose the files of one case, "
+        "or list several cases with --cases (in Slicer, use Many cases)."
     ),
     "dicom-in-subfolder": _(
         "The folder {path} contains no DICOM series, but its subfolder {subfolder} does; choose that folder."
@@ -187,8 +187,8 @@ IMAGES: dict[str, str] = {
         "or model."
     ),
     "warn-like-labels": _(
-        "{name} looks like a label map instead of a scan: its voxels have only a few whole numbers; choose the image "
-        "that it was made from."
+        "{name} looks like a label map, because its voxels have only a few different values; choose the image that it "
+        "was made from."
     ),
     "warn-like-ct": _(
         "{name} has the values of a CT, with air at about -1000, but {model} was made for MR; choose another image or "

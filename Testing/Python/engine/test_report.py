@@ -18,6 +18,7 @@ from conresnet.pictures import Scene, heat, png
 from conresnet.report import _anonymous
 from conresnet.review import COLUMNS
 from engine.model_cases import description, write_model
+from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
 
 SCRIPT = "<script>alert(1)</script> & Co"
@@ -71,6 +72,16 @@ def test_the_license_is_a_sentence(image, tmp_path, attribution):
     conresnet.segment(image, model, threads=1).save_report(tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert ("License. CC0-1.0. Made by us.\n" if attribution else "License. CC0-1.0.\n") in page.text
+
+
+def test_where_python_saves_it(model, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    result = conresnet.segment(image, model, maps=None, threads=1)
+    result.save("~/out")
+    assert (tmp_path / "out" / "report.json").is_file()
+    assert refusal("cannot-write", result.save_report, ".")
+    assert refusal("cannot-write", result.save_report, tmp_path / "out")
 
 
 def test_the_command_writes_the_files_it_is_asked_for_and_replaces_them(model, image, tmp_path, capsys):
