@@ -26,6 +26,7 @@ from conresnet.cli.cases import (
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.images.channels import by_channel, sort_by_channel
+from conresnet.images.checks import kind_of
 from conresnet.images.files import check_files
 from conresnet.images.roi import check_locator, roi_from_text
 from conresnet.inference.labels import check_postprocessing
@@ -150,7 +151,7 @@ def segment(
             check_files(paths, channels)
         except UserError as error:
             if error.code == "wrong-channel-count" and len(paths) > len(channels):
-                raise error.within("several-cases") from error
+                raise error.within(_hint(paths)) from error
             raise
         check_replaceable(output, options, overwrite, paths)
         check_writable(output)
@@ -194,6 +195,14 @@ def segment(
     if any(problem.code == "results-exist" for problem in problems):
         say("To keep the results that are already there, repeat the command with --jobs 1.", err=True)
     raise_for(problems, len(listed))
+
+
+def _hint(images: Sequence[Path]) -> str:
+    """The code of the sentence that says what to do with more images than the model has channels."""
+    with contextlib.suppress(UserError, OSError):
+        if kind_of(images[0]) == "dicom":
+            return "several-slices"
+    return "several-cases"
 
 
 def _options(given: dict[str, object], description: ModelDescription) -> SegmentOptions:

@@ -167,6 +167,7 @@ COMMAND_LINE: dict[str, str] = {
         'separated by commas, semicolons or tabs, but it is "{line}".'
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
+    "several-slices": _("{sentence} To segment a DICOM series, give its folder instead of its slices."),
     "several-cases": _("{sentence} To segment several cases, list them with --cases."),
     "cohort-needs-package": _(
         "Segmenting several cases at once requires the Python packages distributed and cryptography; install them "

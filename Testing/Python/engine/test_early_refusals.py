@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from conresnet.cli.main import main
+from engine.test_dicom_series import write_series
 
 # In a process of its own, because this one has torch.
 _CODES = """
@@ -61,6 +62,13 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
     codes, slow = json.loads(told.stdout)
     assert codes == [code for _, code in expected] and not slow
     assert not (tmp_path / "new").exists() and (taken / "segmentation.nii.gz").read_text() == "mine"
+
+
+def test_the_slices_of_a_series_lead_to_its_folder(tmp_path: Path, capsys):
+    write_series(tmp_path / "ct")
+    arguments = [*(tmp_path / "ct").iterdir(), "--model", "head-neck-organs", "--output", tmp_path / "new"]
+    assert main(["segment", *map(str, arguments)]) == 2
+    assert capsys.readouterr().err.endswith("To segment a DICOM series, give its folder instead of its slices.\n")
 
 
 def test_several_images_lead_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
