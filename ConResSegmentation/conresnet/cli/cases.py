@@ -257,7 +257,7 @@ def stopped_line(segmented: int, cases: int, change: str) -> str:
     """
     if segmented == cases:
         return f"All {cases} cases are segmented."
-    return f"{segmented} of {cases} cases are segmented. To continue, {f'repeat the command {change}'.strip()}."
+    return f"Segmented {segmented} of {cases} cases. To continue, {f'repeat the command {change}'.strip()}."
 
 
 DONE, SKIPPED, FAILED, NOT_DONE = "segmented", "already segmented", "failed", "not reached"

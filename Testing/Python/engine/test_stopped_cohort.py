@@ -64,7 +64,7 @@ def test_stopped_at_the_start_its_workers_print_nothing(start, tmp_path: Path) -
             assert job.poll() is None
             time.sleep(0.01)
         told, _seconds = interrupted(job)
-    assert told == ["0 of 3 cases are segmented. To continue, repeat the command.", "Stopped."]
+    assert told == ["Segmented 0 of 3 cases. To continue, repeat the command.", "Stopped."]
     assert not (tmp_path / "out").exists()
 
 
@@ -76,7 +76,7 @@ def test_stopped_without_jobs_it_says_how_to_continue(start, data_folder: Path, 
         assert "case 0" in job.stdout.readline()
         told, _seconds = interrupted(job)
     how = "To continue, repeat the command with --jobs 1 and without --overwrite."
-    assert told == [f"1 of 2 cases are segmented. {how}", "Stopped."]
+    assert told == [f"Segmented 1 of 2 cases. {how}", "Stopped."]
     report = tmp_path / "out" / "case 0" / "report.json"
     before = report.read_bytes()
     cases.write_text("\n".join(first), encoding="utf-8")
