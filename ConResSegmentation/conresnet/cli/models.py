@@ -150,6 +150,8 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
             click.echo(f"Downloaded {have / 1e6:.1f}{whole} MB", err=True)
         shown = percent
 
+    if source.lower().endswith(".zip") and Path(source).is_file():
+        raise UserError("download-local", file=source)
     _say_installed(get_model(source, sha256=sha256, catalog=catalog, overwrite=overwrite, on_progress=report))
 
 

@@ -68,6 +68,9 @@ ENGINE: dict[str, str] = {
         "shows the models that come with ConResNet."
     ),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
+    "download-local": _(
+        '{file} is on this computer already; install it with the command "python -m conresnet models install".'
+    ),
     "download-insecure": _("{url} was refused; use an https:// address, or give the SHA-256 checksum of the file."),
     "download-failed": _("{url} cannot be downloaded ({reason}); check the address and the connection."),
     "download-interrupted": _("The download of {url} was interrupted; start it again to continue where it stopped."),

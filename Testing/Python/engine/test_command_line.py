@@ -399,3 +399,9 @@ def test_the_home_folder_is_found_where_shells_do_not(given, models_folder, tmp_
 def test_a_question_of_clicks_ends_its_sentence(capsys) -> None:
     assert main(["models", "uninstall", "organ"]) == 2
     assert capsys.readouterr().err.endswith("'install'? See python -m conresnet models --help.\n")
+
+
+def test_a_package_on_this_computer_is_not_downloaded(models_folder, tmp_path, capsys) -> None:
+    (tmp_path / "organ.zip").write_bytes(b"PK")
+    assert main(["models", "get", str(tmp_path / "organ.zip")]) == 2
+    assert "models install" in capsys.readouterr().err
