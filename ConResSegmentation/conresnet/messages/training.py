@@ -104,7 +104,7 @@ TRAINING: dict[str, str] = {
     ),
     "output-in-data": _("{path} is inside the data set's folder, which is never modified. Choose another --output."),
     # Planning
-    "plan-system-unknown": _("There is no system {system}; the closest match is {nearest}."),
+    "plan-system-unknown": _('There is no system {system}. Did you mean {nearest}? "plan --help" lists all systems.'),
     "spacing-unknown": _(
         "The plan keeps the spacing of every image, so there is no spacing to double; make a plan with a fixed spacing."
     ),
@@ -187,6 +187,7 @@ TRAINING: dict[str, str] = {
     # Runs
     "run-exists": _("The folder {path} is not empty. Resume the run in it, or choose a new folder."),
     "run-not-found": _("{path} is not the folder of a training run."),
+    "run-is-crossval": _("{path} is a cross-validation, not a single run. Continue it with: {command}"),
     "run-unreadable": _("The folder {path} cannot be read ({reason}); check its permissions."),
     "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),
     "run-not-running": _("No training is running in {path}."),
@@ -293,6 +294,7 @@ TRAINING: dict[str, str] = {
     "evaluation-not-found": _(
         'The evaluation {path} cannot be read ({reason}). Create it with "python -m conresnet_training evaluate".'
     ),
+    "run-not-evaluated": _("{path} has not been evaluated yet. Evaluate it first: {command}"),
     "evaluation-invalid": _("{path} is not an evaluation, or is damaged. Evaluate again."),
     "evaluation-segments-differ": _("In {path}, not all cases have the same segments. Evaluate again."),
     "in-comparison": _("{one} and {other} cannot be compared. {sentence}"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, settings_option
-from conresnet_training.planning.systems import DEFAULT, SYSTEMS
+from conresnet_training.planning.systems import DEFAULT, SYSTEMS, cataloged
 
 
 @click.command()
@@ -53,7 +53,6 @@ def _listed_systems() -> str:
 @click.option("--output", type=FILE, required=True, help="The plan to write, a YAML file.")
 @click.option(
     "--system",
-    type=click.Choice(list(SYSTEMS)),
     metavar="NAME",
     default=DEFAULT,
     show_default=True,
@@ -118,6 +117,7 @@ def plan(
     from conresnet_training.runs.run import check_fits_data, check_folds, check_target_names, check_window
     from conresnet_training.training.network import steps_of_run
 
+    cataloged(system)
     if output.exists():
         if not overwrite:
             raise UserError("plan-exists", path=str(output))

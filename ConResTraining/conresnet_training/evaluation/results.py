@@ -15,7 +15,8 @@ from scipy import stats
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing, write_text
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
-from conresnet_training.reporting import case_count
+from conresnet_training.reporting import backend_command, case_count
+from conresnet_training.runs.state import CROSSVAL_FILE, FOLD_FILE
 
 # The measurements of every case and segment.
 Cases = Mapping[str, Mapping[str, Figures]]
@@ -270,11 +271,15 @@ def read_evaluation(path: Path) -> Evaluation:
     """Read an ``evaluation.json``, or the one in a folder, which may also be that of a run.
 
     Raises:
-        UserError: ``evaluation-not-found``, ``evaluation-invalid`` or ``evaluation-segments-differ``.
+        UserError: ``evaluation-not-found``, ``run-not-evaluated``, ``evaluation-invalid`` or
+            ``evaluation-segments-differ``.
     """
     if path.is_dir():
-        inside = path / EVALUATION_FOLDER / JSON_FILE
+        folder, inside = path, path / EVALUATION_FOLDER / JSON_FILE
         path = inside if inside.exists() and not (path / JSON_FILE).exists() else path / JSON_FILE
+        is_of_runs = any((folder / name).exists() for name in (FOLD_FILE, CROSSVAL_FILE))
+        if is_of_runs and not path.exists():
+            raise UserError("run-not-evaluated", path=str(folder), command=backend_command("evaluate", folder))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         evaluation = Evaluation(

@@ -214,6 +214,6 @@ SYSTEMS: dict[str, CatalogEntry] = dict(sorted(_catalog(), key=_rank))
 def cataloged(name: str) -> CatalogEntry:
     """The system of a name. Raises UserError ``plan-system-unknown``, with the nearest name there is."""
     if name not in SYSTEMS:
-        nearest = difflib.get_close_matches(name, SYSTEMS, 1, 0)[0]
+        nearest = difflib.get_close_matches(name.casefold(), SYSTEMS, 1, 0)[0]
         raise UserError("plan-system-unknown", system=name, nearest=nearest)
     return SYSTEMS[name]

@@ -24,6 +24,12 @@ def shortened(text: str) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def backend_command(*arguments: object) -> str:
+    """A command of the training backend as it is typed in a terminal; arguments with spaces are in quotation marks."""
+    words = (str(argument) for argument in arguments)
+    return " ".join(("python -m conresnet_training", *(f'"{word}"' if " " in word else word for word in words)))
+
+
 def product(values: Iterable[float], digits: int = 4) -> str:
     """Sizes or spacings such as "1.5 x 2 x 2", with ``digits`` significant digits."""
     return " x ".join(f"{value:.{digits}g}" for value in values)

@@ -27,9 +27,10 @@ from conresnet.files import make_folder, replacing, write_error, write_text
 from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
-from conresnet_training.reporting import listed, product
+from conresnet_training.reporting import backend_command, listed, product
 from conresnet_training.runs.state import (
     CHECKPOINTS_FOLDER,
+    CROSSVAL_FILE,
     FOLD_FILE,
     NO_FOLD,
     PLAN_FILE,
@@ -124,13 +125,17 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
     """Open the folder of a run that was started before; ``data`` is the data set's, if it is not where the plan says.
 
     Raises:
-        UserError: ``run-not-found``, ``run-unreadable``, ``fold-file-damaged``, or those of ``read_plan``.
+        UserError: ``run-not-found``, ``run-is-crossval``, ``run-unreadable``, ``fold-file-damaged``, or those of
+            ``read_plan``.
     """
     try:
         is_run = all(_exists(folder / name) for name in (PLAN_FILE, FOLD_FILE))
     except OSError as error:
         raise UserError("run-unreadable", path=str(folder), reason=error.strerror or str(error)) from error
     if not is_run:
+        if _exists(folder / CROSSVAL_FILE):
+            again = backend_command("crossval", folder / CROSSVAL_FILE, "--output", folder)
+            raise UserError("run-is-crossval", path=str(folder), command=again)
         raise UserError("run-not-found", path=str(folder))
     plan = read_plan(folder / PLAN_FILE, data)
     try:

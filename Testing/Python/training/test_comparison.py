@@ -115,6 +115,16 @@ def test_folder_of_a_run_stands_for_its_evaluation(predictions, data_set, tmp_pa
         read_evaluation(run)
 
 
+@pytest.mark.parametrize("name", ["fold.txt", "crossval.yaml"])
+def test_run_that_was_not_evaluated_gets_the_command_for_it(tmp_path, name):
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / name).touch()
+    command = f'python -m conresnet_training evaluate "{run}"'
+    with refused("run-not-evaluated", path=str(run), command=command):
+        read_evaluation(run)
+
+
 def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
     whole = measure(predictions, data_set)
     (predictions / "case_5.nii.gz").unlink()

@@ -15,7 +15,7 @@ from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.systems import SYSTEMS, cataloged
-from training.commands import refused, run_command
+from training.commands import refused, run_command, sentence_of
 from training.data_folders import decathlon, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
@@ -219,6 +219,12 @@ def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, ca
 def test_a_system_that_is_not_there_is_named_with_the_closest_match():
     with refused("plan-system-unknown", nearest="conresnet"):
         cataloged("conresne")
+
+
+def test_command_asks_whether_a_similar_system_was_meant(tmp_path, monkeypatch, capsys):
+    command = ("plan", tmp_path, "--output", tmp_path / "plan.yaml", "--system", "ResDNS")
+    assert run_command(monkeypatch, *command) == 2
+    assert capsys.readouterr().err.strip() == sentence_of("plan-system-unknown", system="ResDNS", nearest="resdsn")
 
 
 @pytest.mark.parametrize(

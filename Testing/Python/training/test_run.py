@@ -103,6 +103,10 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
     occupied, long = tmp_path / "occupied", tmp_path / ("x" * 300)
     occupied.mkdir()
     (occupied / "thesis.txt").write_text("mine", encoding="utf-8")
+    several = tmp_path / "plan_crossval"
+    several.mkdir()
+    (several / "crossval.yaml").touch()
+    again = f"python -m conresnet_training crossval {several / 'crossval.yaml'} --output {several}"
     for arguments, sentence in (
         (("train", plan_file, "--output", occupied), sentence_of("run-exists", path=occupied)),
         (("train", plan_file, "--output", occupied / "thesis.txt" / "run"), "cannot be written"),
@@ -117,6 +121,7 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
             sentence_of("fold-unknown", fold=9, last=2),
         ),
         (("resume", occupied), sentence_of("run-not-found", path=occupied)),
+        (("resume", several), sentence_of("run-is-crossval", path=several, command=again)),
         (("resume", long), sentence_of("run-unreadable", path=long, reason="File name too long")),
         (("export", occupied, "--output", tmp_path / "package"), sentence_of("run-not-found", path=occupied)),
         (("plan", occupied, "--output", tmp_path / "p.yaml"), sentence_of("data-set-not-found", path=occupied)),
