@@ -43,7 +43,7 @@ from conresnet_training.runs.state import (
     sole_process,
 )
 from conresnet_training.training.network import steps_of_run
-from conresnet_training.training.processes import STOPPED, STOPPED_ELSEWHERE, StopWatch
+from conresnet_training.training.processes import PARENT_VARIABLE, STOPPED, STOPPED_ELSEWHERE, StopWatch
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -65,7 +65,7 @@ class Fold:
             output = {}
             if self.log is not None:
                 output = {"stdout": files.enter_context(open(self.log, "ab")), "stderr": subprocess.STDOUT}
-            environment = os.environ | {JOBS_VARIABLE: str(jobs)}
+            environment = os.environ | {JOBS_VARIABLE: str(jobs), PARENT_VARIABLE: str(os.getpid())}
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, **output)
 
     def is_done(self, most_steps: int | None) -> bool:

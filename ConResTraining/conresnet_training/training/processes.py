@@ -1,6 +1,7 @@
 """The processes of a training: their devices, work that the first does while the others wait, and requests to stop.
 
-A run is asked to stop by Ctrl-C, by a signal of the system or of a queue, or by the file ``stop``.
+A run is asked to stop by Ctrl-C, by a signal of the system or of a queue, or by the file ``stop``. It also stops if the
+process that started it is gone, see ``PARENT_VARIABLE``.
 """
 
 import logging
@@ -30,6 +31,9 @@ from conresnet_training.runs.run import Run
 from conresnet_training.runs.state import STOP_FILE
 from conresnet_training.training.network import coarsest_step, stages_of
 
+if os.name == "nt":
+    import _winapi
+
 # Lightning's names of the engine's precisions.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 _DONE, _HEARD = "done", "heard"
@@ -39,6 +43,10 @@ _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_HEAR = 0.5, 20.0
 STOPPED = 128
 # Exit status if another process of the same training was asked to stop.
 STOPPED_ELSEWHERE = STOPPED + signal.SIGTERM
+# Environment variable of a training: the id of a process that it must not outlive, such as a cross-validation.
+PARENT_VARIABLE = "CONRESNET_PARENT"
+# What Windows says of an id that no process has.
+_NO_SUCH_PROCESS = 87
 
 
 def make_fabric(run: Run, devices: int, nodes: int, device: str) -> Fabric:
@@ -168,11 +176,30 @@ def leave_signals_to_the_parent(worker: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _has_ended(pid: int) -> bool:
+    """Whether no process has this id; False if that cannot be known."""
+    if os.name != "nt":
+        try:
+            os.kill(pid, 0)
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
+        return False
+    # os.kill would end the process. The id of an ended one stays valid while anyone holds a handle of it.
+    try:
+        process = _winapi.OpenProcess(_winapi.SYNCHRONIZE, False, pid)
+    except OSError as error:
+        return error.winerror == _NO_SUCH_PROCESS
+    try:
+        return _winapi.WaitForSingleObject(process, 0) == _winapi.WAIT_OBJECT_0
+    finally:
+        _winapi.CloseHandle(process)
+
+
 class StopWatch:
     """Notices requests to stop. The first signal only sets ``reason``; a second Ctrl-C or SIGTERM ends the process.
 
     A context manager that restores the signal handlers. Signals that are ignored, as under nohup, stay ignored. Outside
-    the main thread, which alone may set handlers, only the file ``stop`` is noticed.
+    the main thread, which alone may set handlers, signals are not noticed.
 
     Args:
         folder: the run's, in which the file ``stop`` may appear.
@@ -187,6 +214,7 @@ class StopWatch:
         self.status = 0
         self._is_insisted_on = False
         self._file = folder / STOP_FILE
+        self._parent = int(os.environ.get(PARENT_VARIABLE, 0))
         self._handlers: dict = {}
 
     def __enter__(self) -> "StopWatch":
@@ -204,6 +232,8 @@ class StopWatch:
         if self.reason is None and self._file.exists():
             self.reason, self.status = "requested with the stop command or in Slicer", STOPPED + signal.SIGINT
             self._is_insisted_on = True
+        if self.reason is None and self._parent and _has_ended(self._parent):
+            self.reason, self.status = "the process that started it has ended", STOPPED_ELSEWHERE
         return self.reason is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -1,13 +1,18 @@
 """A data set of a few synthetic cases, which a tiny network learns from in seconds."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from conresnet_training.training.processes import PARENT_VARIABLE
 from training.data_folders import describe, save
 from training.predicted_boxes import expert
+
+# If this process is killed in the middle of a test, the trainings that it started end too.
+os.environ[PARENT_VARIABLE] = str(os.getpid())
 
 
 @pytest.fixture

@@ -1,23 +1,27 @@
 """Several processes: those that make samples, those that share a batch, and those of a cross-validation."""
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from conresnet.errors import UserError
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.runs.cross_validation import Fold, check_same_cases, open_folds
 from conresnet_training.runs.run import start_run
-from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, read_progress
+from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, ask_to_stop, read_progress, running_process
 from conresnet_training.training.trainer import as_user_error
 from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
@@ -137,6 +141,32 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     )
     assert run_command(monkeypatch, *arguments, "--folds", "one") == 2
     assert "is not a list of folds" in capsys.readouterr().err
+
+
+def test_fold_of_a_killed_cross_validation_ends_with_its_checkpoint(data_set, tmp_path):
+    steps = ("training.steps=100000", "training.steps_between_checkpoints=100000")
+    plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml", *steps), tmp_path / "folds"
+    run = folder / "fold_0"
+    command = [sys.executable, "-m", "conresnet_training", "crossval", str(plan), "--output", str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: read_progress(run / PROGRESS_FILE).points or process.poll() is not None)
+        process.kill()
+        process.wait()
+        wait_until(lambda: running_process(run) is None)
+    finally:
+        process.kill()
+        with contextlib.suppress(UserError):
+            ask_to_stop(run)
+    progress = read_progress(run / PROGRESS_FILE)
+    assert progress.state == "stopped" and checkpoint(run)["global_step"] == progress.step > 0
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_folds_in_parallel_have_a_gpu_each(data_set, tmp_path, monkeypatch, capsys):
