@@ -128,7 +128,7 @@ TRAINING: dict[str, str] = {
     # Plans
     "plan-not-found": _("The plan {path} cannot be read: {reason}."),
     "plan-not-text": _("The plan {path} is not plain text. Save it as UTF-8."),
-    "plan-not-yaml": _("The plan {path} is not YAML: {reason}."),
+    "plan-not-yaml": _("The plan {path} is not valid YAML: {reason}."),
     "plan-invalid": _("In the plan {path}, {reason}."),
     "in-plan": _("In the plan {path}: {sentence}"),
     "setting-without-value": _(

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from conresnet.errors import UserError
 from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
-from conresnet.package.schema import TOO_DEEP
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
 from conresnet_training.planning.settings import replace_setting
+from conresnet_training.planning.yaml_text import decoded, mistake, parse_yaml, yaml_text
 from conresnet_training.reporting import shortened
 from conresnet_training.training.losses import LossKind
 
@@ -273,14 +273,17 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
             ``plan-model-wrong`` with the field.
     """
     try:
-        # PyYAML tells UTF-8 from UTF-16, as Windows may save it.
-        content = parse_yaml(path.read_bytes())
+        text = decoded(path.read_bytes())
     except OSError as error:
         raise UserError("plan-not-found", path=str(path), reason=error.strerror) from error
-    except yaml.reader.ReaderError as error:
+    except UnicodeDecodeError as error:
         raise UserError("plan-not-text", path=str(path)) from error
+    try:
+        content = parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError("plan-not-yaml", path=str(path), reason=_reason_of(error)) from error
+        raise UserError("plan-not-yaml", path=str(path), reason=mistake(error, text)) from error
+    if content is None:
+        raise UserError("plan-invalid", path=str(path), reason="there are no settings; make a new plan")
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:
@@ -344,83 +347,3 @@ def _first(error: ValidationError) -> str:
     rule = f"must be {wanted}" if wanted else re.sub(r"^\w+ should", "must", first["msg"].split(" after validation")[0])
     value = shortened(json.dumps(first["input"], ensure_ascii=False, default=str))
     return f"{name} {rule}, but is {value}"
-
-
-def _reason_of(error: Exception) -> str:
-    """What is wrong in YAML text, and in which line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is not None and problem:
-        if problem.startswith("but "):
-            problem = f"{error.context}, {problem}"
-        if r"'\t'" in problem:
-            problem = "use spaces instead of tabs"
-        return f"line {mark.line + 1}: {problem}"
-    return " ".join(str(error).split())
-
-
-# A plan of a hundred segments has a few thousand values, at most eight levels deep.
-MOST_VALUES, DEEPEST = 100_000, 40
-_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
-_NUMBER = re.compile(
-    r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$
-    |[-+]?[0-9]+[eE][-+]?[0-9]+$
-    |[-+]?\.(?:inf|Inf|INF)$
-    |\.(?:nan|NaN|NAN)$""",
-    re.VERBOSE,
-)
-
-
-def _with_numbers(resolvers: dict[str, list]) -> dict[str, list]:
-    """PyYAML's, except that 1:30, 010 and 2024-01-01 are text, unlike in YAML 1.1, and 1e-9 is a number."""
-    dropped = (_INT, _FLOAT, _DATE)
-    others = {first: [own for own in found if own[0] not in dropped] for first, found in resolvers.items()}
-    numbers = [(_INT, _INTEGER), (_FLOAT, _NUMBER)]
-    return others | {first: numbers + others.get(first, []) for first in "-+0123456789."}
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = _with_numbers(yaml.SafeLoader.yaml_implicit_resolvers)
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Refuse a key that occurs twice; PyYAML would silently use the last one."""
-        node, seen = super().compose_mapping_node(anchor), set()
-        for key, _ in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else None
-            if name is not None and name in seen:
-                problem = f'the key "{name[:80]}" occurs twice; remove one of them'
-                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-            seen.add(name)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    # Text is quoted if either reading takes it for a number.
-    yaml_implicit_resolvers: ClassVar = {
-        first: found + _Loader.yaml_implicit_resolvers.get(first, [])
-        for first, found in yaml.SafeDumper.yaml_implicit_resolvers.items()
-    }
-
-
-def parse_yaml(text: str | bytes) -> Any:
-    """The content of YAML text. Raises yaml.YAMLError, also for text that is nested or repeated beyond any plan."""
-    try:
-        content = yaml.load(text, _Loader)
-    except RecursionError as error:
-        raise yaml.YAMLError(TOO_DEEP) from error
-    # Aliases can make a short text stand for billions of values.
-    count, level = 0, [content]
-    for _ in range(DEEPEST):
-        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
-        level = [item for part in parts for item in part]
-        count += len(level)
-        if not level:
-            return content
-        if count > MOST_VALUES:
-            break
-    raise yaml.YAMLError("it has too many values or levels")
-
-
-def yaml_text(content: dict[str, Any]) -> str:
-    """The opposite of ``parse_yaml``."""
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -137,6 +137,42 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
 
 
 @pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("  seed: 0", "  seed:0", "{line}: put a space after the colon (column 7)"),
+        ("  seed: 0", "  seed = 0", "{line}: there is no colon; write KEY: VALUE"),
+        ("  batch: 2", "   batch: 2", "{line}: it is not indented like"),
+        ("  - W", "  -W", "{line}: put a space after the hyphen (column 3)"),
+        ("title: Boxes", "title: 'Boxes", "{line}: a quotation mark here is not closed (column 10)"),
+        ("description: ''", "description: 'the patient's scan'", "{line}: text ends before this place; put all of it"),
+        ("description: ''", "description: Study: boxes", "{line}: put text that contains a colon in quotation marks"),
+        ("description: ''", "description: %90", "{line}: put text that begins with % in quotation marks (column 16)"),
+        ("description: ''", "description: *best* model", "{line}: put text that begins with * in quotation marks"),
+        ("description: ''", "description: > 90 %", "{line}: put text that begins with > in quotation marks"),
+        ("swapped_segments: []", "swapped_segments: [[a, b]", "{next}: the bracket opened in line {number}, column 21"),
+        ("swapped_segments: []", "swapped_segments: []]", "{line}: the bracket ] was never opened"),
+        ("title: Boxes", 'title: "C:\\Users"', "{line}: a backslash in double quotation marks has a special meaning"),
+        ("title: Boxes", "title: Bo\x07xes", "{line}: remove the control character U+0007 (column 12)"),
+        ("  seed: 0", "  seed: " + "9" * 5000, "a number in it is too long"),
+    ],
+)
+def test_what_is_wrong_with_yaml_is_said_in_plain_words(plan_file, right, wrong, said):
+    text = plan_file.read_text(encoding="utf-8")
+    number = text[: text.index(right)].count("\n") + 1
+    plan_file.write_text(text.replace(right, wrong, 1), encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        read_plan(plan_file)
+    expected = said.format(line=f"line {number}", next=f"line {number + 1}", number=number)
+    assert raised.value.code == "plan-not-yaml" and raised.value.values["reason"].startswith(expected)
+
+
+def test_empty_plan_has_no_settings(plan_file):
+    plan_file.write_text("# later\n", encoding="utf-8")
+    with refused("plan-invalid", reason="there are no settings; make a new plan"):
+        read_plan(plan_file)
+
+
+@pytest.mark.parametrize(
     "note",
     [
         "[" * 2000 + "]" * 2000,
