@@ -41,7 +41,8 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     from nnunet_tools import DATA_SET, Workplace
 
     from conresnet_training.data import read_data_set
-    from conresnet_training.evaluation import evaluate_predictions, summary_table
+    from conresnet_training.evaluation import summary_table
+    from conresnet_training.evaluation.runs import evaluate_predictions
     from conresnet_training.planning.plan import read_plan
 
     our_plan = read_plan(plan, data)

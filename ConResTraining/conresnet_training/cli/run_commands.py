@@ -177,8 +177,8 @@ def crossval(
     is 2 if some cases could not be measured.
     """
     from conresnet.inference.devices import device_of_process
-    from conresnet_training.evaluation import evaluate_runs
     from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE
+    from conresnet_training.evaluation.runs import evaluate_runs
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.reporting import echo
     from conresnet_training.runs.cross_validation import cross_validate
@@ -239,9 +239,8 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     maximum, mm), and volume difference (mL). The exit status is 2 if some cases could not be measured.
     """
     from conresnet_training.data import read_data_set
-    from conresnet_training.evaluation import evaluate_predictions, evaluate_runs
     from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE
-    from conresnet_training.evaluation.runs import open_runs
+    from conresnet_training.evaluation.runs import evaluate_predictions, evaluate_runs, open_runs
 
     if not folder.is_dir():
         raise click.UsageError(UserError("folder-not-found", path=str(folder)).message)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from monai.metrics.utils import get_mask_edges, get_surface_distance
 
 from conresnet.images.grid import Volume, bounding_box, whole_box
 from conresnet.inference.labels import region_mask
@@ -95,6 +94,9 @@ def segment_figures(
 
 
 def _surface_figures(found: np.ndarray, truth: np.ndarray, spacing: Sequence[float], tolerance_mm: float) -> Figures:
+    # Here, because MONAI takes seconds to import, and comparing evaluations does not need it.
+    from monai.metrics.utils import get_mask_edges, get_surface_distance
+
     box = bounding_box(found | truth)
     surfaces = get_mask_edges(found[box], truth[box])
     ways = [get_surface_distance(*pair, spacing=list(spacing)) for pair in (surfaces, surfaces[::-1])]

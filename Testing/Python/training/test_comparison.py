@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from conresnet_training.data import read_data_set
-from conresnet_training.evaluation import evaluate_predictions, read_evaluation
+from conresnet_training.evaluation import read_evaluation
 from conresnet_training.evaluation.comparison import compare_evaluations
+from conresnet_training.evaluation.runs import evaluate_predictions
 from training.commands import refused, run_command, sentence_of
 from training.data_folders import save
 from training.predicted_boxes import expert, measure
@@ -123,6 +126,17 @@ def test_run_that_was_not_evaluated_gets_the_command_for_it(tmp_path, name):
     command = f'python -m conresnet_training evaluate "{run}"'
     with refused("run-not-evaluated", path=str(run), command=command):
         read_evaluation(run)
+
+
+def test_comparing_loads_nothing_that_takes_seconds(predictions, data_set, tmp_path):
+    evaluate_predictions(predictions, read_data_set(data_set), tmp_path / "evaluation")
+    program = (
+        "import sys; from conresnet_training.cli.main import main; main()\n"
+        "print({'torch', 'monai', 'lightning_fabric', 'SimpleITK', 'matplotlib'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program, "compare", tmp_path / "evaluation", tmp_path / "evaluation"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()" and "Compared" in done.stderr
 
 
 def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):

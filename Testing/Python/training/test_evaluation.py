@@ -15,11 +15,11 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet_training.data import read_data_set
-from conresnet_training.evaluation import evaluate_predictions, read_evaluation
+from conresnet_training.evaluation import read_evaluation
 from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_set, values_of_model
 from conresnet_training.evaluation.report import draw_case
 from conresnet_training.evaluation.results import OVERALL, mean_interval
-from conresnet_training.evaluation.runs import measure_predictions
+from conresnet_training.evaluation.runs import evaluate_predictions, measure_predictions
 from training.commands import refused, run_command, sentence_of
 from training.data_folders import save, turn_into_nnunet
 from training.predicted_boxes import expert, measure
