@@ -144,8 +144,7 @@ def make_output_folder(output: Path, data: Path) -> Path:
         UserError: ``output-in-data`` for a place in the data set's folder, which is never modified, or those of
             ``make_folder``.
     """
-    folder, data = output.resolve(), data.resolve()
-    if folder == data or data in folder.parents:
+    if output.resolve().is_relative_to(data.resolve()):
         raise UserError("output-in-data", path=str(output))
     make_folder(output)
     return output

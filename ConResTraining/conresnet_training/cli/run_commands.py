@@ -235,7 +235,8 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     .nii, .nrrd, .mha), or CASE/segmentation.nii.gz as python -m conresnet segment --cases writes them.
 
     The results are evaluation.json, evaluation.csv and report.html, a page with plots and pictures of the worst cases;
-    for a run also its label maps. For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and
+    for a run also its label maps. Those of predictions are written next to their folder, or, if it is in DATA, to the
+    current folder; DATA and PREDICTIONS are not modified. For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and
     maximum, mm), and volume difference (mL). The exit status is 2 if some cases could not be measured.
     """
     from conresnet_training.data import read_data_set
@@ -253,10 +254,23 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
             raise click.UsageError(
                 f"{folder} is not the folder of a training run. To measure predictions in it, name the data set too."
             )
-        named = folder.resolve()  # "." and ".." are not names
-        output = output or named.parent / f"{named.name}_evaluation"
+        output = output or _beside(folder, data)
         evaluation = evaluate_predictions(folder, read_data_set(data), output, tolerance)
     return _report_evaluation(evaluation, output / PAGE_FILE, "Measured")
+
+
+def _beside(predictions: Path, data: Path) -> Path:
+    """Where an evaluation of predictions is written by default: next to them, or, if that is in the data set's folder,
+    in the current folder.
+
+    Raises:
+        UserError: ``output-in-data`` if both are in the data set's folder, which is never modified.
+    """
+    named = predictions.resolve()  # "." and ".." are not names
+    for output in (named.parent / f"{named.name}_evaluation", Path(f"{named.name}_evaluation")):
+        if not output.resolve().is_relative_to(data.resolve()):
+            return output
+    raise UserError("output-in-data", path=str(output))
 
 
 def _report_evaluation(evaluation: Any, place: Path, done: str) -> int:

@@ -291,6 +291,20 @@ def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_
     assert (output / "evaluation.json").is_file()
 
 
+@pytest.mark.usefixtures("empty_pictures")
+def test_nothing_is_written_into_the_data_set_without_being_asked(data_set, tmp_path, monkeypatch, capsys):
+    before = sorted(data_set.rglob("*"))
+    arguments = ("evaluate", data_set / "labelsTr", data_set)
+    monkeypatch.chdir(data_set / "imagesTr")
+    assert run_command(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err.strip() == sentence_of("output-in-data", path="labelsTr_evaluation")
+    monkeypatch.chdir(tmp_path)
+    assert run_command(monkeypatch, *arguments) == 0
+    assert sorted(data_set.rglob("*")) == before and (tmp_path / "labelsTr_evaluation" / "report.html").is_file()
+    assert run_command(monkeypatch, *arguments, "--output", data_set / "mine") == 0
+    assert (data_set / "mine" / "report.html").is_file()
+
+
 def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
     random = np.random.default_rng(1)
     values = random.normal(0.8, 0.1, 400)
