@@ -236,8 +236,10 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
 
     The results are evaluation.json, evaluation.csv and report.html, a page with plots and pictures of the worst cases;
     for a run also its label maps. Those of predictions are written next to their folder, or, if it is in DATA, to the
-    current folder; DATA and PREDICTIONS are not modified. For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and
-    maximum, mm), and volume difference (mL). The exit status is 2 if some cases could not be measured.
+    current folder; DATA and PREDICTIONS are not modified.
+
+    For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and maximum, mm), and volume difference
+    (mL). The exit status is 2 if some cases could not be measured.
     """
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE

@@ -173,7 +173,7 @@ def _on_other_cases(runs: Sequence[Run], measured_by: Sequence[Run]) -> list[str
         training, held_out = names_of_cases(run, data_set)
         if training | held_out != ours:
             sentences.append(
-                f"The figures may not describe this model: {run.folder.name} was trained on "
+                f"The measurements may not describe this model: {run.folder.name} was trained on "
                 f"{case_count(len(training))} and held out {len(held_out)}, but the package's own weights come "
                 f"from a different set of {case_count(len(ours))}."
             )

@@ -254,7 +254,9 @@ def test_every_run_of_an_ensemble_must_be_trained_like_the_measured_one(data_set
 def test_figures_of_a_run_on_fewer_cases_are_said_to_be(data_set, tmp_path, monkeypatch, capsys):
     plan = small_plan(data_set)
     held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k) for k in (0, None))
-    warning = "The figures may not describe this model: run 0 was trained on 1 case and held out 2, but the package's"
+    warning = (
+        "The measurements may not describe this model: run 0 was trained on 1 case and held out 2, but the package's"
+    )
     split = {"training": ["case_1"], "held_out": ["case_0", "case_3"]}
     for count in ("4 cases", "1 case"):
         output = tmp_path / f"package of {count}"
