@@ -90,8 +90,8 @@ TRAINING: dict[str, str] = {
     ),
     # Label maps
     "label-not-whole": _(
-        "The label map {path} has values that are not whole numbers, such as {value:g}. It was probably "
-        "interpolated; resample it again with nearest-neighbor interpolation."
+        "The label map {path} has values that are not whole numbers, such as {value:g}. If it was "
+        "interpolated, resample it again with nearest-neighbor interpolation. Replace NaN with 0."
     ),
     "label-range": _("The label map {path} has the value {value:g}, but labels are whole numbers from 0 to 255."),
     "unexpected-labels": _(

@@ -17,6 +17,7 @@ from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import (
     TOLERATED_SHIFT,
     check_expected,
+    covered_share,
     grid_difference,
     label_counts,
     whole_labels,
@@ -165,6 +166,8 @@ MOST_TILES = 24
 # A case is an outlier if its spacing, or size in voxels, differs from the median by more than these factors; fewer
 # cases are not compared.
 SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
+# A channel that covers less of the first one is remarked on, as in segmenting.
+MOSTLY_COVERED = 0.95
 
 
 def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None) -> SetReport:
@@ -264,11 +267,13 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
     report.intensities = {name: _percentiles(volume) for name, volume in usable.items()}
     for name, volume in channels.items():
         if difference := grid_difference(volume.grid, reference.grid):
-            report.add(
-                WARNING,
-                "channel-grid-differs",
-                f"Channel {name} is not on the grid of the first channel ({difference}) and will be resampled",
-            )
+            share = covered_share(volume.grid, reference.grid)
+            sentence = f"Channel {name} is not on the grid of the first channel ({difference})"
+            if not share:
+                report.add(ERROR, "channels-apart", f"{sentence} and does not overlap it")
+                continue
+            covered = f", but covers only {share:.0%} of it" if share < MOSTLY_COVERED else ""
+            report.add(WARNING, "channel-grid-differs", f"{sentence} and will be resampled{covered}")
     if len(channels) == len(data_set.channels):
         report.digest = _digest(channels.values())
     if with_tile and first in usable:

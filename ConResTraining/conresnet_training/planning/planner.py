@@ -42,6 +42,8 @@ WEIGHT_AVERAGE = 0.999
 MOST_CASES = 10
 # Millimeters; a scan of any part of an adult's body has a longer side. Smaller images are crops around a structure.
 SHORTEST_SCAN = 100
+# What model.json allows; only images with a wrong header are larger, which `check` and training name.
+LARGEST_CROP = 1000
 # How often a run validates, unless that is more often than the default.
 VALIDATIONS = 24
 # Segments that a reason lists.
@@ -288,7 +290,7 @@ def _roi_use(found: Survey) -> dict[str, Any]:
     """What the preparation says about ROIs: crops of about the training's size are cut, scans only limited."""
     if found.longest_side >= SHORTEST_SCAN:
         return {"roi": "limit"}
-    return {"roi": "cut", "largest_crop": [round(mm, 4) for mm in found.largest]}
+    return {"roi": "cut", "largest_crop": [round(min(mm, LARGEST_CROP), 4) for mm in found.largest]}
 
 
 def _reasons(made: Planned) -> list[Reason]:

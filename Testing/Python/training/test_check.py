@@ -147,6 +147,18 @@ def test_channel_on_another_grid_is_only_odd(check, tmp_path):
     assert "Channel T2 is not on the grid of the first channel (first voxel 3 mm away" in checked.line("BraTS_2")
 
 
+def test_channel_that_covers_a_part_is_odd_and_one_that_is_elsewhere_is_an_error(check, tmp_path):
+    """Training refuses the latter, too."""
+    folder = brats(tmp_path / "set")
+    for channel, origin in (("t1ce", 3), ("t2", -0.4), ("flair", 30)):
+        save(image(1), folder / "BraTS_2" / f"BraTS_2_{channel}.nii.gz", affine(origin=origin))
+    checked = check(folder)
+    line = checked.line("BraTS_2")
+    assert checked.status == 2 and ("error", "channels-apart") in checked.codes["BraTS_2"]
+    assert "will be resampled, but covers only 85% of it" in line and "and does not overlap it" in line
+    assert line.count("covers only") == 1 and "Channel T2" in line
+
+
 def test_missing_channel(check, tmp_path):
     folder = brats(tmp_path / "set")
     (folder / "BraTS_2" / "BraTS_2_t1ce.nii.gz").unlink()

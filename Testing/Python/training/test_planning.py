@@ -213,6 +213,13 @@ def test_an_roi_only_limits_where_images_are_as_large_as_scans(tmp_path, mm, roi
     assert (preparation.roi, preparation.largest_crop) == (roi, largest)
 
 
+def test_one_image_with_an_absurd_size_does_not_bar_the_plan(tmp_path):
+    """Training and `check` name it; a plan that is refused would name a number nobody entered."""
+    folder = decathlon(tmp_path / "set")
+    save(image(0), folder / "imagesTr" / "case_0.nii.gz", np.diag([60, 1, 1, 1.0]))
+    assert planned(folder).model.preparation.largest_crop == (16, 18, 1000)
+
+
 def test_processor_plans_the_narrower_network(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     here = Budget.here()
