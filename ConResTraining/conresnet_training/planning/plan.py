@@ -327,12 +327,30 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
 
 def chosen_batch(settings: Iterable[str]) -> int | None:
     """The batch among settings, on which a network's norm depends; None if it is missing or invalid."""
-    values = [value for key, _, value in (item.partition("=") for item in settings) if key.strip() == "training.batch"]
+    batch = _chosen(settings, "training.batch")
+    return batch if type(batch) is int and batch > 0 else None
+
+
+def chosen_orientation(settings: Iterable[str]) -> str | None:
+    """The orientation among settings, in whose order spacing, window and flips are planned; None if missing or invalid.
+
+    An invalid one is refused by ``with_settings``.
+    """
+    code = _chosen(settings, "model.preparation.orientation")
+    is_valid = isinstance(code, str) and sorted(_AXIS_OF.get(letter, -1) for letter in code) == [0, 1, 2]
+    return code if is_valid else None
+
+
+_AXIS_OF = {letter: axis for axis, letters in enumerate(("SI", "AP", "RL")) for letter in letters}
+
+
+def _chosen(settings: Iterable[str], wanted: str) -> Any:
+    """The value of a setting, None if it is missing or not YAML."""
+    values = [value for key, _, value in (item.partition("=") for item in settings) if key.strip() == wanted]
     try:
-        batch = parse_yaml(values[-1]) if values else None
+        return parse_yaml(values[-1]) if values else None
     except (yaml.YAMLError, ValueError):
         return None
-    return batch if type(batch) is int and batch > 0 else None
 
 
 def _first(error: ValidationError) -> str:

@@ -61,6 +61,7 @@ class Choices:
         residual_axis: "S", "H" or "W", across which the network takes residuals. Defaults to "S".
         base_width: channels of the networks' first stage, a multiple of 8; None: what fits in memory.
         batch: samples per step; None: 2, or 1 where memory is short, or more that fill a GPU.
+        orientation: three letters in array order (S, H, W); None: what suits the slices.
     """
 
     system: str = DEFAULT
@@ -68,6 +69,7 @@ class Choices:
     residual_axis: str | None = None
     base_width: int | None = None
     batch: int | None = None
+    orientation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Planned:
         steps: the reason for their number.
         remarks: from the system, by the line that they are added to.
         arguments: of the system, with their reasons.
+        choices: what the user chose.
     """
 
     plan: Plan
@@ -100,6 +103,7 @@ class Planned:
     steps: str
     remarks: Mapping[str, str]
     arguments: PlannedArguments
+    choices: Choices
 
 
 def make_plan(
@@ -129,7 +133,7 @@ def make_plan(
     budget = budget or Budget.here()
     if choices.base_width:
         budget = replace(budget, widths=(choices.base_width,))
-    found = survey(data_set)
+    found = survey(data_set, choices.orientation)
     segments, order, targets = _regions(data_set) if kind == "regions" else _labels(data_set)
     model = _model(data_set, found, planned_window(found, entry.declaration.window))
     model["output"] = {"kind": kind, "threshold": 0.5, "segments": segments, "paint_order": order}
@@ -165,7 +169,7 @@ def make_plan(
             share_outputs(network, list(targets), pairs)
     parts = {"training": training, "augmentation": changes, "synthesis": synthesis, "model": model}
     plan = Plan(data=folder.resolve(), targets=targets, **parts)
-    made = Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps, remarks, arguments)
+    made = Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps, remarks, arguments, choices)
     changed = with_settings(plan, settings)
     planned = {reason.what: reason.value for reason in _reasons(made)}
     return changed, [_if_set(reason, planned) for reason in _reasons(replace(made, plan=changed))]
@@ -301,6 +305,8 @@ def _reasons(made: Planned) -> list[Reason]:
     across = "the first axis crosses slices"
     if found.orientation == "SAR" and not found.is_thick:
         across = "no axis has thick slices"
+    if made.choices.orientation:
+        across = "set by you"
     return [
         Reason("system", made.entry.title, made.entry.sentence),
         Reason("spacing", f"{product(spacing)} mm" if spacing else "that of each image", _why_spacing(made)),

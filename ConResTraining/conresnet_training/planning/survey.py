@@ -53,8 +53,11 @@ class Survey:
         return max(size * mm for size, mm in zip(self.size, self.spacing, strict=True))
 
 
-def survey(data_set: DataSet) -> Survey:
+def survey(data_set: DataSet, orientation: str | None = None) -> Survey:
     """Read the header of every case's first image.
+
+    Args:
+        orientation: of the result; by default the usual one, or the one that suits thick slices.
 
     The median spacing keeps the in-plane resolution of thick slices. The axis across thick slices becomes the model's
     first if most cases have the same.
@@ -65,7 +68,7 @@ def survey(data_set: DataSet) -> Survey:
     for case in data_set.cases:
         case.check_files()
     grids = [read_grid((*case.images, case.label)[0]) for case in data_set.cases]
-    orientation = _orientation(grids)
+    orientation = orientation or _orientation(grids)
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]
     spacings = np.array([grid.spacing[::-1] for grid in placed])
     spacing = np.median(spacings, axis=0)

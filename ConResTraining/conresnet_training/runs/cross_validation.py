@@ -16,7 +16,7 @@ from pathlib import Path
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder
-from conresnet_training.data import DataSet, read_data_set
+from conresnet_training.data import DataSet
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import listed
@@ -162,8 +162,8 @@ def cross_validate(
 
     Raises:
         UserError: ``fold-failed`` once the others have ended, ``fold-unknown``, ``too-many-folds``, ``run-in-use``, or
-            those of ``check_fits_data``, ``check_target_names``, ``check_same_cases``, ``make_folder`` and
-            ``open_folds``.
+            those of ``Run.data_set``, ``check_fits_data``, ``check_target_names``, ``check_same_cases``,
+            ``make_folder`` and ``open_folds``.
     """
 
     def tell(sentence: str) -> None:
@@ -176,7 +176,7 @@ def cross_validate(
         check_window(plan)
     for fold in folds:
         check_fold(plan, fold)
-    data_set = read_data_set(plan.data)
+    data_set = Run(folder, plan, None).data_set()
     check_fits_data(data_set, plan)
     check_target_names(data_set, plan)
     check_folds(data_set, plan)

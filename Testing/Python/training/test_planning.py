@@ -213,6 +213,25 @@ def test_an_roi_only_limits_where_images_are_as_large_as_scans(tmp_path, mm, roi
     assert (preparation.roi, preparation.largest_crop) == (roi, largest)
 
 
+def test_orientation_that_is_set_orders_spacing_window_and_flips(tmp_path, monkeypatch, capsys):
+    """Otherwise the planned spacing would apply to other axes, and samples would be flipped upside down."""
+    folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"
+    for number in range(3):
+        for kind, array in (("imagesTr", image(number, (40, 30, 10))), ("labelsTr", label(shape=(40, 30, 10)))):
+            save(array, folder / kind / f"case_{number}.nii.gz", np.diag([1, 2, 5, 1.0]))
+    setting = ("--set", "model.preparation.orientation=RAS")
+    assert run_command(monkeypatch, "plan", folder, "--output", output, "--memory", 8, *setting) == 0
+    plan = read_plan(output)
+    assert plan.model.preparation.orientation == "RAS" and plan.model.preparation.spacing == (1, 2, 5)
+    assert plan.model.inference.window == (40, 32, 16) and plan.augmentation.flip_axes == ["S"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("orientation")]
+    assert line.split() == ["orientation", "RAS", "set", "by", "you"]
+    capsys.readouterr()
+    setting = ("--overwrite", "--set", "model.preparation.orientation=RRS")
+    assert run_command(monkeypatch, "plan", folder, "--output", output, "--memory", 8, *setting) == 2
+    assert "must name three axes" in capsys.readouterr().err
+
+
 def test_one_image_with_an_absurd_size_does_not_bar_the_plan(tmp_path):
     """Training and `check` name it; a plan that is refused would name a number nobody entered."""
     folder = decathlon(tmp_path / "set")

@@ -117,6 +117,10 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         ),
         (("train", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"), "gone"),
         (
+            ("crossval", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"),
+            sentence_of("run-data-not-found", path=tmp_path / "gone", run=tmp_path / "run"),
+        ),
+        (
             ("crossval", plan_file, "--output", tmp_path / "run", "--folds", "0,9"),
             sentence_of("fold-unknown", fold=9, last=2),
         ),
