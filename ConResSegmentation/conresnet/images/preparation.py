@@ -297,7 +297,7 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     for item, volume in zip(description.inputs, volumes, strict=True):
         if item.modality in _MODALITIES and _looks_like_labels(volume.array):
             warnings.append(sentence("warn-like-labels", {"name": volume.name}))
-        if item.modality == "CT" and not _may_be_hounsfield(volume.array):
+        if item.modality == "CT" and not may_be_hounsfield(volume.array):
             values = {
                 "name": volume.name,
                 "low": volume.array.min(),
@@ -327,7 +327,7 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     return warnings
 
 
-def _may_be_hounsfield(array: np.ndarray) -> bool:
+def may_be_hounsfield(array: np.ndarray) -> bool:
     """Whether a CT's values look like Hounsfield units, not shifted, scaled or clipped to a window."""
     low, high = float(array.min()), float(array.max())
     if low < _AIR:

@@ -12,7 +12,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.files import read_image, read_single
 from conresnet.images.grid import Volume, check_volume, reordering
-from conresnet.images.preparation import foreground_mask
+from conresnet.images.preparation import foreground_mask, may_be_hounsfield
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import (
     TOLERATED_SHIFT,
@@ -22,6 +22,7 @@ from conresnet_training.data.label_maps import (
     label_counts,
     whole_labels,
 )
+from conresnet_training.planning.survey import is_ct
 from conresnet_training.reporting import case_count
 
 ERROR, WARNING = "error", "warning"
@@ -60,6 +61,7 @@ class CaseReport:
         size, spacing: of the first channel along the file's axes, in voxels and mm.
         patient_size, patient_spacing: the same along superior-inferior, anterior-posterior and right-left.
         intensities: for each channel its ``PERCENTILES`` outside the background.
+        hounsfield: for each CT channel whether its values look like Hounsfield units.
         label_ml: volume of each label in mL.
         digest: of all channels' voxels.
         label_digest: of the label map; None if it is empty.
@@ -72,6 +74,7 @@ class CaseReport:
     patient_size: tuple[int, ...] | None = None
     patient_spacing: tuple[float, ...] | None = None
     intensities: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    hounsfield: dict[str, bool] = field(default_factory=dict)
     label_ml: dict[str, float] = field(default_factory=dict)
     digest: bytes | None = None
     label_digest: bytes | None = None
@@ -183,6 +186,7 @@ def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] 
         cases.append(_checked(case, data_set, index in with_tile))
         done(case.name)
     _note_duplicates(cases)
+    _note_mixed_units(cases)
     _note_outliers(cases, "patient_spacing", "spacing", "mm", SPACING_FACTOR)
     _note_outliers(cases, "patient_size", "size", "voxels", SIZE_FACTOR)
     return SetReport(folder.resolve(), data_set, cases, _of_the_whole(data_set, folder, cases))
@@ -208,6 +212,20 @@ def _note_duplicates(cases: list[CaseReport]) -> None:
             continue
         if case.label_digest is not None and (other := label_of.setdefault(case.label_digest, case.name)) != case.name:
             case.add(WARNING, "duplicate-label", f"Its label map is identical to that of {other}")
+
+
+def _note_mixed_units(cases: list[CaseReport]) -> None:
+    """CT has one scale for all cases, so some that are shifted or scaled spoil what is planned and learned."""
+    for channel in {name for case in cases for name in case.hounsfield}:
+        known = [case for case in cases if channel in case.hounsfield]
+        if not any(case.hounsfield[channel] for case in known):
+            continue
+        for case in known:
+            if not case.hounsfield[channel]:
+                low, *_, high = case.intensities[channel]
+                values = f"Channel {channel} has values from about {low:g} to {high:g}"
+                sentence = f"{values}, which do not look like Hounsfield units, unlike those of other cases"
+                case.add(WARNING, "not-hounsfield", sentence)
 
 
 def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str, factor: float) -> None:
@@ -274,7 +292,9 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
                 continue
             covered = f", but covers only {share:.0%} of it" if share < MOSTLY_COVERED else ""
             report.add(WARNING, "channel-grid-differs", f"{sentence} and will be resampled{covered}")
-    if len(channels) == len(data_set.channels):
+    report.hounsfield = {name: may_be_hounsfield(volume.array) for name, volume in usable.items() if is_ct(name)}
+    # Others are errors anyway, and may not fit the type.
+    if len(usable) == len(data_set.channels):
         report.digest = _digest(channels.values())
     if with_tile and first in usable:
         matching = label if label is not None and label.grid.matches(reference.grid, TOLERATED_SHIFT) else None

@@ -159,6 +159,25 @@ def test_channel_that_covers_a_part_is_odd_and_one_that_is_elsewhere_is_an_error
     assert line.count("covers only") == 1 and "Channel T2" in line
 
 
+def test_ct_of_another_scale_than_that_of_other_cases_is_odd(check, tmp_path):
+    """Some tools add 1024. In one CT alone or in all of them, nobody knows."""
+    folder = nnunet(tmp_path / "set", cases=3)
+    for number in range(3):
+        hounsfield = np.where(image(number) == 0, -1000, image(number) - 60).astype(np.int16)
+        save(hounsfield + 1024 * (number == 1), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+    checked = check(folder)
+    assert checked.status == 0 and checked.codes == {"case_1": [("warning", "not-hounsfield")]}
+    assert "which do not look like Hounsfield units, unlike those of other cases" in checked.line("case_1")
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_with_absurd_values_do_not_count_as_identical(check, tmp_path):
+    folder = decathlon(tmp_path / "set")
+    for number in range(2):
+        save(image(number) * 1e300, folder / "imagesTr" / f"case_{number}.nii.gz")
+    assert check(folder).codes == {f"case_{number}": [("error", "intensity-range")] for number in range(2)}
+
+
 def test_missing_channel(check, tmp_path):
     folder = brats(tmp_path / "set")
     (folder / "BraTS_2" / "BraTS_2_t1ce.nii.gz").unlink()
