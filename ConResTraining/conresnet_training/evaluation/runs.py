@@ -45,8 +45,16 @@ def evaluate_predictions(
     folder: Path, data_set: DataSet, output: Path, surface_tolerance_mm: float = 1.0
 ) -> Evaluation:
     """Measure the label maps in a folder, see ``measure_predictions``, and write the results into ``output``."""
+    is_new = not output.exists()
+    # Before the work, so that a folder that cannot be written to is reported at once.
     make_folder(output)
-    measured = measure_predictions(folder, data_set, surface_tolerance_mm)
+    try:
+        measured = measure_predictions(folder, data_set, surface_tolerance_mm)
+    except UserError:
+        if is_new:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
     write_results(measured, output)
     return measured.evaluation
 

@@ -305,6 +305,15 @@ def test_nothing_is_written_into_the_data_set_without_being_asked(data_set, tmp_
     assert (data_set / "mine" / "report.html").is_file()
 
 
+def test_predictions_that_cannot_be_measured_leave_no_folder(data_set, tmp_path, monkeypatch):
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    assert run_command(monkeypatch, "evaluate", predictions, data_set) == 2
+    save(np.zeros((2, 2, 2), np.uint8), predictions / "case_0.nii.gz")
+    assert run_command(monkeypatch, "evaluate", predictions, data_set) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [data_set.name, "predictions"]
+
+
 def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
     random = np.random.default_rng(1)
     values = random.normal(0.8, 0.1, 400)
