@@ -121,8 +121,10 @@ def stop(run: Path) -> None:
     from conresnet_training.reporting import echo
     from conresnet_training.runs.state import ask_to_stop
 
-    ask_to_stop(run)
+    elsewhere = ask_to_stop(run)
     echo(f"Stopping {run} after the current step; a checkpoint will be saved.", err=True)
+    if elsewhere:
+        echo(f"It was started on {elsewhere}. If it no longer runs there, just resume it.", err=True)
 
 
 def _report_end(run: Any, outcome: Any) -> int:

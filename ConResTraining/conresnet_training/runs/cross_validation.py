@@ -35,6 +35,7 @@ from conresnet_training.runs.run import (
 )
 from conresnet_training.runs.state import (
     CROSSVAL_FILE,
+    FOLD_FILE,
     PLAN_FILE,
     PROGRESS_FILE,
     ask_to_stop,
@@ -161,9 +162,9 @@ def cross_validate(
         The folds' runs, and the exit status: 0, or that of ``StopWatch`` if somebody asked to stop.
 
     Raises:
-        UserError: ``fold-failed`` once the others have ended, ``fold-unknown``, ``too-many-folds``, ``run-in-use``, or
-            those of ``Run.data_set``, ``check_fits_data``, ``check_target_names``, ``check_same_cases``,
-            ``make_folder`` and ``open_folds``.
+        UserError: ``run-exists`` if the folder is that of a single run, ``fold-failed`` once the others have ended,
+            ``fold-unknown``, ``too-many-folds``, ``run-in-use``, or those of ``Run.data_set``, ``check_fits_data``,
+            ``check_target_names``, ``check_same_cases``, ``make_folder`` and ``open_folds``.
     """
 
     def tell(sentence: str) -> None:
@@ -172,6 +173,8 @@ def cross_validate(
             say(sentence)
 
     # Before anything is written.
+    if (folder / FOLD_FILE).exists():
+        raise UserError("run-exists", path=str(folder))
     if not (folder / CROSSVAL_FILE).exists():
         check_window(plan)
     for fold in folds:

@@ -126,10 +126,10 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
 
     Raises:
         UserError: ``run-not-found``, ``run-is-crossval``, ``run-unreadable``, ``fold-file-damaged``, or those of
-            ``read_plan``.
+            ``read_plan``. Of a run with checkpoints, the missing file is named.
     """
     try:
-        is_run = all(_exists(folder / name) for name in (PLAN_FILE, FOLD_FILE))
+        is_run = all(_exists(folder / name) for name in (PLAN_FILE, FOLD_FILE)) or has_checkpoint(folder)
     except OSError as error:
         raise UserError("run-unreadable", path=str(folder), reason=error.strerror or str(error)) from error
     if not is_run:

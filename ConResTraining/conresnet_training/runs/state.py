@@ -122,18 +122,24 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / CHECKPOINTS_FOLDER).glob("[!.]*.ckpt"))
 
 
-def ask_to_stop(folder: Path) -> None:
+def ask_to_stop(folder: Path) -> str | None:
     """Ask the process that trains in ``folder`` to stop after the current step, with a checkpoint.
+
+    Returns:
+        The name of another computer if the process was started there: whether it still runs is unknown. Else None.
 
     Raises:
         UserError: ``run-not-running``, ``disk-full`` or ``cannot-write``.
     """
-    if running_process(folder) is None:
+    process = running_process(folder)
+    if process is None:
         raise UserError("run-not-running", path=str(folder))
     try:
         (folder / STOP_FILE).touch()
     except OSError as error:
         raise write_error(error, folder / STOP_FILE) from error
+    host = str(process.get("host"))
+    return None if host == socket.gethostname() else host
 
 
 def _read(folder: Path) -> dict | None:

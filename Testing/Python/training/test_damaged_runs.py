@@ -53,6 +53,32 @@ def test_split_that_does_not_tell_the_cases(run, monkeypatch, capsys, text):
         assert refusal(monkeypatch, capsys, command, run.folder) == expected
 
 
+def test_file_of_a_trained_run_that_is_gone_is_named(run, monkeypatch, capsys):
+    for name, code, values in (
+        ("plan.yaml", "plan-not-found", {"reason": "No such file or directory"}),
+        ("fold.txt", "fold-file-damaged", {"last": 2}),
+    ):
+        file = run.folder / name
+        content = file.read_bytes()
+        file.unlink()
+        assert refusal(monkeypatch, capsys, "resume", run.folder) == sentence_of(code, path=file, **values)
+        file.write_bytes(content)
+
+
+def test_cross_validation_is_not_written_into_a_run(run, monkeypatch, capsys):
+    """Its evaluation would replace that of the run, and an export would take the run alone."""
+    before = sorted(run.folder.rglob("*"))
+    sentence = refusal(monkeypatch, capsys, "crossval", run.folder / "plan.yaml", "--output", run.folder)
+    assert sentence == sentence_of("run-exists", path=run.folder) and sorted(run.folder.rglob("*")) == before
+
+
+def test_request_to_stop_a_run_of_another_computer_names_it(run, monkeypatch, capsys):
+    """As of a folder that was copied from there while the run was active."""
+    (run.folder / "running.json").write_text('{"pid": 1, "host": "node07"}', encoding="utf-8")
+    assert run_command(monkeypatch, "stop", run.folder) == 0
+    assert "It was started on node07. " in capsys.readouterr().err and (run.folder / "stop").exists()
+
+
 def test_split_that_is_gone_is_not_drawn_anew(run, data_set, monkeypatch, capsys):
     """A case that was added meanwhile moves others, which the network has learned, among those held out."""
     file = run.folder / "split.json"
