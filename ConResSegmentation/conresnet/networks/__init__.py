@@ -14,6 +14,8 @@ defaults. Importing this module does not import torch.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -117,6 +119,12 @@ def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
     Raises ValueError for an unknown name, an unknown argument or one out of range.
     """
     made = network_class(kind)
+    known = inspect.signature(made).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for name in arguments if not takes_any else ():
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, 0)[0]
+            raise ValueError(f"The network {kind!r} has no argument {name!r}; the closest match is {nearest!r}.")
     try:
         return made(**arguments)
     except TypeError as error:

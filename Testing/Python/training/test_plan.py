@@ -12,6 +12,7 @@ from conresnet_training.data import read_data_set
 from conresnet_training.planning import plan as plan_module
 from conresnet_training.planning.plan import parse_yaml, read_plan, with_settings, write_plan, yaml_text
 from conresnet_training.planning.planner import make_plan
+from conresnet_training.training.network import steps_of_run
 from training.commands import refused
 
 
@@ -164,6 +165,16 @@ def test_what_is_wrong_with_yaml_is_said_in_plain_words(plan_file, right, wrong,
         read_plan(plan_file)
     expected = said.format(line=f"line {number}", next=f"line {number + 1}", number=number)
     assert raised.value.code == "plan-not-yaml" and raised.value.values["reason"].startswith(expected)
+
+
+def test_misspelled_argument_of_a_network_gets_the_closest_one(plan_file):
+    plan = with_settings(read_plan(plan_file), [])
+    arguments = plan.model.system.networks[0].arguments
+    arguments["base_widht"] = arguments.pop("base_width")
+    with pytest.raises(UserError) as raised:
+        steps_of_run(plan)
+    reason = raised.value.values["reason"]
+    assert reason == "The network 'conresnet' has no argument 'base_widht'; the closest match is 'base_width'"
 
 
 def test_empty_plan_has_no_settings(plan_file):
