@@ -23,6 +23,12 @@ from conresnet_training.reporting import listed, shortened
 # BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point. BIDS: sub-01_ses-2_T1w.
 _TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+|(sub-[^_]+)_ses-.+", re.IGNORECASE)
 
+# How the value 0 is named where it is not a segment.
+_BACKGROUND = re.compile(
+    r"^\W*$|\b(back\w*|bg|bkg|no|non|none|not|un(label|known|seg|class|assign|annot)\w*|other|rest|air|void|empty|clear"
+    r"|outside|exterior|normal|healthy|zero|hintergrund|fond|fondo|sfondo)(\b|_)"
+)
+
 FILE_NAME = "dataset.json"
 FEWEST_FOLDS, USUAL_FOLDS = 2, 5
 MOST_NAMED = 3
@@ -86,6 +92,7 @@ class DataSet:
         values_of_labels: for the name of each label with several values, all of them.
         tissues: what the label maps of cases without images contain; None if every case has images.
         announced: how many cases the description announces (nnU-Net's numTraining); 0 where it does not.
+        background: name of the value 0 in the description; empty where it has none.
     """
 
     name: str
@@ -103,6 +110,7 @@ class DataSet:
     values_of_labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tissues: Tissues | None = None
     announced: int = 0
+    background: str = ""
 
     @property
     def patients(self) -> list[str]:
@@ -127,6 +135,11 @@ class DataSet:
             found["cases-missing"] = (
                 f"Only {len(self.cases)} of the {self.announced} cases that dataset.json announces (numTraining) are "
                 "here; the copy may be incomplete"
+            )
+        if not _BACKGROUND.search(self.background.casefold()):
+            found["background-named"] = (
+                f'The value 0 is named "{self.background}", but is always the background; give the label another value '
+                "if it is a segment"
             )
         return {code: sentence for code, sentence in found.items() if sentence}
 
@@ -269,6 +282,7 @@ def description_from(path: Path, content: dict[str, Any]) -> Description:
         regions=regions,
         region_labels=_region_labels(path, content, regions),
         announced=announced if type(announced) is int else 0,
+        background=_background(content["labels"]),
     )
     return Description(path, content, without_cases)
 
@@ -358,6 +372,13 @@ def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     if not classes:
         raise UserError("data-set-only-background", path=str(path))
     return classes
+
+
+def _background(found: Mapping[str, Any]) -> str:
+    """The name of the value 0 among labels in either direction; empty if there is none."""
+    names = [value if key == "0" and isinstance(value, str) else key for key, value in found.items()]
+    zeros = [key == "0" or (type(value) is int and value == 0) or value == [0] for key, value in found.items()]
+    return next((shortened(printable(name)) for name, is_zero in zip(names, zeros, strict=True) if is_zero), "")
 
 
 def _labels(path: Path, classes: Mapping[str, tuple[int, ...]], regions: Mapping) -> dict[int, str]:

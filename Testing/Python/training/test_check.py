@@ -178,6 +178,20 @@ def test_images_with_absurd_values_do_not_count_as_identical(check, tmp_path):
     assert check(folder).codes == {f"case_{number}": [("error", "intensity-range")] for number in range(2)}
 
 
+@pytest.mark.parametrize("labels", [{"0": "lung", "1": "a", "2": "b"}, {"lung": 0, "a": 1, "b": 2}])
+def test_value_0_with_the_name_of_a_segment_is_odd(check, tmp_path, labels):
+    """Whoever counts segments from 0 would miss the first one in the model."""
+    checked = check(decathlon(tmp_path / "set", labels=labels))
+    assert checked.status == 0 and not checked.codes
+    assert checked.line("the data set").startswith('the data set: warning: The value 0 is named "lung"')
+
+
+@pytest.mark.parametrize("name", ["Background", "BG", "unlabeled", "Clear Label", ""])
+def test_usual_names_of_the_background_are_fine(check, tmp_path, name):
+    checked = check(decathlon(tmp_path / "set", labels={"0": name, "1": "a", "2": "b"}))
+    assert checked.lines == ["3 of 3 cases are fine."]
+
+
 def test_missing_channel(check, tmp_path):
     folder = brats(tmp_path / "set")
     (folder / "BraTS_2" / "BraTS_2_t1ce.nii.gz").unlink()
