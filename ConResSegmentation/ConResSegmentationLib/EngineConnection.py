@@ -259,6 +259,10 @@ class EngineConnection:
 
     def _receive(self, message: dict) -> None:
         if self.hello is None:
+            if message.get("event") == "error":
+                self._timer.stop()
+                self.kill()
+                self._onEnded(EngineError.fromMessage(message, self.launch.server))
             if message.get("event") != "hello":
                 return
             self._timer.stop()
@@ -309,9 +313,10 @@ class EngineConnection:
                 self._removeSession()
         elif self._isLeaving:
             self.kill()
+        elif self.isRemote:
+            self._end(UserError("engine-server-silent", server=self.launch.server, seconds=SECONDS_TO_START))
         else:
-            program = self.launch.server or self.launch.program
-            self._end(UserError("engine-silent", program=program, seconds=SECONDS_TO_START))
+            self._end(UserError("engine-silent", program=self.launch.program, seconds=SECONDS_TO_START))
 
     def _removeSession(self) -> None:
         """Remove the session folder, again a little later if needed.

@@ -18,7 +18,15 @@ from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
 from conresnet.worker.protocol import PROTOCOL
 
-from .Processes import ChildProcess, ProcessLaunch, ProcessSteps, lastLine, packageVariables, pythonEnvironment
+from .Processes import (
+    ChildProcess,
+    ProcessLaunch,
+    ProcessSteps,
+    endingOf,
+    lastLine,
+    packageVariables,
+    pythonEnvironment,
+)
 
 SECONDS_TO_CHECK = 60
 _PYTHON_NAME = re.compile(r"python|pypy|^py(\.exe)?$", re.IGNORECASE)
@@ -38,6 +46,8 @@ _SSH_OPTIONS = (
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",
+    # A banner of the server would be taken for the reason of a failure.
+    "LogLevel=ERROR",
 )
 # The exit code of ssh if ssh itself failed.
 _SSH_FAILED = 255
@@ -176,14 +186,18 @@ class EngineServer:
 
         ``wasReady`` tells whether the engine had sent its hello message.
         """
-        server, reason = self.name, lastLine(log) or str(exitCode)
+        server, reason = self.name, lastLine(log) or endingOf(exitCode)
+        if "Unknown option: -P" in log:
+            reason = _("the Python there is too old")
         if exitCode != _SSH_FAILED:
             return None if wasReady else UserError("engine-server-failed", server=server, python=PYTHON, reason=reason)
         if wasReady:
             return UserError("engine-server-lost", server=server)
+        if "REMOTE HOST IDENTIFICATION HAS CHANGED" in log:
+            return UserError("engine-server-key-changed", server=server)
         if "Host key verification failed" in log:
             return UserError("engine-server-unknown", server=server)
-        if "Permission denied" in log:
+        if "Permission denied" in log or "Too many authentication failures" in log:
             return UserError("engine-server-login", server=server)
         return UserError("engine-server-unreachable", server=server, reason=reason)
 

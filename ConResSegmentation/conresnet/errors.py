@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 
 _OUR_PACKAGES = ("conresnet", "conresnet_training")
@@ -14,6 +15,9 @@ _FILE_SYSTEM = {
     ).split()
     if hasattr(errno, name)
 }
+
+# How the C library says that a shared library did not fit into memory; any other reason would follow a colon.
+_NO_MEMORY_TO_LOAD = re.compile("failed to map segment from shared object$|Cannot allocate memory")
 
 
 class UserError(Exception):
@@ -58,13 +62,18 @@ class Cancelled(Exception):  # noqa: N818 - a request of the user's, not an erro
 def as_user_error(error: Exception) -> UserError | None:
     """What the user can do about any exception; None if it is a bug.
 
-    Besides UserErrors, these are running out of memory, file system errors for a path, and packages that this Python
-    does not have.
+    Besides UserErrors, these are running out of memory (also for a library to load), file system errors for a path, no
+    place for temporary files, and packages that this Python does not have.
     """
     match error:
         case UserError():
             return error
         case MemoryError():
+            return UserError("memory-short")
+        case FileNotFoundError(filename=None) if "temporary directory" in str(error):
+            # From tempfile, which tries to write to several places.
+            return UserError("no-temporary-folder")
+        case ImportError() if _NO_MEMORY_TO_LOAD.search(str(error)):
             return UserError("memory-short")
         case ModuleNotFoundError(name=str(name)) if name.split(".")[0] not in _OUR_PACKAGES:
             return UserError("package-missing", package=name, python=sys.executable)

@@ -35,6 +35,9 @@ _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "failed to allocate memory", "not enough memory", "bad_alloc"),
     *("cudnn_status_alloc_failed", "cublas_status_alloc_failed", "cusolver_status_alloc_failed"),
 )
+# How oneDNN, which computes convolutions on the CPU, says it: the whole message. One with more words, about a primitive
+# descriptor, means that it does not support an operation.
+_NO_MEMORY_OF_ONEDNN = ("could not create a primitive", "could not execute a primitive")
 # How error messages begin when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built for, a
 # driver that is too old, an operator that Apple's GPU lacks.
 _GPU_FAILED = (
@@ -233,7 +236,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    says_so = text in _NO_MEMORY_OF_ONEDNN or any(words in text for words in _NO_MEMORY)
+    return says_so and isinstance(error, RuntimeError)
 
 
 def is_gpu_failure(error: BaseException) -> bool:

@@ -75,6 +75,14 @@ SLICER: dict[str, str] = {
         "ssh does not recognize the host key of {server}; run ssh {server} once in a terminal, check the key there, "
         "and click Segment again."
     ),
+    "engine-server-key-changed": _(
+        "The host key of {server} has changed, so ssh refused to connect; ask the administrator of the server whether "
+        "this is expected, run ssh {server} in a terminal, which says which old key to remove, and click Segment again."
+    ),
+    "engine-server-silent": _(
+        "The engine on {server} did not start within {seconds} seconds; run ssh {server} in a terminal, check that the "
+        "login asks no question and is quick, and click Segment again."
+    ),
     "engine-server-login": _(
         "ssh could not log in to {server} without a password; set up a key for it (ssh-copy-id {server}), and click "
         "Segment again."

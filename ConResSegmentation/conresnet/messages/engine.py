@@ -311,6 +311,10 @@ ENGINE: dict[str, str] = {
     ),
     # Files.
     "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
+    "no-temporary-folder": _(
+        "No folder for temporary files can be written to; free some disk space, or set TMPDIR to a folder that you can "
+        "write to."
+    ),
     "cannot-write": _("{path} cannot be written ({reason}); choose a folder that you can write to."),
     "file-empty": _("{path} is an empty file; copy, download or export it again."),
     "file-lfs-pointer": _(

@@ -14,6 +14,7 @@ import platform
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -23,6 +24,7 @@ import numpy as np
 
 from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
+from conresnet.files import write_error
 from conresnet.inference.progress import Progress
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest
@@ -134,7 +136,12 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
     """
     lead_process_group()
     requests, events = take_standard_streams()
-    session = SessionFolder()
+    try:
+        session = SessionFolder()
+    except OSError as error:
+        refusal = as_user_error(error) or write_error(error, tempfile.gettempdir())
+        EventWriter(events, lambda: None).send_error(refusal)
+        return 1
     if remote:
         add_models_folder(session.path / MODELS_FOLDER)
         # Ends a line that the remote shell may have printed at the start, such as a greeting.
@@ -225,7 +232,7 @@ class _Server:
         except ImportError as error:
             if isinstance(error, ModuleNotFoundError):
                 refusal = UserError("engine-incomplete", python=sys.executable, package=error.name)
-            else:
+            elif not (refusal := as_user_error(error)):
                 refusal = UserError("engine-broken", python=sys.executable, reason=" ".join(str(error).split()))
             self._writer.send_error(refusal, log=traceback.format_exc())
         except Exception:

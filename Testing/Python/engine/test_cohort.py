@@ -108,7 +108,8 @@ def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> 
     output = tmp_path / "many"
     arguments = command("--cases", write_list(count), "--output", output, "--jobs", 2 if count < 100 else 4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Apart from each other, since a case that ends two workers is given up.
+    # Far apart from each other, since a case that ends two workers is given up.
+    moments = tuple(f"{finished} of {count} cases, about" for finished in (1, 5 if count < 100 else 100))
     killed: set[int] = set()
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -116,7 +117,7 @@ def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> 
         lines = []
         for line in job.stdout:
             lines.append(line)
-            if line.startswith(("1 of", "5 of")):
+            if line.startswith(moments):
                 victim = next(worker for worker in workers_of(job.pid) if worker.pid not in killed)
                 victim.kill()
                 killed.add(victim.pid)

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from conresnet.errors import as_user_error
 from conresnet.inference.devices import (
     Backend,
     choose_backend,
@@ -314,6 +315,12 @@ def test_an_allocation_that_fails_in_a_library_is_lack_of_memory(status):
     assert not is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"))
 
 
+@pytest.mark.parametrize("text", ["could not create a primitive", "could not execute a primitive"])
+def test_onednn_without_memory(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError(f"{text} descriptor for a convolution forward propagation primitive"))
+
+
 def test_errors_that_are_not_about_the_gpu_are_not_hidden_by_the_cpu(tmp_path, monkeypatch):
     model = make_model(tmp_path)
     FailingGPU(monkeypatch, "window", RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
@@ -365,3 +372,9 @@ def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="shapes differ"):
         segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1))
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_library_that_does_not_fit_into_memory_is_lack_of_memory():
+    text = "libtorch_cpu.so: failed to map segment from shared object"
+    assert as_user_error(ImportError(text)).code == "memory-short"
+    assert as_user_error(ImportError(f"{text}: Operation not permitted")) is None, "as in a folder without execution"

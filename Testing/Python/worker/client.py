@@ -19,6 +19,11 @@ import psutil
 
 ENGINE = Path(__file__).resolve().parents[3] / "ConResSegmentation"
 FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
+# The program that follows runs as on a full disk: it can make files, but not write to them.
+NO_FILES = (
+    "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); del sys.argv[0]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 REAL = ("-m", "conresnet", "worker")
 
 

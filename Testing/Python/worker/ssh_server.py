@@ -50,7 +50,9 @@ class SshServer:
             "StrictModes": "no",
             "PasswordAuthentication": "no",
             "KbdInteractiveAuthentication": "no",
+            "Banner": folder / "banner",
         }
+        (folder / "banner").write_text("Unauthorized use is prohibited.\n", encoding="utf-8")
         config = folder / "sshd_config"
         config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()), encoding="utf-8")
         if os.getuid() == 0:
@@ -64,6 +66,8 @@ class SshServer:
         key = (folder / "host.pub").read_text(encoding="utf-8")
         (folder / "known").write_text(f"[127.0.0.1]:{port} {key}", encoding="utf-8")
         (folder / "empty").touch()
+        stranger = (folder / "stranger.pub").read_text(encoding="utf-8")
+        (folder / "changed").write_text(f"[127.0.0.1]:{port} {stranger}", encoding="utf-8")
         self.configure()
 
     def configure(self, **changes: object) -> None:

@@ -17,7 +17,7 @@ from conresnet.errors import UserError
 from conresnet.worker.protocol import remove_session
 from ConResSegmentationLib.EngineProcess import EngineError, EngineProcess
 from ConResSegmentationLib.Processes import ProcessLaunch
-from worker.client import FAKE, engine_environment, is_alive, wait_until
+from worker.client import FAKE, NO_FILES, engine_environment, is_alive, wait_until
 from worker.engine_driver import Driver, Recorder
 
 
@@ -93,6 +93,7 @@ def test_a_program_that_is_not_there(driver: Driver, image: np.ndarray) -> None:
         (("-c", "raise SystemExit(7)"), "engine-start-failed", "exit code 7"),
         ((*FAKE, "without-torch"), "engine-incomplete", "is missing torch"),
         ((*FAKE, "broken-torch"), "engine-broken", "DLL load failed"),
+        (("-c", NO_FILES, *FAKE), "no-temporary-folder", "free some disk space"),
         (("-c", 'print(\'{"event":"hello","protocol":99,"version":"9"}\')'), "engine-version", "protocol 99 instead"),
     ],
 )

@@ -28,7 +28,7 @@ from ConResSegmentationLib.EngineProcess import sendModels
 from ConResSegmentationLib.EnginePython import EngineServer
 from ConResSegmentationLib.Processes import ProcessLaunch
 from ConResSegmentationLib.Widgets import errorSentence
-from worker.client import FAKE, REAL, is_alive, wait_until
+from worker.client import FAKE, NO_FILES, REAL, is_alive, wait_until
 from worker.engine_driver import Driver, Recorder
 from worker.models import make_model
 from worker.ssh_server import NAME, SshServer
@@ -246,6 +246,7 @@ def test_a_connection_cut_at_any_moment_is_one_sentence(driver: ServerDriver, im
     ("changes", "code"),
     [
         ({"UserKnownHostsFile": "empty"}, "engine-server-unknown"),
+        ({"UserKnownHostsFile": "changed"}, "engine-server-key-changed"),
         ({"IdentityFile": "stranger"}, "engine-server-login"),
         ({"Port": 1}, "engine-server-unreachable"),
     ],
@@ -264,7 +265,9 @@ def test_why_a_server_cannot_be_used(driver: ServerDriver, image: np.ndarray, ch
     [
         (("-m", "no_such_module"), "engine-server-failed", "No module named no_such_module"),
         (("-c", "raise SystemExit(7)"), "engine-server-failed", "7"),
+        (("-c", "raise SystemExit('Unknown option: -P\\nTry `python -h`.')"), "engine-server-failed", "too old"),
         ((*REMOTE_FAKE, "without-torch"), "engine-incomplete", "is missing torch"),
+        (("-c", NO_FILES, *REMOTE_FAKE), "no-temporary-folder", "free some disk space"),
         (("-c", 'print(\'{"event":"hello","protocol":4,"version":"9"}\')'), "engine-server-version", "ConResNet 9"),
         (("-c", 'print(\'{"event":"hello","protocol":3,"version":"0"}\')'), "engine-server-version", "protocol 3"),
     ],
@@ -284,6 +287,24 @@ def test_a_shell_there_that_prints_without_end_of_line_hides_no_hello(driver: Se
     recorder = driver.segment("any", image)
     driver.until(lambda: recorder.ending, 60)
     assert recorder.ending == "done"
+    driver.server.python(*REMOTE_FAKE)
+
+
+def test_a_banner_of_the_server_is_not_the_reason_of_a_failure(driver: ServerDriver, image: np.ndarray) -> None:
+    driver.server.python("-c", "raise SystemExit(7)")
+    assert "exit code 7" in driver.run("any", image).error.message
+    driver.server.python(*REMOTE_FAKE)
+
+
+def test_a_login_that_asks_something_is_not_waited_for_forever(
+    driver: ServerDriver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a .bashrc with a question, which nobody sees."""
+    driver.server.python(*REMOTE_FAKE, limits="read -r answer")
+    with monkeypatch.context() as patch:
+        patch.setattr("ConResSegmentationLib.EngineConnection.SECONDS_TO_START", 2)
+        recorder = driver.run("any", image)
+    assert recorder.error.code == "engine-server-silent" and f"ssh {NAME}" in recorder.error.message
     driver.server.python(*REMOTE_FAKE)
 
 

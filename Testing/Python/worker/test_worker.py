@@ -11,7 +11,7 @@ import pytest
 from conresnet import __version__
 from conresnet.files import LOCK_FILE
 from conresnet.worker.protocol import PROTOCOL
-from worker.client import FAKE, Client, running, wait_until
+from worker.client import FAKE, NO_FILES, Client, running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +251,14 @@ def test_an_engine_that_cannot_be_loaded_says_why_and_ends(what: str, code: str)
         assert error["code"] == code and "id" not in error and "Traceback" in error["log"]
         assert client.wait() == 1
         assert client.sessions() == []
+
+
+def test_without_a_place_for_temporary_files_it_says_so_and_ends() -> None:
+    """As on a full disk; the error comes in place of the hello."""
+    with running("-c", NO_FILES, *FAKE) as client:
+        error = client.events.get(timeout=30)
+        assert (error["event"], error["code"]) == ("error", "no-temporary-folder") and "id" not in error
+        assert client.wait() == 1
 
 
 @pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}])
