@@ -113,6 +113,10 @@ ENGINE: dict[str, str] = {
     "weights-type": _(
         "In {source} the tensor {tensor} does not contain floating-point numbers; get a fresh copy of the model."
     ),
+    "weights-not-finite": _(
+        "In {source} the tensor {tensor} has values that are not finite, as after training has diverged; get a fresh "
+        "copy of the model, or train it again."
+    ),
     "weights-left-over": _(
         "{source} has the tensor {tensor}, which the network does not have; get a fresh copy of the model."
     ),

@@ -6,6 +6,7 @@ import safetensors.torch
 import torch
 
 from conresnet import load_network
+from conresnet.cli.main import main
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import load_model, segment
@@ -66,6 +67,19 @@ def test_weights_that_are_whole_numbers_are_refused(tmp_path):
     whole = safetensors.torch.save({name: tensor.to(torch.int32) for name, tensor in weights.items()})
     package = write_package(package.description, {"network.safetensors": whole}, package.path, overwrite=True)
     assert "floating-point" in refusal("weights-type", load_network, package.path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    """Before an image is read, and when a package is verified."""
+    package = write_model(tmp_path / "model", description())
+    weights = safetensors.torch.load_file(package.path / "network.safetensors")
+    name = next(iter(weights))
+    weights[name].view(-1)[0] = float("nan")
+    package = write_package(
+        package.description, {"network.safetensors": safetensors.torch.save(weights)}, package.path, overwrite=True
+    )
+    assert name in refusal("weights-not-finite", load_network, package.path)
+    assert main(["models", "verify", str(package.path)]) == 2
 
 
 def test_a_description_of_a_huge_network_is_refused_before_it_takes_memory(tmp_path):
