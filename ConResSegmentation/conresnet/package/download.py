@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from conresnet.errors import UserError
 from conresnet.files import lock, write_error
 from conresnet.package import ModelPackage, read_package
-from conresnet.package.schema import Place, dump, field, load, load_json
+from conresnet.package.schema import Place, dump, field, load, load_json, repeated
 from conresnet.package.store import check_replaceable, install_model, user_folder
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class CatalogEntry:
 class _Catalog:
     format: str = field("What the file is.", choices=(_FORMAT,))
     models: tuple[CatalogEntry, ...] = field("What can be downloaded.", most=10_000)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Two models of one name: nobody could choose the second one."""
+        if reason := repeated(entry.name for entry in self.models):
+            yield "models", reason
 
 
 Report = Callable[[int, int], None]

@@ -322,6 +322,17 @@ def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content,
     assert word in caught.value.message
 
 
+def test_a_catalog_with_a_name_twice_is_refused(server, content, tmp_path):
+    """As the first one would be taken without a word."""
+    path = write_catalog(tmp_path / "catalog.json", server, content)
+    catalog = json.loads(path.read_text(encoding="utf-8"))
+    catalog["models"].append(catalog["models"][0] | {"version": "9.0.0"})
+    path.write_text(json.dumps(catalog), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        download.read_catalog(str(path))
+    assert caught.value.code == "catalog-unreadable" and 'models contains "organ" twice' in caught.value.message
+
+
 def test_a_checksum_may_be_in_upper_case(models_folder, server, content, tmp_path):
     server.files["/tiny.zip"], checksum = content, hashlib.sha256(content).hexdigest().upper()
     path = write_catalog(tmp_path / "catalog.json", server, content, sha256=checksum)
