@@ -12,14 +12,15 @@ import csv
 import functools
 import json
 import os
+import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from conresnet import __version__
 from conresnet.cli.cases import (
     DONE,
     FAILED,
@@ -39,21 +40,25 @@ from conresnet.cli.cases import (
     write_summary,
 )
 from conresnet.cli.main import say
-from conresnet.cli.workers import connected, in_one_piece
+from conresnet.cli.workers import Workers, connected, in_one_piece, is_same_model, numbered_by_computer
 from conresnet.errors import UserError
-from conresnet.files import make_folder, replacing
+from conresnet.files import OwnedFolder, make_folder, replacing, write_error
 from conresnet.images.roi import roi_from_text
-from conresnet.package.store import read_model
+from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
+from conresnet.result_folder import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
 from conresnet.review import ALL
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
 
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
     from conresnet.package.description import ModelDescription
+
+# A worker may have several threads, and a network serves one case at a time.
+_one_at_a_time = threading.RLock()
+_IN_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Job:
         inputs: images that the results must not replace.
         had_results: whether there were results of the case before any worker began with it.
         workers: the number of each worker among those of its computer, by address.
+        version, digest: of ConResNet and of the model (`digest_with_locator`) on the computer of the command.
     """
 
     case: ListedCase
@@ -76,6 +82,8 @@ class Job:
     inputs: tuple[Path, ...]
     had_results: bool = True
     workers: Mapping[str, int] = field(default_factory=dict)
+    version: str = __version__
+    digest: str = ""
 
     @property
     def folder(self) -> Path:
@@ -115,15 +123,17 @@ def segment_cohort(
     for image in (image for case in cases for image in case.images if output.absolute() in image.parents):
         endangered[image.resolve().parent].append(image)
     model, folder, waiting = package.path.absolute(), output.absolute(), deque()
+    digest = digest_with_locator(package)
     for case in cases:
         inputs = (*case.images, *endangered.get((folder / case.name).resolve(), ()))
-        waiting.append(Job(case, model, options, folder, overwrite, inputs))
+        waiting.append(Job(case, model, options, folder, overwrite, inputs, digest=digest))
+    folders = [output / PICTURES, *(job.folder for job in waiting)]
     outcomes: list[Outcome] = []
     try:
-        with _filled([output / PICTURES, *(job.folder for job in waiting)]), connected(jobs, scheduler) as client:
+        with _filled(folders) as place, connected(jobs, scheduler) as client:
             began = time.monotonic()
             try:
-                for outcome in _segmented(client, waiting):
+                for outcome in _segmented(Workers(client, scheduler, model, digest, place), waiting):
                     outcomes.append(outcome)
                     _tell(outcome, output)
                     say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
@@ -153,20 +163,27 @@ def progress_line(outcomes: Sequence[Outcome], cases: int, seconds: float) -> st
 
 
 @contextlib.contextmanager
-def _filled(folders: Sequence[Path]) -> Iterator[None]:
+def _filled(folders: Sequence[Path]) -> Iterator[Path]:
     """Make the first of the folders before any work, so that a place that cannot be written to is reported at once.
     In the end, remove what workers that were killed have left in the folders, and new folders that are empty.
+
+    Yields a new folder in the first one, which only computers that share these folders see.
     """
     folders = [folder.absolute() for folder in folders]
     made = [path for path in (*folders, *folders[0].parents) if not path.exists()]
     try:
-        make_folder(folders[0])
+        try:
+            make_folder(folders[0])
+            owned = OwnedFolder.make(PREFIX, folders[0], needs_lock=False)
+        except OSError as error:
+            raise write_error(error, folders[0]) from error
     except UserError as error:
         # The user knows the folder, not the hidden one inside it.
         raise error.naming(str(folders[0]), str(folders[0].parent)) from error
     try:
-        yield
+        yield owned.path
     finally:
+        owned.remove()
         for folder in folders:
             with contextlib.suppress(UserError):
                 undo_killed_runs(folder)
@@ -181,52 +198,34 @@ def _absolute(case: ListedCase) -> ListedCase:
     return ListedCase(case.name, tuple(image.absolute() for image in case.images), roi)
 
 
-def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
+def _segmented(workers: Workers, waiting: deque[Job]) -> Iterator[Outcome]:
     """Yield the outcomes as cases finish."""
-    from distributed import as_completed
-    from distributed.comm import CommClosedError
-
     running: dict[str, Job] = {}
-    completed = as_completed(loop=client.loop)
     while waiting or running:
-        try:
-            threads = client.nthreads()
-        except CommClosedError as error:
-            raise UserError("cohort-scheduler-lost") from error
+        addresses = workers.addresses()
+        numbers = numbered_by_computer(addresses)
         # No more cases than workers, because Dask blames a worker's death on every case that was assigned to it.
-        workers = numbered_by_computer(threads)
-        while waiting and len(running) < max(1, sum(threads.values())):
+        while waiting and len(running) < len(addresses):
             job = waiting.popleft()
-            job = replace(job, had_results=(job.folder / REPORT_FILE).exists(), workers=workers)
-            future = client.submit(segment_case, job, key=f"{job.case.name}-{time.monotonic_ns()}", pure=False)
-            running[future.key] = job
-            completed.add(future)
-        future = next(completed)
-        yield _outcome(future, running.pop(future.key))
-
-
-def numbered_by_computer(addresses: Iterable[str]) -> dict[str, int]:
-    """Number the workers of each computer from 0, by their addresses such as tcp://10.0.0.7:40123."""
-    seen: Counter[str | None] = Counter()
-    numbers = {}
-    for address in sorted(addresses):
-        computer = urlsplit(address).hostname
-        numbers[address] = seen[computer]
-        seen[computer] += 1
-    return numbers
+            job = replace(job, had_results=(job.folder / REPORT_FILE).exists(), workers=numbers)
+            running[workers.submit(segment_case, job, f"{job.case.name}-{time.monotonic_ns()}")] = job
+        if (future := workers.wait_for_any()) is not None:
+            yield _outcome(future, running.pop(future.key))
 
 
 def _outcome(future: Future, job: Job) -> Outcome:
     from distributed import KilledWorker
 
-    if future.status == "finished":
-        return future.result()
-    if future.status != "error":
+    if future.status not in ("finished", "error"):
         raise UserError("cohort-scheduler-lost")
-    error = future.exception()
-    if isinstance(error, KilledWorker):
-        error = UserError("cohort-case-killed")
-    return Outcome(job.case.name, FAILED, CaseProblem.of(job.case.name, error))
+    try:
+        return future.result()
+    except KilledWorker as error:
+        deaths = error.allowed_failures + 1
+        reason = UserError("cohort-case-killed", count=_IN_WORDS.get(deaths, deaths))
+    except Exception as error:
+        reason = error
+    return Outcome(job.case.name, FAILED, CaseProblem.of(job.case.name, reason))
 
 
 def segment_case(job: Job) -> Outcome:
@@ -235,7 +234,12 @@ def segment_case(job: Job) -> Outcome:
     try:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
         options = replace(job.options, roi=roi)
-        description = read_model(job.model, verify=False).description
+        package = read_model(job.model, verify=False)
+        description = package.description
+        if job.version != __version__:
+            raise UserError("cohort-versions-differ", theirs=__version__, ours=job.version)
+        if job.digest and not is_same_model(digest_with_locator(package), job.digest):
+            raise UserError("model-changed", model=description.title)
         if not job.overwrite and _has_results(job, options, description):
             if job.had_results:
                 return _read_outcome(job, SKIPPED)
@@ -243,9 +247,10 @@ def segment_case(job: Job) -> Outcome:
             job = replace(job, overwrite=True)
         # The page is sorted by the expected Dice, which comes from the review list.
         made = replace(options, device=_device(options.device, job.workers), review=True)
-        model = _warm_model().get(read_model(job.model))
         try:
-            result = segment_to_folder(model, job.case.images, made, job.folder, job.overwrite, job.inputs)
+            with _one_at_a_time:
+                model = _warm_model().get(package)
+                result = segment_to_folder(model, job.case.images, made, job.folder, job.overwrite, job.inputs)
         except UserError as error:
             # Another command with the same list has segmented it in the meantime, or a run that was killed while it
             # replaced results was undone.

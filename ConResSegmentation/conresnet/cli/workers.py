@@ -1,37 +1,56 @@
-"""The worker processes that segment many cases at once: on this computer, or those of a Dask scheduler."""
+"""The worker processes that segment many cases at once: on this computer, or those of a Dask scheduler.
+
+Nothing here knows about cases. A worker is known by its address, such as tcp://10.0.0.7:40123.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import re
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from conresnet import __version__
 from conresnet.cli.main import say
 from conresnet.errors import UserError
+from conresnet.files import OwnedFolder, abandoned_folders
+from conresnet.package.store import digest_with_locator
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future, as_completed
 
 T = TypeVar("T")
 
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
+# Of temporary folders.
+_PREFIX = "conresnet-cohort-"
+# Between two looks at the workers while no case finishes.
+_SECONDS_TO_LOOK, _SECONDS_OF_A_NAP = 5.0, 0.05
+# The folder of another computer may be seen a moment later than it was made.
+_SECONDS_TO_SEE = 5.0
 # A Ctrl-C in a terminal reaches the workers, too, which would print a traceback. This process ends them.
 _IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 @contextlib.contextmanager
 def connected(jobs: int, scheduler: str) -> Iterator[Client]:
-    """Connect to the workers of a scheduler, or start workers on this computer, which end with the connection."""
+    """Connect to the workers of a scheduler, or start workers on this computer, which end with the connection.
+
+    Raises UserError "cohort-needs-package", "cohort-no-scheduler" or "cohort-no-certificate".
+    """
     try:
         import distributed
     except ImportError as error:
@@ -54,23 +73,33 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         raise UserError("cohort-no-scheduler", address=scheduler) from error
     with client:
-        versions = {version for version in client.run(_version).values() if version != __version__}
-        if versions:
-            raise UserError("cohort-versions-differ", theirs=", ".join(sorted(versions)), ours=__version__)
-        if not client.nthreads():
-            say(f"No worker is connected to {scheduler} yet; waiting for one.", err=True)
         yield client
 
 
 def _check_address(scheduler: str) -> None:
-    """Raise UserError("cohort-no-scheduler") for an address that does not answer. Dask would try for a minute."""
+    """Raise UserError "cohort-no-scheduler" or "cohort-no-certificate" for an address that cannot be used.
+
+    Dask's client would try for a minute, or take the answer of another program, such as of its own dashboard, for
+    anything.
+    """
     try:
         url = urlsplit(scheduler)
         if url.scheme not in ("tcp", "tls"):
             raise ValueError(url.scheme)
         socket.create_connection((url.hostname, url.port), _SECONDS_TO_CONNECT).close()
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError("cohort-no-scheduler", address=scheduler) from error
+        asyncio.run(_shake_hands(scheduler))
+    except Exception as error:
+        is_tls = isinstance(error, TypeError) and "TLS" in str(error)
+        raise UserError("cohort-no-certificate" if is_tls else "cohort-no-scheduler", address=scheduler) from error
+
+
+async def _shake_hands(scheduler: str) -> None:
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    options = Security().get_connection_args("client")
+    connection = await asyncio.wait_for(connect(scheduler, **options), _SECONDS_TO_CONNECT)
+    await connection.close()
 
 
 @contextlib.contextmanager
@@ -88,8 +117,8 @@ def _workers_here(jobs: int) -> Iterator[Client]:
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     with (
-        tempfile.TemporaryDirectory(prefix="conresnet-cohort-", ignore_cleanup_errors=True) as folder,
-        dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS}),
+        _temporary_folder() as folder,
+        dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS, "temporary-directory": folder}),
         # Encrypted, because otherwise any user of this computer could run code in the workers. The engine handles lack
         # of memory itself, so Dask must not end its processes.
         LocalCluster(
@@ -97,7 +126,6 @@ def _workers_here(jobs: int) -> Iterator[Client]:
             threads_per_worker=1,
             memory_limit=None,
             security=True,
-            local_directory=folder,
             preload=_IGNORE_INTERRUPTS,
             silence_logs=logging.CRITICAL,
             # Without an address, Dask takes port 8787 even if there is no dashboard, and warns if that is in use.
@@ -113,6 +141,18 @@ def _workers_here(jobs: int) -> Iterator[Client]:
             nanny.close_gracefully()  # so that it does not start another worker
             with contextlib.suppress(psutil.Error, TypeError):
                 psutil.Process(nanny.pid).kill()
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """A folder for Dask's files. Nothing is left of it, nor of those of commands that were killed."""
+    for owned in abandoned_folders(tempfile.gettempdir(), _PREFIX):
+        owned.remove()
+    owned = OwnedFolder.make(_PREFIX, needs_lock=False)
+    try:
+        yield str(owned.path)
+    finally:
+        owned.remove()
 
 
 def in_one_piece(work: Callable[[], T]) -> T:
@@ -142,5 +182,126 @@ def _has_dashboard() -> bool:
     return True
 
 
-def _version() -> str:
-    return __version__
+def numbered_by_computer(addresses: Iterable[str]) -> dict[str, int]:
+    """Number the workers of each computer from 0, by their addresses."""
+    seen: Counter[str | None] = Counter()
+    numbers = {}
+    for address in sorted(addresses):
+        computer = urlsplit(address).hostname
+        numbers[address] = seen[computer]
+        seen[computer] += 1
+    return numbers
+
+
+class Workers:
+    """The workers of a client that can take a case.
+
+    Args:
+        scheduler: address of the scheduler if the workers are not ours; they may be on other computers.
+        model, digest: path of the model package, and `digest_with_locator` of what is there on this computer.
+        place: a folder that was just made on this computer, where the results go.
+    """
+
+    def __init__(self, client: Client, scheduler: str, model: Path, digest: str, place: Path):
+        self._client, self._scheduler = client, scheduler
+        self._model, self._digest, self._place = model, digest, place
+        self._completed: as_completed | None = None
+        self._known: set[str] = set()
+        self._told = ""
+
+    def addresses(self) -> list[str]:
+        """Those that are there. New ones of a scheduler are examined first; later ones may be on other computers.
+
+        Raises:
+            UserError: "cohort-scheduler-lost", or why a worker cannot be used: "cohort-worker-unusable",
+                "cohort-versions-differ", "cohort-model-differs" or "cohort-folder-differs".
+        """
+        try:
+            found = list(self._client.nthreads())
+            if self._scheduler and (new := [worker for worker in found if worker not in self._known]):
+                self._examine(new)
+                self._known.update(new)
+        except OSError as error:
+            raise UserError("cohort-scheduler-lost") from error
+        if not found:
+            self._tell(f"No worker is connected to {self._scheduler}; waiting for one.")
+        return found
+
+    def submit(self, function: Callable[[Any], Any], argument: object, key: str) -> str:
+        """Let a worker call a function; returns the key of its future."""
+        from distributed import as_completed
+
+        if self._completed is None:
+            self._completed = as_completed(loop=self._client.loop)
+        future = self._client.submit(function, argument, key=key, pure=False)
+        self._completed.add(future)
+        return future.key
+
+    def wait_for_any(self) -> Future | None:
+        """The next future that is complete, or None after a while, in which workers may have come or gone."""
+        end = time.monotonic() + _SECONDS_TO_LOOK
+        while self._completed is None or not self._completed.has_ready():
+            if time.monotonic() >= end:
+                self._tell_if_paused()
+                return None
+            time.sleep(_SECONDS_OF_A_NAP)
+        future = next(self._completed)
+        if future.status in ("lost", "pending"):
+            # Its worker died before it handed over the result, and Dask computes it again.
+            self._completed.add(future)
+            return None
+        return future
+
+    def _examine(self, workers: Collection[str]) -> None:
+        asked = facts_of_worker, self._model, self._place, _SECONDS_TO_SEE
+        answers = self._client.run(*asked, workers=list(workers), on_error="return")
+        for worker, answer in answers.items():
+            if isinstance(answer, OSError):
+                continue  # it has just ended
+            if not isinstance(answer, tuple):
+                reason = re.sub(r"""^\w+\(["'](.*?)["']\)$""", r"\1", " ".join(str(answer).split()))
+                raise UserError("cohort-worker-unusable", worker=worker, reason=reason, ours=__version__)
+            version, theirs, sees_folder = answer
+            if version != __version__:
+                raise UserError("cohort-versions-differ", theirs=version, ours=__version__)
+            if not is_same_model(theirs, self._digest):
+                raise UserError("cohort-model-differs", worker=worker, model=str(self._model))
+            if not sees_folder:
+                raise UserError("cohort-folder-differs", worker=worker, path=str(self._place.parent.parent))
+
+    def _tell_if_paused(self) -> None:
+        """Say why nothing goes on: Dask pauses workers without a word, and may do so forever."""
+        if self._scheduler:
+            states = [worker.get("status") for worker in self._client.scheduler_info()["workers"].values()]
+            if states and all(state == "paused" for state in states):
+                self._tell(
+                    "Dask has paused all workers because their memory is nearly used up; waiting for others. Start "
+                    "workers with --memory-limit 0."
+                )
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            say(text, err=True)
+        self._told = text
+
+
+def facts_of_worker(model: Path, place: Path, seconds: float) -> tuple[str, str, bool]:
+    """On a worker: its version, the digest of the model there ("" without it), and whether it sees the folder, after
+    ``seconds`` at the latest.
+    """
+    try:
+        digest = digest_with_locator(model)
+    except UserError:
+        digest = ""
+    end = time.monotonic() + seconds
+    while not place.is_dir() and time.monotonic() < end:
+        time.sleep(0.2)
+    return __version__, digest, place.is_dir()
+
+
+def is_same_model(digest: str, other: str) -> bool:
+    """Whether two results of `digest_with_locator` are of the same model; the locator may be missing in one of them.
+
+    It is an error only if it is needed.
+    """
+    return bool(digest) and all(mine == yours for mine, yours in zip(digest.split(), other.split(), strict=False))

@@ -188,11 +188,27 @@ COMMAND_LINE: dict[str, str] = {
     "cohort-versions-differ": _(
         "The workers have ConResNet {theirs}, but this is {ours}; install the same version everywhere."
     ),
+    "cohort-no-certificate": _(
+        "{address} requires TLS certificates; name them in Dask's configuration (distributed.comm.tls), as on the "
+        "scheduler."
+    ),
+    "cohort-worker-unusable": _(
+        "The worker {worker} cannot run ConResNet ({reason}); install ConResNet {ours} for the Python of every worker."
+    ),
+    "cohort-model-differs": _(
+        "The worker {worker} does not have the model {model}, or has a different one there; with --scheduler, the same "
+        "model must be at the same path on all computers."
+    ),
+    "cohort-folder-differs": _(
+        "The worker {worker} does not see the output folder {path}; with --scheduler, images and results must be in "
+        "folders that all computers share."
+    ),
     "cohort-scheduler-lost": _(
         "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
     ),
     "cohort-case-killed": _(
-        "it ended two worker processes, possibly because memory ran out; segment this case alone, or give it an ROI."
+        "it ended {count} worker processes, possibly because memory ran out; segment this case alone, or give it an "
+        "ROI."
     ),
     "cases-in-the-way": _(
         "The list of cases {path} would be replaced by the table of results; rename the list, or choose another output "

@@ -6,9 +6,7 @@ import contextlib
 import csv
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,16 +16,15 @@ import numpy as np
 import psutil
 import pytest
 
-from conresnet.cli import cohort, workers
+from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder
-from conresnet.package.store import SHIPPED_FOLDER, read_model
+from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import PREFIX
-
-IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
+from engine.cohort_runs import IMAGES, command, run_cohort, running_scheduler, table
 
 
 @pytest.fixture
@@ -44,18 +41,9 @@ def write_list(data_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "conresnet", "segment", "--model", "hippocampus", *map(str, arguments)]
-
-
 def run(*arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=500, env=environment)
-
-
-def table(output: Path) -> dict[str, dict[str, str]]:
-    with (output / "cohort.csv").open(encoding="utf-8", newline="") as file:
-        return {row["name"]: row for row in csv.DictReader(file)}
 
 
 def labels(folder: Path) -> np.ndarray:
@@ -128,48 +116,12 @@ def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> 
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The processes that load a model, below the ones that monitor them."""
-    found = psutil.Process(pid).children(recursive=True)
-    return [process for process in found if process.memory_info().rss > 300e6]
-
-
-def test_workers_have_a_gpu_each_and_share_where_there_are_fewer(recwarn) -> None:
-    """Real workers, on a double of a computer with two GPUs."""
-
-    def with_gpus(asked: str) -> tuple[int, str]:
-        import torch
-        from distributed import get_worker
-
-        torch.cuda.device_count = lambda: 2
-        return get_worker().name, cohort._device(asked, {})
-
-    with socket.socket() as other:
-        # As by another cohort; if the bind fails, somebody else has the port.
-        with contextlib.suppress(OSError):
-            other.bind(("", 8787))
-            other.listen()
-        with cohort.connected(3, "") as client:
-            client.wait_for_workers(3)
-            for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
-                places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
-                assert sorted(client.gather(places)) == list(enumerate(devices))
-    assert not [str(warning.message) for warning in recwarn if "8787" in str(warning.message)]
-
-
-def test_workers_of_a_scheduler_have_a_gpu_of_their_computer_each(scheduler) -> None:
-    def with_gpus(workers: dict[str, int]) -> str:
-        from unittest.mock import patch
-
-        with patch("torch.cuda.device_count", lambda: 2):
-            return cohort._device("auto", workers)
-
-    with cohort.connected(0, scheduler) as client:
-        client.wait_for_workers(2)
-        workers = cohort.numbered_by_computer(client.nthreads())
-        used = client.gather([client.submit(with_gpus, workers, workers=one, pure=False) for one in workers])
-        assert sorted(used) == ["cuda:0", "cuda:1"]
-    elsewhere = cohort.numbered_by_computer(["tls://b:2", "tls://a:9", "tls://b:1"])
-    assert elsewhere == {"tls://a:9": 0, "tls://b:1": 0, "tls://b:2": 1}
+    """The processes that load a model, which have loaded PyTorch."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if any("libtorch_cpu" in part.path for part in process.memory_maps()) else []
+    return found
 
 
 def deadly(job: cohort.Job) -> cohort.Outcome:
@@ -191,53 +143,6 @@ def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path,
     assert "ended two worker processes" in rows["deadly"]["problem"]
     assert run_cohort(["one", "faulty"], tmp_path, jobs=1) == "RuntimeError"
     assert "an internal error occurred (ZeroDivisionError: 0)" in capsys.readouterr().err
-
-
-def run_cohort(names: list[str], output: Path, **options: object) -> str:
-    """How it ends: the code of a UserError, or the name of another exception."""
-    cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
-    options = {"case_list": Path(__file__), "overwrite": False, "jobs": 0, "scheduler": "", **options}
-    with pytest.raises(Exception) as caught:
-        cohort.segment_cohort(cases, read_model(SHIPPED_FOLDER / "hippocampus"), SegmentOptions(), output, **options)
-    return getattr(caught.value, "code", type(caught.value).__name__)
-
-
-@contextlib.contextmanager
-def running_scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A scheduler with two workers, as on a cluster: its process and address."""
-    from distributed import Client
-
-    place = folder / "scheduler.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "cwd": folder}
-    dask = [sys.executable, "-m", "dask"]
-    first = subprocess.Popen(
-        [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", place], **quiet
-    )
-    options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0", "--scheduler-file", place]
-    second = subprocess.Popen([*dask, "worker", *options], **quiet)
-    try:
-        with Client(scheduler_file=str(place), timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=120)
-            address = client.scheduler.addr
-        yield first, address
-    finally:
-        # The workers first: they would wait for a scheduler that is gone.
-        for process in (second, first):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler for all tests that do not end it."""
-    with running_scheduler(tmp_path_factory.mktemp("scheduler")) as (_process, address):
-        yield address
 
 
 @pytest.mark.slow
@@ -352,34 +257,6 @@ def test_a_case_knows_the_images_in_its_folder_and_no_others(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         cohort.segment_cohort(cases, read_model("hippocampus"), SegmentOptions(), tmp_path, **how)
     assert [sorted(set(job.inputs)) for job in jobs] == [images[:2], [images[1]], [images[2]]]
-
-
-def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(workers, "_SECONDS_TO_CONNECT", 1)
-    for address in ("tcp://127.0.0.1:1", "somewhere", "tcp://[::1", "tcp://x:99999"):
-        assert run_cohort(["one"], tmp_path / "a" / "b", scheduler=address) == "cohort-no-scheduler"
-    assert not list(tmp_path.iterdir()), "no empty folder is left"
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    assert run_cohort(["one"], tmp_path, jobs=2) == "cohort-needs-package"
-
-
-def test_workers_of_another_version_are_refused(tmp_path, monkeypatch, scheduler) -> None:
-    monkeypatch.setattr(workers, "__version__", "0.0.1")
-    assert run_cohort(["one"], tmp_path, scheduler=scheduler) == "cohort-versions-differ"
-
-
-def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, scheduler) -> None:
-    """The workers run in another folder. The same list by another path counts as the same list."""
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "image.nii.gz").symlink_to(data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz")
-    (lists / "list.csv").write_text("name,T1\ncase,image.nii.gz\n", encoding="utf-8")
-    for cases, state in (("list.csv", "segmented"), (lists / "list.csv", "already segmented")):
-        arguments = command("--cases", cases, "--output", tmp_path / "many", "--scheduler", scheduler)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(arguments, capture_output=True, text=True, cwd=lists, env=environment)
-        assert done.returncode == 0, done.stderr
-        assert table(tmp_path / "many")["case"]["state"] == state
 
 
 def test_a_summary_is_kept_if_all_cases_are_refused_for_their_results(tmp_path, monkeypatch, capsys) -> None:

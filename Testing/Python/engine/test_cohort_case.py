@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase
 from conresnet.images.files import write_volume
-from conresnet.package.store import SHIPPED_FOLDER
+from conresnet.package.store import SHIPPED_FOLDER, digest_with_locator
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
@@ -119,3 +120,24 @@ def test_results_that_were_brought_back_are_checked_like_others(job, monkeypatch
     monkeypatch.setattr(cohort, "segment_to_folder", undo)
     outcome = cohort.segment_case(job)
     assert outcome.state == cohort.FAILED and f"because {image} changed" in outcome.problem.sentence
+
+
+def test_threads_of_a_worker_take_turns(job) -> None:
+    """A worker of a scheduler has as many threads as cores by default, and a network serves one case at a time."""
+    jobs = [replace(job, case=replace(job.case, name=f"case {number}")) for number in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(cohort.segment_case, jobs))
+    assert [(outcome.state, outcome.problem) for outcome in outcomes] == [(cohort.DONE, None)] * len(jobs)
+    assert len({str(outcome.volumes_ml) for outcome in outcomes}) == 1
+
+
+def test_a_model_that_is_not_the_one_of_the_command_is_refused(job) -> None:
+    """It was replaced in the meantime, or the worker is on another computer."""
+    asked = replace(job, digest=digest_with_locator(job.model))
+    assert cohort.segment_case(asked).state == cohort.DONE
+    shutil.rmtree(job.model)
+    write_model(job.model, description(), seed=5)
+    other = replace(asked, case=replace(job.case, name="other"))
+    assert cohort.segment_case(other).problem.code == "model-changed" and not other.folder.exists()
+    assert cohort.segment_case(replace(other, digest="")).state == cohort.DONE
+    assert cohort.segment_case(replace(other, version="0.0.1")).problem.code == "cohort-versions-differ"
