@@ -219,7 +219,10 @@ def _outcome(future: Future, job: Job) -> Outcome:
     if future.status not in ("finished", "error"):
         raise UserError("cohort-scheduler-lost")
     try:
-        return future.result()
+        outcome, images = future.result(), job.case.images
+        if not (outcome.problem and outcome.problem.code == "image-not-found" and all(map(Path.exists, images))):
+            return outcome
+        reason = UserError("cohort-image-elsewhere", path=", ".join(map(str, images)))
     except KilledWorker as error:
         deaths = error.allowed_failures + 1
         reason = UserError("cohort-case-killed", count=_IN_WORDS.get(deaths, deaths))

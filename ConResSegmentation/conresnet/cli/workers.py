@@ -223,7 +223,7 @@ class Workers:
                 self._known.update(new)
         except OSError as error:
             raise UserError("cohort-scheduler-lost") from error
-        if not found:
+        if self._scheduler and not found:
             self._tell(f"No worker is connected to {self._scheduler}; waiting for one.")
         return found
 

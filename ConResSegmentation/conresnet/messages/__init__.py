@@ -203,6 +203,10 @@ COMMAND_LINE: dict[str, str] = {
         "The worker {worker} does not see the output folder {path}; with --scheduler, images and results must be in "
         "folders that all computers share."
     ),
+    "cohort-image-elsewhere": _(
+        "{path} exists on this computer, but not on that of the worker; put the images in a folder that all computers "
+        "share."
+    ),
     "cohort-scheduler-lost": _(
         "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
     ),

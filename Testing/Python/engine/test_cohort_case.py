@@ -7,11 +7,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase
+from conresnet.errors import UserError
 from conresnet.images.files import write_volume
 from conresnet.package.store import SHIPPED_FOLDER, digest_with_locator
 from conresnet.request import SegmentOptions
@@ -120,6 +122,19 @@ def test_results_that_were_brought_back_are_checked_like_others(job, monkeypatch
     monkeypatch.setattr(cohort, "segment_to_folder", undo)
     outcome = cohort.segment_case(job)
     assert outcome.state == cohort.FAILED and f"because {image} changed" in outcome.problem.sentence
+
+
+def test_an_image_that_only_this_computer_has_is_said_to_be_there(job) -> None:
+    """Otherwise the user is told that a file does not exist, and sees that it does."""
+
+    def problem(**changes: object) -> str:
+        missing = UserError("image-not-found", path="scan.nii")
+        outcome = cohort.Outcome("case", cohort.FAILED, cohort.CaseProblem.of("case", missing))
+        future = SimpleNamespace(status="finished", result=lambda: outcome)
+        return cohort._outcome(future, replace(job, **changes)).problem.code
+
+    assert problem() == "cohort-image-elsewhere"
+    assert problem(case=replace(job.case, images=(Path("gone.nii"),))) == "image-not-found"
 
 
 def test_threads_of_a_worker_take_turns(job) -> None:

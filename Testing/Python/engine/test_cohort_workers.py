@@ -171,6 +171,10 @@ def test_waiting_for_workers_is_said_once(tmp_path, monkeypatch, capsys) -> None
         said.append(capsys.readouterr().err)
     assert [bool(text) for text in said] == [True, False, True, False, False, True, False]
     assert "tcp://x:1" in said[0] and "--memory-limit 0" in said[2]
+    # Those on this computer are started again.
+    states.clear()
+    assert cluster.Workers(client, "", tmp_path, "a", tmp_path).addresses() == []
+    assert capsys.readouterr().err == ""
 
 
 def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, scheduler) -> None:
