@@ -136,6 +136,10 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
     """
     lead_process_group()
     requests, events = take_standard_streams()
+    if remote:
+        # Ends a line that the remote shell may have printed at the start, such as a greeting.
+        with contextlib.suppress(OSError):
+            os.write(events, b"\n")
     try:
         session = SessionFolder()
     except OSError as error:
@@ -144,9 +148,6 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
         return 1
     if remote:
         add_models_folder(session.path / MODELS_FOLDER)
-        # Ends a line that the remote shell may have printed at the start, such as a greeting.
-        with contextlib.suppress(OSError):
-            os.write(events, b"\n")
     server = _Server(requests, events, session, remote)
     try:
         return server.run(load or Engine)

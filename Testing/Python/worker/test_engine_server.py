@@ -287,6 +287,9 @@ def test_a_shell_there_that_prints_without_end_of_line_hides_no_hello(driver: Se
     recorder = driver.segment("any", image)
     driver.until(lambda: recorder.ending, 60)
     assert recorder.ending == "done"
+    driver.engine.stop()
+    driver.server.python("-c", NO_FILES, *REMOTE_FAKE, limits="printf 'Welcome to the cluster'")
+    assert driver.run("any", image).error.code == "no-temporary-folder", "nor an error in its place"
     driver.server.python(*REMOTE_FAKE)
 
 
