@@ -119,12 +119,19 @@ def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
 def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> Iterator[None]:
     """Add the maps of a result to the scene, replacing those of the earlier result, in short steps.
 
+    They go on the volume's voxels as they are at the first step, and stay with the segments if these are there, too:
+    the user may move either between the steps.
+
     They are cropped to what was computed: the rest, 0, would be drawn as a value, and may be most of a large image.
 
     The node of a map that exists again is kept with the colors and the place that the user has chosen; the other maps
     of the earlier result are removed, even if the rest of the steps is left out. New maps go next to the kept ones, or
     else into a folder next to the segmentation.
     """
+    ijkToRas = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(ijkToRas)
+    transformID = volumeNode.GetTransformNodeID()
+    isTogether = segmentationNode.GetTransformNodeID() == transformID
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
     place = folder(segmentationNode) if volumes else None
     segmentationNode.RemoveNodeReferenceIDs(_MAP_ROLE)
@@ -145,7 +152,9 @@ def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlan
             isNew = node is None or node.GetScene() is None
             if isNew:
                 node = _newNode(volume, volumeNode)
-            _fill(node, voxels, [part.start for part in box], volumeNode)
+            _fill(node, voxels, [part.start for part in box], ijkToRas)
+            node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID() if isTogether else transformID)
+            node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())
             if isNew:
                 _display(node, volume.kind, values)
                 ResultSegmentation.place(node, place)
@@ -193,17 +202,15 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.dtype.itemsize}")
 
 
-def _fill(node, voxels: np.ndarray, first: list[int], volumeNode) -> None:
-    """Fill a node with voxels, the first of which is voxel [k, j, i] of the volume."""
-    ijkToRas = vtk.vtkMatrix4x4()
-    volumeNode.GetIJKToRASMatrix(ijkToRas)
+def _fill(node, voxels: np.ndarray, first: list[int], ijkToRas) -> None:
+    """Fill a node with voxels, the first of which is voxel [k, j, i] of a volume with this matrix."""
+    own = vtk.vtkMatrix4x4()
+    own.DeepCopy(ijkToRas)
     for axis, place in enumerate(ijkToRas.MultiplyPoint((*first[::-1], 1))[:3]):
-        ijkToRas.SetElement(axis, 3, place)
+        own.SetElement(axis, 3, place)
     with slicer.util.NodeModify(node):
         slicer.util.updateVolumeFromArray(node, voxels)
-        node.SetIJKToRASMatrix(ijkToRas)
-        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
-        node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())
+        node.SetIJKToRASMatrix(own)
 
 
 def _display(node, kind: str, array: np.ndarray) -> None:

@@ -377,6 +377,8 @@ class ResultPreview:
         if voxels != self._shownVoxels:
             self._shownVoxels = voxels
             self._show()
+        elif self._node is not None:
+            self._follow()
         spent = time.monotonic() - begun
         self._timer.start(max(MILLISECONDS_BETWEEN_LOOKS, round(1000 * spent / _SHARE_OF_TIME)))
 
@@ -388,8 +390,17 @@ class ResultPreview:
         else:
             # All segments share this labelmap, and the views follow it.
             self._image.DeepCopy(image)
-            # The volume may have been moved under a transform.
-            self._node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
+            self._follow()
+
+    def _follow(self) -> None:
+        """Stay on the volume, which may have been moved, or put under a transform."""
+        before, now = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+        self._image.GetImageToWorldMatrix(before)
+        self._volumeNode.GetIJKToRASMatrix(now)
+        # The labelmap's own is computed from spacing and axes, which changes the last bits.
+        if not np.allclose(*map(slicer.util.arrayFromVTKMatrix, (before, now)), atol=1e-6):
+            self._image.SetImageToWorldMatrix(now)
+        self._node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
 
     def _makeNode(self):
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentationNode")

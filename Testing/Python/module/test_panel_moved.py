@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,29 @@ def test_a_volume_that_is_moved_between_the_steps_of_showing_its_result_keeps_it
     assert panel.status.startswith("Done in"), panel.status
     assert (volume.GetParentTransformNode() is None) == (change == "hardened")
     np.testing.assert_array_equal(label_array(node, volume), expected)
+
+
+@pytest.mark.parametrize("change", ["centered", "transform"])
+def test_maps_stay_with_the_segments_of_a_volume_that_is_moved_before_they_are_added(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    run = sys.modules["ConResSegmentationLib.SegmentationRun"]
+    fill = run.ResultSegmentation.fill
+
+    def move_after_filling(*given: object) -> None:
+        fill(*given)
+        moved = add_transform(rotation(30, (5, 0, 0))).GetID()
+        centered = partial(volume.SetOrigin, 1, 2, 3)
+        run.callLater(centered if change == "centered" else lambda: volume.SetAndObserveTransformNodeID(moved))
+
+    monkeypatch.setattr(run.ResultSegmentation, "fill", move_after_filling)
+    node = panel.segment()
+    assert panel.status.startswith("Done in"), panel.status
+    geometry = sys.modules["ConResSegmentationLib.Review"]._geometryOf(node)
+    maps = result_nodes()[1:]
+    assert len(maps) == 3
+    for one in maps:
+        assert sys.modules["ConResSegmentationLib.Review"]._boxIn(geometry, one) is not None, one.GetName()
 
 
 def test_the_roi_of_a_result_moves_with_the_volume_that_is_moved_while_it_is_segmented(

@@ -16,6 +16,7 @@ import slicer
 from ConResSegmentationLib import ResultSegmentation
 from module.panel_driver import PanelDriver, label_array
 from module.result_cases import SEGMENTS
+from module.test_scene_inputs import add_transform, rotation
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
@@ -132,6 +133,22 @@ def test_nothing_is_put_into_the_scene_while_there_is_nothing_to_see(panel: Pane
     assert looks[:3] == [0, 0, 0]
     preview.remove()
     assert previews() == []
+
+
+def test_it_follows_a_volume_that_is_moved_while_no_new_voxels_come(panel: PanelDriver, windows: object) -> None:
+    labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
+    labels[3:5] = 2
+    preview = sys.modules["ConResSegmentationLib.ResultSegmentation"].ResultPreview(labels, SEGMENTS, windows)
+    panel.wait(lambda: len(previews()) == 1)
+    (node,) = previews()
+    transform = add_transform(rotation(30, (5, 0, 0)))
+    windows.SetAndObserveTransformNodeID(transform.GetID())
+    panel.wait(lambda: node.GetParentTransformNode() is transform)
+    np.testing.assert_array_equal(label_array(node, windows) != 0, labels != 0)
+    windows.HardenTransform()
+    panel.wait(lambda: node.GetParentTransformNode() is None)
+    np.testing.assert_array_equal(label_array(node, windows) != 0, labels != 0)
+    preview.remove()
 
 
 def test_nothing_of_it_stays_in_memory(panel: PanelDriver, windows: object) -> None:
