@@ -53,6 +53,7 @@ from ConResSegmentationLib.Widgets import (
     sayResearchUse,
     singleShotTimer,
     stayNarrow,
+    whenStarted,
 )
 
 _INPUTS = (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSequenceNode)
@@ -69,8 +70,8 @@ class ConResSegmentation(ScriptedLoadableModule):
         )
         describeModule(self.parent, _("ConRes Segmentation"), text)
         ResultSegmentation.keepRemovedDisplays()
-        slicer.app.connect("startupCompleted()", Loading.registerSampleData)
-        slicer.app.connect("startupCompleted()", ConResSegmentationSubjectHierarchyPlugin.register)
+        whenStarted(Loading.registerSampleData)
+        whenStarted(ConResSegmentationSubjectHierarchyPlugin.register)
 
 
 class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

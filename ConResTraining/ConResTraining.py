@@ -24,7 +24,7 @@ from conresnet_training.runs.state import Progress
 from ConResSegmentationLib.Diagnostics import copyReport, makeVolume, notTested, slicerVersion, withoutNames
 from ConResSegmentationLib.Models import isPackage
 from ConResSegmentationLib.Processes import ChildProcess
-from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules, sayResearchUse
+from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules, sayResearchUse, whenStarted
 from ConResTrainingLib import TrainingCurves
 from ConResTrainingLib.Backend import Backend
 from ConResTrainingLib.DataSetPanel import DataSetPanel, pathNextTo
@@ -48,7 +48,7 @@ class ConResTraining(ScriptedLoadableModule):
         )
         describeModule(self.parent, _("ConRes Training"), text)
         # A scene that was saved with the curves may be opened before this module is.
-        slicer.app.connect("startupCompleted()", TrainingCurves.layout.register)
+        whenStarted(TrainingCurves.layout.register)
 
 
 class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

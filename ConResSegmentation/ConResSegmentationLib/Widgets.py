@@ -40,6 +40,17 @@ def sayResearchUse(label) -> None:
     label.text = _("For research use only. Not for diagnosis.")
 
 
+def whenStarted(react: Callable[[], None]) -> None:
+    """Call a function once Slicer has started; at once for a module that is loaded at run time.
+
+    Call this in a module's constructor. At start-up, Slicer creates its main window after that.
+    """
+    if slicer.util.mainWindow() is None:
+        slicer.app.connect("startupCompleted()", react)
+    else:
+        react()
+
+
 def forgetModules(*packages: str) -> None:
     """Unload packages so that the next import loads them again, for when a module is reloaded.
 

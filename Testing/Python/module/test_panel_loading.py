@@ -74,6 +74,19 @@ def test_the_examples_are_offered_as_sample_data_with_their_checksums(panel: Pan
     assert set(Loading.examples()) == {"hippocampus", "brain-structures", "brain-tissue", "head-neck-organs"}
 
 
+def test_a_module_loaded_at_run_time_offers_its_examples_and_its_menu_too(
+    slicer_app: object, volume: object, repository: Path
+) -> None:
+    """Slicer does not report its start again, as after "Select module to load" in the Extension Wizard."""
+    handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
+    handler._plugins.clear()
+    sample_data.sources.clear()
+    slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py", at_run_time=True)
+    assert len(sample_data.sources) == 4
+    assert [action.text for action in context_menu(volume)] == ["Segment with ConResNet"]
+    slicer_app.moduleManager().unload("ConResSegmentation")
+
+
 def test_images_are_loaded_and_chosen_by_name(panel: PanelDriver, tumor_images: list[Path], tmp_path: Path) -> None:
     dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
     panel.ui.installModelButton.click()

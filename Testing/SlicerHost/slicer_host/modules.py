@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import slicer
@@ -123,6 +125,20 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         return bool(edit(node, role, context)) if edit is not None else False
 
 
+@contextlib.contextmanager
+def _no_main_window() -> Iterator[None]:
+    """At start-up, modules are created before the main window is (qSlicerApplicationHelper.txx)."""
+    window = slicer.util.mainWindow()
+    if window is None:
+        yield
+        return
+    name, window.objectName = window.objectName, ""
+    try:
+        yield
+    finally:
+        window.objectName = name
+
+
 class ModuleManager(QtCore.QObject):
     """Registers modules and opens them."""
 
@@ -172,7 +188,8 @@ class ModuleManager(QtCore.QObject):
         module.setTitle(path.stem)
         waiting = connections_of(slicer.app, "startupCompleted()")
         waited = len(waiting)
-        instance = getattr(python_module, path.stem)(module)
+        with contextlib.nullcontext() if at_run_time else _no_main_window():
+            instance = getattr(python_module, path.stem)(module)
         setattr(slicer.modules, path.stem + "Instance", instance)
         self._add(module)
         # A module that waits for the application's start gets it, though here it comes after the start.
