@@ -156,8 +156,9 @@ def readSeries(path: Path):
 
 
 def hasVolumes(sequenceNode) -> bool:
-    """Whether the frames of a sequence are volumes."""
-    return sequenceNode.GetNumberOfDataNodes() > 0 and sequenceNode.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode")
+    """Whether the frames of a sequence are images; label maps are not."""
+    first = sequenceNode.GetNthDataNode(0) if sequenceNode.GetNumberOfDataNodes() > 0 else None
+    return first is not None and first.IsA("vtkMRMLScalarVolumeNode") and not first.IsA("vtkMRMLLabelMapVolumeNode")
 
 
 class LoadPanel:

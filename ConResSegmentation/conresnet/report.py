@@ -276,11 +276,15 @@ def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], pl
                 some = one[::2, ::2, ::2].astype(np.float32)
                 low, high = (float(x) for x in np.percentile(some, (1, 99)))
             title = names[component] if per_segment else about.title if len(values) == 1 else f"{component + 1}"
-            scale = (
-                f'{low:.2g}<span class="scale" style="background:linear-gradient(90deg, {colors})"></span>{high:.2g}'
-            )
+            bar = f'<span class="scale" style="background:linear-gradient(90deg, {colors})"></span>'
+            scale = f"{_end(low)}{bar}{_end(high)}"
             picture = png(scene.slices(scene.place(component if per_segment else None), one, (low, high)))
             yield _figure(picture, f"{about.title}: {title}", f"{escape(title)} &nbsp; {scale}")
+
+
+def _end(value: float) -> str:
+    """An end of a color scale: features may be above 100, where two digits would be in powers of ten."""
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[str]:

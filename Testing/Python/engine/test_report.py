@@ -15,7 +15,7 @@ from conresnet.cli.main import main
 from conresnet.images.files import write_volume
 from conresnet.package import parse_description
 from conresnet.pictures import Scene, heat, png
-from conresnet.report import _anonymous
+from conresnet.report import _anonymous, _end
 from conresnet.review import COLUMNS
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
@@ -145,6 +145,13 @@ def test_warnings_about_a_4d_file_do_not_name_it(tmp_path):
 )
 def test_sentences_name_images_by_their_channels(channels, given, shown):
     assert _anonymous(given, channels) == shown
+
+
+@pytest.mark.parametrize(
+    "value, shown", [(0.0, "0"), (0.5, "0.5"), (-3.14159, "-3.1"), (187.4, "187"), (-1234.5, "-1234"), (0.012, "0.012")]
+)
+def test_the_ends_of_a_color_scale_are_plain_numbers(value, shown):
+    assert _end(value) == shown
 
 
 def test_a_picture_is_a_png_file_made_in_memory(tmp_path, monkeypatch):

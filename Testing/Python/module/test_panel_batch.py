@@ -131,6 +131,15 @@ def test_no_volume_gets_the_result_of_another_one(batch: PanelDriver, volume: ob
     assert cases(batch) == {"hippocampus_123": ""} and batch.widget.batchPanel.chosen == []
 
 
+def test_a_sequence_of_label_maps_is_no_case(batch: PanelDriver, volume: object) -> None:
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "labels in time")
+    label_map = slicer.vtkMRMLLabelMapVolumeNode()
+    label_map.SetAndObserveImageData(volume.GetImageData())
+    sequence.SetDataNodeAtValue(label_map, "0")
+    batch.settle()
+    assert list(cases(batch)) == ["hippocampus_004"]
+
+
 def test_frames_that_are_removed_during_the_run_are_problems_of_theirs_alone(
     batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
 ) -> None:
