@@ -212,6 +212,26 @@ def test_warnings_and_errors_can_be_read_on_light_and_dark_backgrounds(slicer_ap
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5, "WCAG 2.1, success criterion 1.4.3"
 
 
+def test_short_buttons_and_the_last_line_follow_the_font_and_the_style_of_slicer(panel: PanelDriver) -> None:
+    application = QtWidgets.QApplication.instance()
+    font, palette, dark = application.font(), application.palette(), QtGui.QPalette()
+    dark.setColor(QtGui.QPalette.WindowText, QtGui.QColor("white"))
+    try:
+        application.setFont(QtGui.QFont(font.family(), 3 * font.pointSize()))
+        panel.widget.onReload()
+        panel.unfold()
+        for button in (panel.ui.previousPlaceButton, panel.ui.nextPlaceButton):
+            assert button.width > button.fontMetrics().horizontalAdvance(button.text)
+        assert panel.ui.researchUseLabel.font.pointSize() == 3 * font.pointSize()
+        assert panel.ui.researchUseLabel.font.italic()
+        application.setPalette(dark)
+        panel.settle()
+        assert panel.ui.researchUseLabel.palette.color(QtGui.QPalette.WindowText) == QtGui.QColor("white")
+    finally:
+        application.setPalette(palette)
+        application.setFont(font)
+
+
 def luminance(color: str) -> float:
     """Relative luminance as WCAG defines it, 0 to 1."""
     channels = np.array(QtGui.QColor(color).getRgbF()[:3])
