@@ -10,14 +10,18 @@ from slicer_host.views import four_views, save_png
 @pytest.fixture
 def head(slicer_app, head_image, head_label):
     """A head with its tissues as a segmentation with surfaces."""
-    volume = slicer.util.loadVolume(str(head_image))
-    labels = slicer.util.loadVolume(str(head_label), {"labelmap": True, "show": False})
+    volume, segmentation = add_segmentation(head_image, head_label)
+    segmentation.GetSegmentation().GetNthSegment(2).SetColor(0, 1, 0)
+    return volume, segmentation
+
+
+def add_segmentation(image, label):
+    volume = slicer.util.loadVolume(str(image))
+    labels = slicer.util.loadVolume(str(label), {"labelmap": True, "show": False})
     segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Tissues")
     segmentation.CreateDefaultDisplayNodes()
     slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(labels, segmentation)
     slicer.mrmlScene.RemoveNode(labels)
-    segment = segmentation.GetSegmentation().GetNthSegment(2)
-    segment.SetColor(0, 1, 0)
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     return volume, segmentation
 
@@ -57,3 +61,20 @@ def test_nodes_have_subject_hierarchy_items(head):
     assert all(items)
     slicer.mrmlScene.RemoveNode(segmentation)
     assert not hierarchy.GetItemByDataNode(segmentation)
+
+
+def test_segments_are_shown_in_the_slices_of_a_scene_that_was_saved_and_loaded(
+    slicer_app, hippocampus_image, hippocampus_label, tmp_path
+):
+    add_segmentation(hippocampus_image, hippocampus_label)
+    view = slicer.app.layoutManager().sliceWidget("Red").sliceView()
+
+    def colored():
+        return np.count_nonzero(np.ptp(view.image(300, 300).astype(int), axis=2) > 40)
+
+    before = colored()
+    path = str(tmp_path / "scene.mrb")
+    slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(path)
+    assert colored() == before > 0

@@ -20,6 +20,8 @@ class OffscreenView:
         self._application_logic = application_logic
         self._window: object = None
         self._group: object = None
+        scene = slicer.mrmlScene
+        scene.AddObserver(slicer.vtkMRMLScene.StartImportEvent, lambda *_: self._detach())
 
     def _node(self) -> object:
         raise NotImplementedError
@@ -40,8 +42,11 @@ class OffscreenView:
         self._interactor.SetRenderWindow(self._window)
         self._window.SetSize(400, 400)
         self._group = self._factory().InstantiateDisplayableManagers(self._renderer)
-        scene = slicer.mrmlScene
-        scene.AddObserver(slicer.vtkMRMLScene.StartImportEvent, lambda *_: self._group.SetMRMLDisplayableNode(None))
+
+    def _detach(self) -> None:
+        """Let the displayable managers rest while a scene is loaded, see ``_attach``."""
+        if self._group is not None:
+            self._group.SetMRMLDisplayableNode(None)
 
     def _attach(self) -> None:
         """Let the displayable managers draw, from the first use of the view and again after a scene was loaded.
@@ -123,6 +128,11 @@ class SliceView(OffscreenView):
         self._actor.SetMapper(self._mapper)
         self._actor.GetProperty().SetDisplayLocationToBackground()
         below.AddViewProp(self._actor)
+
+    def _detach(self) -> None:
+        super()._detach()
+        # The manager of segmentations draws nothing any more when it is attached again.
+        self._window = self._group = None
 
     def _prepare(self, width: int, height: int) -> None:
         node = self._logic.GetSliceNode()
