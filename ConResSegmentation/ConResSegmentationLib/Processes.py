@@ -60,6 +60,18 @@ def killTree(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _childrenOf(pid: int) -> list[int]:
+    """The child processes of a process, on Linux and macOS; none on Windows, where ``taskkill`` finds them."""
+    if os.name == "nt":
+        return []
+    # A Linux without the program ps is the exception.
+    with contextlib.suppress(OSError, ValueError):
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True).stdout
+        pairs = [map(int, line.split()) for line in listed.splitlines()]
+        return [child for child, parent in pairs if parent == pid]
+    return []
+
+
 def pythonEnvironment(isSlicers: bool) -> dict[str, str]:
     """The environment variables for a Python process, as a copy.
 
@@ -157,7 +169,7 @@ class ChildProcess:
         }
         for processSignal, slot in self._signals.items():
             self._process.connect(processSignal, slot)
-        self._killer = singleShotTimer(None, self._process.kill)
+        self._killer = singleShotTimer(None, self.kill)
 
     def start(self) -> None:
         """Start the process and return at once."""
@@ -198,8 +210,14 @@ class ChildProcess:
         self.isStopped = True
         if wait:
             self._onEnded = lambda *_ended: None
-        # A console program on Windows does not receive this request.
-        self._process.terminate()
+        children = self._behindLauncher()
+        for child in children:
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGTERM)
+        if not children:
+            # A launcher ends with its child; before that, a deaf child could no longer be found. A console program on
+            # Windows does not receive this request.
+            self._process.terminate()
         self._killer.start(SECONDS_TO_TERMINATE * 1000)
         if wait and not self.waitForEnd(SECONDS_TO_TERMINATE):
             self.kill()
@@ -212,10 +230,23 @@ class ChildProcess:
         self.waitForEnd(1)
 
     def kill(self, pid: int | None = None) -> None:
-        """Kill the process at once, and with it the tree of ``pid``, the process behind a launcher."""
+        """Kill the process at once, with the processes behind a launcher, and with the tree of ``pid``."""
         if pid is not None:
             killTree(pid)
+        for child in self._behindLauncher():
+            killTree(child)
+        if os.name == "nt" and self._isLauncher and self._process.processId():
+            killTree(self._process.processId())
         self._process.kill()
+
+    @property
+    def _isLauncher(self) -> bool:
+        """Whether the program is the launcher of Slicer's Python, which does not take its child along."""
+        return os.path.basename(self.launch.program).startswith("PythonSlicer")
+
+    def _behindLauncher(self) -> list[int]:
+        pid = self._process.processId()
+        return _childrenOf(pid) if self._isLauncher and pid else []
 
     def waitForEnd(self, seconds: float) -> bool:
         """Wait without an event loop; returns whether the process has ended."""
