@@ -131,6 +131,7 @@ class Gallery:
         self._python = python
         self._process: ChildProcess | None = None
         self._frames: list[tuple[Card, qt.QFrame]] = []
+        self._said = ""
         self._source = catalog_source()
         self._dialog = qt.QDialog(slicer.util.mainWindow())
         self._dialog.windowTitle = _("Models")
@@ -167,7 +168,7 @@ class Gallery:
                 self._show(read_catalog(self._source))
             except UserError as error:
                 self._show(())
-                self._message.text = errorSentence(error)
+                self._say(errorSentence(error))
         layout.addWidget(buttons)
         # Return in the search must not close the dialog, nor download a list.
         for button in buttons.buttons():
@@ -249,28 +250,36 @@ class Gallery:
         for card, frame in self._frames:
             frame.visible = card.matches(text)
         isEmpty = not any(card.matches(text) for card, _frame in self._frames)
-        self._message.text = _("No model matches the search.") if isEmpty else ""
+        self._message.text = _("No model matches the search.") if isEmpty else self._said
+
+    def _say(self, text: str) -> None:
+        """Show a sentence, also after a search."""
+        self._said = text
+        self._filter(self._search.text)
 
     def _onLookForMore(self) -> None:
         try:
             launch = self._python.launchModule(_MODULE, "catalog", self._source)
         except UserError as error:
-            self._message.text = errorSentence(error)
+            self._say(errorSentence(error))
             return
         self._more.enabled = False
-        self._message.text = _("Looking for more models...")
+        self._say(_("Looking for more models..."))
         self._process = ChildProcess(launch, self._onCatalog)
         self._process.start()
 
     def _onCatalog(self, exitCode: int | None, output: str, errors: str) -> None:
         self._more.enabled = True
         if exitCode != 0:
-            self._message.text = lastLine(errors, output) or _("The list of models could not be downloaded.")
+            self._say(lastLine(errors, output) or _("The list of models could not be downloaded."))
             return
         try:
             self._show(parse_catalog(lastLine(output).encode(), self._source))
         except UserError as error:
-            self._message.text = errorSentence(error)
+            self._say(errorSentence(error))
+        else:
+            isNew = any(card.entry for card, _frame in self._frames)
+            self._say("" if isNew else _("All models in the list are installed."))
 
 
 def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunPanel, loadExample: Callable) -> None:

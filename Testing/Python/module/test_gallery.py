@@ -178,6 +178,11 @@ def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:
     assert panel.status.startswith("Downloading organ")
     panel.ui.cancelButton.click()
     assert end(panel) == "Canceled." and panel.choices.model == "hippocampus"
+    # The process behind the launcher of Slicer's Python has ended, too: it would hold the file.
+    server.stalls_after = None
+    dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")
+    panel.ui.galleryButton.click()
+    assert end(panel) == "Installed organ."
 
 
 def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, monkeypatch) -> None:
@@ -209,6 +214,41 @@ def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, 
     assert "organ" not in before[0][0] and before[0][1] == []
     assert "organ" in after[0]
     assert "cannot be downloaded (404" in messages[0] and "ls" in messages[1]
+
+
+def test_what_a_look_for_more_models_has_found_is_said_also_after_a_search(
+    panel, catalog, server, content, tmp_path, monkeypatch
+) -> None:
+    server.files["/catalog.json"] = catalog.read_bytes()
+    monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
+    (tmp_path / "organ.zip").write_bytes(content)
+    panel.drop(tmp_path / "organ.zip")
+    said = []
+
+    def look(dialog: QtWidgets.QDialog) -> int:
+        button, search = dialog.findChild(QtWidgets.QPushButton, "catalogButton"), dialog.findChild(QtWidgets.QLineEdit)
+        message = dialog.findChild(QtWidgets.QLabel, "messageLabel")
+        for text in ("kneecap", ""):
+            button.click()
+            panel.wait(lambda: button.enabled)
+            search.setText(text)
+            said.append(message.text)
+        server.files.clear()
+        button.click()
+        search.setText("hippo")
+        said.append(message.text)
+        panel.wait(lambda: button.enabled)
+        search.setText("hippocampus")
+        said.append(message.text)
+        return 0
+
+    open_gallery(panel, look)
+    assert said[:3] == [
+        "No model matches the search.",
+        "All models in the list are installed.",
+        "Looking for more models...",
+    ]
+    assert "404" in said[3]
 
 
 def test_names_of_a_catalog_are_text_and_a_damaged_one_hides_no_model(panel, catalog, server, content) -> None:
