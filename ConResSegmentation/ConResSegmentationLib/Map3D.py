@@ -28,6 +28,8 @@ SCALARS = "Map"
 # In a larger box, an isosurface is computed from every second voxel along each axis, or from fewer.
 _MOST_VOXELS = 30_000_000
 _LEGEND_SIZE, _LEGEND_FONT_SIZE = (0.12, 0.45), 14
+# Of a legend with small and with large numbers.
+_NUMBERS = "%.2f", "%.0f"
 
 
 def nodes(segmentationNode) -> list:
@@ -312,11 +314,19 @@ def _setLegend(segmentationNode, node, mapNode) -> None:
     for other in nodes(segmentationNode):
         if other is not node and legendOf(other) is not None:
             slicer.mrmlScene.RemoveNode(legendOf(other))
-    if legendOf(node) is not None:
+    title, legend = MAPS[mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE)].title, legendOf(node)
+    # Features may be above 100; with decimals, Slicer would shrink all texts of the legend.
+    numbers = _NUMBERS[abs(mapNode.GetScalarVolumeDisplayNode().GetWindowLevelMax()) >= 100]
+    if legend is not None:
+        # Another map may be on the same surface now. What the user has set stays.
+        if legend.GetTitleText() in {entry.title for entry in MAPS.values()}:
+            legend.SetTitleText(title)
+        if legend.GetLabelFormat() in _NUMBERS:
+            legend.SetLabelFormat(numbers)
         return
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(_displayOf(node))
-    legend.SetTitleText(MAPS[mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE)].title)
-    legend.SetLabelFormat("%.2f")
+    legend.SetTitleText(title)
+    legend.SetLabelFormat(numbers)
     legend.SetSize(*_LEGEND_SIZE)
     for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
         text.SetFontFamilyToArial()

@@ -203,6 +203,21 @@ def test_colors_range_and_opacity_are_those_of_the_overlay(panel: Driver3D, resu
     )
 
 
+@pytest.mark.parametrize("how", ["On surfaces", "Isosurface"])
+def test_the_legend_names_the_map_that_is_shown(panel: Driver3D, maps: list[object], how: str) -> None:
+    residual, _other, attention = maps
+    (legend,) = filter(None, map(panel.legend, panel.show(residual, how)))
+    panel.ui.mapSelector.setCurrentNode(attention)
+    assert panel.legend(panel.shown()[0]) is legend and legend.GetTitleText() == "Attention"
+    assert legend.GetLabelFormat() == "%.2f"
+    attention.GetDisplayNode().SetWindowLevelMinMax(-20, 190)
+    panel.settle()
+    assert legend.GetLabelFormat() == "%.0f"
+    legend.SetTitleText("My own title")
+    panel.ui.mapSelector.setCurrentNode(residual)
+    assert panel.legend(panel.shown()[0]).GetTitleText() == "My own title"
+
+
 def test_a_hidden_or_translucent_segment_is_so_when_painted(
     panel: Driver3D, result: object, maps: list[object]
 ) -> None:

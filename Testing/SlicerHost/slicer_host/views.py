@@ -61,7 +61,9 @@ class OffscreenView:
         self._group.SetMRMLDisplayableNode(self._node())
         for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
             # Their displayable manager draws only those that come while there is a view, as there always is in Slicer.
-            slicer.mrmlScene.InvokeEvent(slicer.vtkMRMLScene.NodeAddedEvent, legend)
+            # Those of other views hear this, too, and would draw them twice.
+            for event in (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.NodeAddedEvent):
+                slicer.mrmlScene.InvokeEvent(event, legend)
 
     def renderWindow(self) -> object:
         self._attach()
