@@ -66,7 +66,8 @@ def _childrenOf(pid: int) -> list[int]:
         return []
     # A Linux without the program ps is the exception.
     with contextlib.suppress(OSError, ValueError):
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True).stdout
+        # In one option, macOS would take the second column for the title of the first.
+        listed = subprocess.run(["ps", "-A", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True).stdout
         pairs = [map(int, line.split()) for line in listed.splitlines()]
         return [child for child, parent in pairs if parent == pid]
     return []
