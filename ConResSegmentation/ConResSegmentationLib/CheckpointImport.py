@@ -177,7 +177,8 @@ class CheckpointImport:
 
     def _installed(self) -> str:
         name = self._install(str(self._package))
-        return _("Imported {model}.").format(model=name) if name else _("Canceled.")
+        sentence = _("Imported {model}.") if name else _("{model} was not installed.")
+        return sentence.format(model=name or self._name)
 
     def _cleanUp(self) -> None:
         with contextlib.suppress(OSError):

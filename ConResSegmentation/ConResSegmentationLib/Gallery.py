@@ -358,4 +358,6 @@ class PackageDownload:
         if found != entry.name:
             raise UserError("download-other-model", url=entry.url, found=found, name=entry.name)
         name = self._install(path)
-        return _("Installed {model}.").format(model=name) if name else _("Canceled.")
+        # A message box has said why, or the user has declined to replace a model.
+        sentence = _("Installed {model}.") if name else _("{model} was not installed.")
+        return sentence.format(model=name or entry.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,19 @@ def test_another_model_than_the_catalog_promises_is_not_installed(panel, catalog
     assert "organ" in end(panel) and "lung" in panel.status
     assert panel.choices.model == "hippocampus"
     assert [choice.title for choice in panel.widget.modelPanel._choices if "Tiny" in choice.title] == []
+
+
+def test_a_downloaded_model_that_cannot_be_installed_is_not_said_to_be_canceled(
+    panel, catalog, server, content, monkeypatch
+) -> None:
+    def fail(_source: str) -> str:
+        raise UserError("disk-full", path="models")
+
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.Models"], "installAsking", fail)
+    dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")
+    panel.ui.galleryButton.click()
+    assert end(panel) == "organ was not installed."
+    assert "not enough disk space" in dialogs.shown[-1].text
 
 
 def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:

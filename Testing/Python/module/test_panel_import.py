@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 from PySide6 import QtWidgets
 
+from conresnet.errors import UserError
 from conresnet.package import read_package
 from conresnet.package.store import find_model
 from module.checkpoints import answers, checkpoint
@@ -63,7 +66,7 @@ def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Pa
 
 
 def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
-    panel: PanelDriver, checkpoint: Path, tmp_path: Path
+    panel: PanelDriver, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
     titles = [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
@@ -83,4 +86,13 @@ def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
     panel.wait(lambda: panel.status.startswith("Importing"))
     panel.ui.cancelButton.click()
     assert panel.status == "Canceled." and not panel.widget.runPanel.isRunning
+
+    def fail(_source: str) -> str:
+        raise UserError("disk-full", path="models")
+
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.Models"], "installAsking", fail)
+    dialogs.answer(answers())
+    panel.drop(checkpoint)
+    end(panel)
+    assert panel.status.endswith("was not installed.") and "disk space" in dialogs.shown[-1].text
     assert [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)] == titles
