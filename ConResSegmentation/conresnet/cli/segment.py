@@ -35,6 +35,7 @@ from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions, check_backend
 from conresnet.result_folder import check_replaceable, check_writable
+from conresnet.systems import check_system
 
 if TYPE_CHECKING:
     from conresnet.api import Result
@@ -215,6 +216,8 @@ def _options(given: dict[str, object], description: ModelDescription) -> Segment
     check_backend(options.device, options.precision)
     check_postprocessing(options)
     check_locator(description, options.roi)
+    # Without its system, a model would seem to lack maps.
+    check_system(description)
     return replace(options, maps=check_maps(options.maps, description))
 
 

@@ -176,11 +176,15 @@ def system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
             yield f"{place}.residual_axis", f"must be {first_axis}, as for the first network"
 
 
-def build_system(package: ModelPackage) -> System:
-    """The system of a package with its weights, on the CPU. Raises UserError ``system-unknown``, or as for loading."""
-    model, kind = package.description, package.description.system.type
-    made = declared_system(kind)
+def check_system(description: ModelDescription) -> type[System]:
+    """The class of a model's system. Raises UserError ``system-unknown`` if no package here provides it."""
+    made = declared_system(description.system.type)
     if made is None:
         known = ", ".join(system_names())
-        raise UserError("system-unknown", model=model.name, system=kind, known=known)
-    return made(package)
+        raise UserError("system-unknown", model=description.name, system=description.system.type, known=known)
+    return made
+
+
+def build_system(package: ModelPackage) -> System:
+    """The system of a package with its weights, on the CPU. Raises UserError as ``check_system``, or as for loading."""
+    return check_system(package.description)(package)

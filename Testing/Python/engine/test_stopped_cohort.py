@@ -34,6 +34,8 @@ def start(hippocampus_image: Path, tmp_path: Path) -> Callable[..., subprocess.P
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
+            # What a shell starts in the background, these tests too, ignores Ctrl-C, and hands that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return begin
