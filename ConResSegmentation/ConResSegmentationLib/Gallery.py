@@ -279,7 +279,7 @@ class Gallery:
             self._say(errorSentence(error))
         else:
             isNew = any(card.entry for card, _frame in self._frames)
-            self._say("" if isNew else _("All models in the list are installed."))
+            self._say("" if isNew else _("There are no other models to download."))
 
 
 def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunPanel, loadExample: Callable) -> None:

@@ -275,7 +275,7 @@ class Workers:
             states = [worker.get("status") for worker in self._client.scheduler_info()["workers"].values()]
             if states and all(state == "paused" for state in states):
                 self._tell(
-                    "Dask has paused all workers because their memory is nearly used up; waiting for others. Start "
+                    "Dask has paused all workers because their memory is nearly full; waiting for others. Start "
                     "workers with --memory-limit 0."
                 )
 

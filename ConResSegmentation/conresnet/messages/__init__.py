@@ -76,12 +76,12 @@ SLICER: dict[str, str] = {
         "and click Segment again."
     ),
     "engine-server-key-changed": _(
-        "The host key of {server} has changed, so ssh refused to connect; ask the administrator of the server whether "
-        "this is expected, run ssh {server} in a terminal, which says which old key to remove, and click Segment again."
+        "The host key of {server} has changed, so ssh refused to connect. Ask the server's administrator whether this "
+        "is expected. If so, run ssh {server} in a terminal, remove the old key that it names, and click Segment again."
     ),
     "engine-server-silent": _(
         "The engine on {server} did not start within {seconds} seconds; run ssh {server} in a terminal, check that the "
-        "login asks no question and is quick, and click Segment again."
+        "login is quick and does not ask for anything, and click Segment again."
     ),
     "engine-server-login": _(
         "ssh could not log in to {server} without a password; set up a key for it (ssh-copy-id {server}), and click "
@@ -189,23 +189,22 @@ COMMAND_LINE: dict[str, str] = {
         "The workers have ConResNet {theirs}, but this is {ours}; install the same version everywhere."
     ),
     "cohort-no-certificate": _(
-        "{address} requires TLS certificates; name them in Dask's configuration (distributed.comm.tls), as on the "
-        "scheduler."
+        "{address} requires TLS certificates; set them in Dask's configuration (distributed.comm.tls), as on the "
+        "scheduler's computer."
     ),
     "cohort-worker-unusable": _(
-        "The worker {worker} cannot run ConResNet ({reason}); install ConResNet {ours} for the Python of every worker."
+        "The worker {worker} cannot run ConResNet ({reason}); install ConResNet {ours} in the Python of every worker."
     ),
     "cohort-model-differs": _(
-        "The worker {worker} does not have the model {model}, or has a different one there; with --scheduler, the same "
-        "model must be at the same path on all computers."
+        "The worker {worker} does not have the model {model}, or has a different model at that path; with --scheduler, "
+        "the same model must be at the same path on all computers."
     ),
     "cohort-folder-differs": _(
-        "The worker {worker} does not see the output folder {path}; with --scheduler, images and results must be in "
+        "The worker {worker} cannot see the output folder {path}; with --scheduler, images and results must be in "
         "folders that all computers share."
     ),
     "cohort-image-elsewhere": _(
-        "{path} exists on this computer, but not on that of the worker; put the images in a folder that all computers "
-        "share."
+        "The worker cannot find {path}, but this computer can; put the images in a folder that all computers share."
     ),
     "cohort-scheduler-lost": _(
         "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."

@@ -69,7 +69,7 @@ ENGINE: dict[str, str] = {
     ),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
     "download-local": _(
-        '{file} is on this computer already; install it with the command "python -m conresnet models install".'
+        '{file} is already on this computer; install it with the command "python -m conresnet models install".'
     ),
     "download-insecure": _("{url} was refused; use an https:// address, or give the SHA-256 checksum of the file."),
     "download-failed": _("{url} cannot be downloaded ({reason}); check the address and the connection."),
@@ -114,8 +114,8 @@ ENGINE: dict[str, str] = {
         "In {source} the tensor {tensor} does not contain floating-point numbers; get a fresh copy of the model."
     ),
     "weights-not-finite": _(
-        "In {source} the tensor {tensor} has values that are not finite, as after training has diverged; get a fresh "
-        "copy of the model, or train it again."
+        "The tensor {tensor} in {source} has values that are not finite, as happens when training diverges; get a "
+        "fresh copy of the model, or train it again."
     ),
     "weights-left-over": _(
         "{source} has the tensor {tensor}, which the network does not have; get a fresh copy of the model."
@@ -316,8 +316,8 @@ ENGINE: dict[str, str] = {
     # Files.
     "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
     "no-temporary-folder": _(
-        "No folder for temporary files can be written to; free some disk space, or set TMPDIR to a folder that you can "
-        "write to."
+        "Temporary files cannot be written; free some disk space, or set the environment variable TMPDIR to a folder "
+        "that you can write to."
     ),
     "cannot-write": _("{path} cannot be written ({reason}); choose a folder that you can write to."),
     "file-empty": _("{path} is an empty file; copy, download or export it again."),

@@ -85,7 +85,7 @@ IMAGES: dict[str, str] = {
     # DICOM
     "dicom-none": _("The folder {path} contains no DICOM series; choose an image file, or a folder with one series."),
     "folder-of-images": _(
-        "The folder {path} contains no DICOM series but image files, such as {file}; choose the files of one case, "
+        "The folder {path} contains image files, such as {file}, but no DICOM series; choose the files of one case, "
         "or list several cases with --cases (in Slicer, use Many cases)."
     ),
     "dicom-in-subfolder": _(
@@ -166,8 +166,8 @@ IMAGES: dict[str, str] = {
         "The name of the image given as {given} suggests {spoken}; check that each image was given for its channel."
     ),
     "warn-excluded-name": _(
-        'The name of the image given as {given} contains "{word}"; check that it is an image that the model was made '
-        "for."
+        'The name of the image given as {given} contains "{word}"; check that it is the kind of image that the '
+        "model was made for."
     ),
     "warn-same-image": _(
         "The images for {first} and {second} are the same; check that each channel has its own image."
@@ -187,8 +187,8 @@ IMAGES: dict[str, str] = {
         "or model."
     ),
     "warn-like-labels": _(
-        "{name} looks like a label map, because its voxels have only a few different values; choose the image that it "
-        "was made from."
+        "{name} looks like a label map, because it has only a few distinct values; choose the image that it was made "
+        "from."
     ),
     "warn-like-ct": _(
         "{name} has the values of a CT, with air at about -1000, but {model} was made for MR; choose another image or "

@@ -90,8 +90,8 @@ TRAINING: dict[str, str] = {
     ),
     # Label maps
     "label-not-whole": _(
-        "The label map {path} has values that are not whole numbers, such as {value:g}. If it was "
-        "interpolated, resample it again with nearest-neighbor interpolation. Replace NaN with 0."
+        "The label map {path} has values that are not whole numbers, such as {value:g}. If it was interpolated, "
+        "resample it again with nearest-neighbor interpolation. Replace NaN with 0."
     ),
     "label-range": _("The label map {path} has the value {value:g}, but labels are whole numbers from 0 to 255."),
     "unexpected-labels": _(
@@ -104,7 +104,7 @@ TRAINING: dict[str, str] = {
     ),
     "output-in-data": _("{path} is inside the data set's folder, which is never modified. Choose another --output."),
     # Planning
-    "plan-system-unknown": _('There is no system {system}. Did you mean {nearest}? "plan --help" lists all systems.'),
+    "plan-system-unknown": _('Unknown system "{system}". Did you mean "{nearest}"? "plan --help" lists all systems.'),
     "spacing-unknown": _(
         "The plan keeps the spacing of every image, so there is no spacing to double; make a plan with a fixed spacing."
     ),

@@ -110,7 +110,7 @@ def network_class(kind: str) -> type[nn.Module]:
     try:
         return NETWORKS.load(kind)
     except LookupError:
-        raise ValueError(f"There is no network {kind!r}; known are {', '.join(network_names())}.") from None
+        raise ValueError(f'Unknown network "{kind}"; choose one of {", ".join(network_names())}.') from None
 
 
 def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
@@ -124,8 +124,8 @@ def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
     for name in arguments if not takes_any else ():
         if name not in known:
             nearest = difflib.get_close_matches(name, known, 1, 0)[0]
-            raise ValueError(f"The network {kind!r} has no argument {name!r}; the closest match is {nearest!r}.")
+            raise ValueError(f'The network "{kind}" has no argument "{name}"; the closest match is "{nearest}".')
     try:
         return made(**arguments)
     except TypeError as error:
-        raise ValueError(f"The arguments of network {kind!r} do not fit: {error}.") from error
+        raise ValueError(f'The arguments do not fit the network "{kind}": {error}.') from error

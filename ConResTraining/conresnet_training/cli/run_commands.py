@@ -124,7 +124,7 @@ def stop(run: Path) -> None:
     elsewhere = ask_to_stop(run)
     echo(f"Stopping {run} after the current step; a checkpoint will be saved.", err=True)
     if elsewhere:
-        echo(f"It was started on {elsewhere}. If it no longer runs there, just resume it.", err=True)
+        echo(f"It was started on {elsewhere}. If it is no longer running there, just resume it.", err=True)
 
 
 def _report_end(run: Any, outcome: Any) -> int:
@@ -237,8 +237,8 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     .nii, .nrrd, .mha), or CASE/segmentation.nii.gz as python -m conresnet segment --cases writes them.
 
     The results are evaluation.json, evaluation.csv and report.html, a page with plots and pictures of the worst cases;
-    for a run also its label maps. Those of predictions are written next to their folder, or, if it is in DATA, to the
-    current folder; DATA and PREDICTIONS are not modified.
+    for a run also its label maps. Results of predictions are written next to their folder, or, if it is inside
+    DATA, to the current folder; DATA and PREDICTIONS are not modified.
 
     For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and maximum, mm), and volume difference
     (mL). The exit status is 2 if some cases could not be measured.

@@ -138,8 +138,8 @@ class DataSet:
             )
         if not _BACKGROUND.search(self.background.casefold()):
             found["background-named"] = (
-                f'The value 0 is named "{self.background}", but is always the background; give the label another value '
-                "if it is a segment"
+                f'The value 0 is named "{self.background}", but 0 is always the background; if this is a segment, give '
+                "it another value"
             )
         return {code: sentence for code, sentence in found.items() if sentence}
 

@@ -259,7 +259,7 @@ def test_what_a_look_for_more_models_has_found_is_said_also_after_a_search(
     open_gallery(panel, look)
     assert said[:3] == [
         "No model matches the search.",
-        "All models in the list are installed.",
+        "There are no other models to download.",
         "Looking for more models...",
     ]
     assert "404" in said[3]

@@ -145,7 +145,7 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
         ("  batch: 2", "   batch: 2", "{line}: it is not indented like"),
         ("  - W", "  -W", "{line}: put a space after the hyphen (column 3)"),
         ("title: Boxes", "title: 'Boxes", "{line}: a quotation mark here is not closed (column 10)"),
-        ("description: ''", "description: 'the patient's scan'", "{line}: text ends before this place; put all of it"),
+        ("description: ''", "description: 'the patient's scan'", "{line}: the value ends before this point; put all"),
         ("description: ''", "description: Study: boxes", "{line}: put text that contains a colon in quotation marks"),
         ("description: ''", "description: %90", "{line}: put text that begins with % in quotation marks (column 16)"),
         ("description: ''", "description: *best* model", "{line}: put text that begins with * in quotation marks"),
@@ -174,7 +174,7 @@ def test_misspelled_argument_of_a_network_gets_the_closest_one(plan_file):
     with pytest.raises(UserError) as raised:
         steps_of_run(plan)
     reason = raised.value.values["reason"]
-    assert reason == "The network 'conresnet' has no argument 'base_widht'; the closest match is 'base_width'"
+    assert reason == 'The network "conresnet" has no argument "base_widht"; the closest match is "base_width"'
 
 
 def test_empty_plan_has_no_settings(plan_file):
