@@ -46,7 +46,7 @@ _SSH_OPTIONS = (
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",
-    # A banner of the server would be taken for the reason of a failure.
+    # Otherwise, the server's banner would be reported as the reason for a failure.
     "LogLevel=ERROR",
 )
 # The exit code of ssh if ssh itself failed.

@@ -253,7 +253,7 @@ class Gallery:
         self._message.text = _("No model matches the search.") if isEmpty else self._said
 
     def _say(self, text: str) -> None:
-        """Show a sentence, also after a search."""
+        """Show a sentence, and show it again after a search."""
         self._said = text
         self._filter(self._search.text)
 

@@ -28,7 +28,7 @@ SCALARS = "Map"
 # In a larger box, an isosurface is computed from every second voxel along each axis, or from fewer.
 _MOST_VOXELS = 30_000_000
 _LEGEND_SIZE, _LEGEND_FONT_SIZE = (0.12, 0.45), 14
-# Of a legend with small and with large numbers.
+# Formats of the legend's numbers, for small and for large ones.
 _NUMBERS = "%.2f", "%.0f"
 
 
@@ -318,7 +318,7 @@ def _setLegend(segmentationNode, node, mapNode) -> None:
     # Features may be above 100; with decimals, Slicer would shrink all texts of the legend.
     numbers = _NUMBERS[abs(mapNode.GetScalarVolumeDisplayNode().GetWindowLevelMax()) >= 100]
     if legend is not None:
-        # Another map may be on the same surface now. What the user has set stays.
+        # The same surface may show another map now. What the user has changed is kept.
         if legend.GetTitleText() in {entry.title for entry in MAPS.values()}:
             legend.SetTitleText(title)
         if legend.GetLabelFormat() in _NUMBERS:

@@ -64,9 +64,9 @@ def _childrenOf(pid: int) -> list[int]:
     """The child processes of a process, on Linux and macOS; none on Windows, where ``taskkill`` finds them."""
     if os.name == "nt":
         return []
-    # A Linux without the program ps is the exception.
+    # Some Linux systems do not have the program ps.
     with contextlib.suppress(OSError, ValueError):
-        # In one option, macOS would take the second column for the title of the first.
+        # In a single -o, macOS would take the second column for the title of the first.
         listed = subprocess.run(["ps", "-A", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True).stdout
         pairs = [map(int, line.split()) for line in listed.splitlines()]
         return [child for child, parent in pairs if parent == pid]
@@ -216,8 +216,8 @@ class ChildProcess:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGTERM)
         if not children:
-            # A launcher ends with its child; before that, a deaf child could no longer be found. A console program on
-            # Windows does not receive this request.
+            # A launcher ends when its child does. If it ended earlier, a child that ignores the signal could no longer
+            # be found. A console program on Windows does not receive this request.
             self._process.terminate()
         self._killer.start(SECONDS_TO_TERMINATE * 1000)
         if wait and not self.waitForEnd(SECONDS_TO_TERMINATE):
@@ -231,7 +231,7 @@ class ChildProcess:
         self.waitForEnd(1)
 
     def kill(self, pid: int | None = None) -> None:
-        """Kill the process at once, with the processes behind a launcher, and with the tree of ``pid``."""
+        """Kill the process at once, along with the processes behind a launcher and the tree of ``pid``."""
         if pid is not None:
             killTree(pid)
         for child in self._behindLauncher():
@@ -242,7 +242,7 @@ class ChildProcess:
 
     @property
     def _isLauncher(self) -> bool:
-        """Whether the program is the launcher of Slicer's Python, which does not take its child along."""
+        """Whether the program is the launcher of Slicer's Python, which leaves its child behind when it is ended."""
         return os.path.basename(self.launch.program).startswith("PythonSlicer")
 
     def _behindLauncher(self) -> list[int]:

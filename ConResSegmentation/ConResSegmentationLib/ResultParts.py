@@ -119,8 +119,8 @@ def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
 def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> Iterator[None]:
     """Add the maps of a result to the scene, replacing those of the earlier result, in short steps.
 
-    They go on the volume's voxels as they are at the first step, and stay with the segments if these are there, too:
-    the user may move either between the steps.
+    The user may move the volume or the segments between the steps. The maps are placed on the volume as it was at the
+    first step, and follow the segments if these were under the same transform.
 
     They are cropped to what was computed: the rest, 0, would be drawn as a value, and may be most of a large image.
 

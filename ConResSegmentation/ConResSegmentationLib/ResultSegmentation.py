@@ -397,7 +397,7 @@ class ResultPreview:
         before, now = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
         self._image.GetImageToWorldMatrix(before)
         self._volumeNode.GetIJKToRASMatrix(now)
-        # The labelmap's own is computed from spacing and axes, which changes the last bits.
+        # The labelmap computes its own matrix from spacing and axes, which changes the last bits.
         if not np.allclose(*map(slicer.util.arrayFromVTKMatrix, (before, now)), atol=1e-6):
             self._image.SetImageToWorldMatrix(now)
         self._node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())

@@ -41,9 +41,9 @@ def sayResearchUse(label) -> None:
 
 
 def whenStarted(react: Callable[[], None]) -> None:
-    """Call a function once Slicer has started; at once for a module that is loaded at run time.
+    """Call a function once Slicer has started, or immediately if Slicer is already running.
 
-    Call this in a module's constructor. At start-up, Slicer creates its main window after that.
+    For the constructor of a module: at start-up, Slicer creates modules before its main window.
     """
     if slicer.util.mainWindow() is None:
         slicer.app.connect("startupCompleted()", react)

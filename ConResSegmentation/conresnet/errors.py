@@ -16,7 +16,7 @@ _FILE_SYSTEM = {
     if hasattr(errno, name)
 }
 
-# How the C library says that a shared library did not fit into memory; any other reason would follow a colon.
+# The C library's message if a shared library does not fit into memory. For other reasons, a colon would follow.
 _NO_MEMORY_TO_LOAD = re.compile("failed to map segment from shared object$|Cannot allocate memory")
 
 
@@ -62,8 +62,8 @@ class Cancelled(Exception):  # noqa: N818 - a request of the user's, not an erro
 def as_user_error(error: Exception) -> UserError | None:
     """What the user can do about any exception; None if it is a bug.
 
-    Besides UserErrors, these are running out of memory (also for a library to load), file system errors for a path, no
-    place for temporary files, and packages that this Python does not have.
+    Besides UserErrors, these are running out of memory (also when loading a library), file system errors for a path, no
+    folder for temporary files, and packages that this Python does not have.
     """
     match error:
         case UserError():

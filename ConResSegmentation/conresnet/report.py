@@ -283,7 +283,7 @@ def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], pl
 
 
 def _end(value: float) -> str:
-    """An end of a color scale: features may be above 100, where two digits would be in powers of ten."""
+    """The number at an end of a color scale. Features may exceed 100, which ``.2g`` would write with an exponent."""
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 

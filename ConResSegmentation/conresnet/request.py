@@ -224,7 +224,7 @@ _OF_LABELS = ("roi", "precision", "tiling", "fast", "keep_largest", "drop_below"
 
 
 def check_backend(device: str, precision: str) -> None:
-    """Refuse what no computer has, without importing torch.
+    """Refuse devices and precisions that no computer supports, without importing torch.
 
     Raises UserError "device-unknown", "precision-unknown" or, for fp16 on the CPU, "precision-unavailable".
     """

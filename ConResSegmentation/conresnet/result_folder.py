@@ -171,8 +171,8 @@ def filling(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Coll
 
 @contextlib.contextmanager
 def _hidden_inside(folder: Path) -> Iterator[Path]:
-    """A hidden folder inside ``folder``, with a folder for new files; neither is left, nor a new ``folder`` that is
-    empty. Raises UserError "disk-full" or "cannot-write".
+    """A hidden folder inside ``folder``, with a folder for new files. In the end, both are removed, and so is a new
+    ``folder`` that is empty. Raises UserError "disk-full" or "cannot-write".
     """
     absolute = folder.absolute()
     made: list[Path] = []

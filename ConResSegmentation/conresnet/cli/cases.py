@@ -41,7 +41,7 @@ TABLE_FILE, PAGE_FILE, PICTURES = "cohort.csv", "cohort.html", ".cohort"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _LONGEST_NAME = 255  # bytes
-# More volumes are shown in columns.
+# More volumes than this are shown in columns.
 _MOST_IN_A_LINE = 6
 
 
@@ -135,8 +135,8 @@ def _case(path: Path, line: int, row: dict[str, str], channels: Sequence[str]) -
 
 
 def _existing(folder: Path, name: str) -> Path:
-    """A path, with ~ as in a shell, in the Unicode form that exists: macOS stores accented letters as two characters,
-    and copies keep that.
+    """A path with ~ expanded, in the Unicode form that exists: macOS stores accented letters as two characters, and
+    copies keep that.
     """
     name = os.path.expanduser(name)
     forms = [folder / form for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))]
@@ -250,7 +250,7 @@ def duration(seconds: float) -> str:
 
 
 def stopped_line(segmented: int, cases: int, change: str) -> str:
-    """What a command that is stopped says: how many cases are segmented, and how to continue.
+    """What the command prints when it is stopped: how many cases are segmented, and how to continue.
 
     Args:
         change: what must be different when the command is repeated, such as "without --overwrite"; may be empty.

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from conresnet.package import ModelPackage
     from conresnet.package.description import ModelDescription
 
-# A worker may have several threads, and a network serves one case at a time.
+# A worker may have several threads, but a network can process only one case at a time.
 _one_at_a_time = threading.RLock()
 _IN_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
@@ -71,7 +71,7 @@ class Job:
         inputs: images that the results must not replace.
         had_results: whether there were results of the case before any worker began with it.
         workers: the number of each worker among those of its computer, by address.
-        version, digest: of ConResNet and of the model (`digest_with_locator`) on the computer of the command.
+        version, digest: the version of ConResNet and the `digest_with_locator` of the model where the command runs.
     """
 
     case: ListedCase
@@ -165,9 +165,9 @@ def progress_line(outcomes: Sequence[Outcome], cases: int, seconds: float) -> st
 @contextlib.contextmanager
 def _filled(folders: Sequence[Path]) -> Iterator[Path]:
     """Make the first of the folders before any work, so that a place that cannot be written to is reported at once.
-    In the end, remove what workers that were killed have left in the folders, and new folders that are empty.
+    At the end, remove what workers that were killed have left in the folders, and new folders that are empty.
 
-    Yields a new folder in the first one, which only computers that share these folders see.
+    Yields a new folder in the first one, which only computers that share these folders can see.
     """
     folders = [folder.absolute() for folder in folders]
     made = [path for path in (*folders, *folders[0].parents) if not path.exists()]

@@ -28,7 +28,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 # Those that mean "end now": a user's, a session's and a job queue's.
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 _BLANK = re.compile(r"(--[\w-]+)=\s*")
-# At the beginning of an argument, or of the value in --option=value, NAME=value or both.
+# A ~ at the beginning of an argument, or of the value in --option=value, NAME=value or both.
 _HOME = re.compile(r"((?:--[\w-]+=)?(?:[^=/\\]+=)?)~(?=[/\\])")
 
 # Command: module in conresnet.cli, its click command, one line on what it does.
@@ -229,7 +229,7 @@ def _click_sentence(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     if not context:
         return f"{text}."
-    # Such as "Did you mean 'install'?"
+    # The text may be a question, such as "Did you mean 'install'?"
     return f"{text}{' See' if text.endswith('?') else '; see'} {context.command_path} --help."
 
 

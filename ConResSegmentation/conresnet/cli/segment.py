@@ -134,7 +134,7 @@ def segment(
         raise click.UsageError("--report-name needs --report.")
     if str(output) == "-":
         raise click.UsageError("Name a folder for --output; results cannot be written to the standard output.")
-    # Everything that can be refused is refused before torch is imported and the model is loaded, which takes seconds.
+    # Importing torch and loading the model takes seconds, so whatever can be refused is refused before.
     package = read_model(model)
     channels = [item.name for item in package.description.inputs]
     options = _options(given, package.description)
@@ -147,7 +147,7 @@ def segment(
     else:
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
         listed = [ListedCase("", tuple(paths), "")]
-        # An image that does not exist is more useful to know than earlier results.
+        # Report a missing image rather than existing results, because that is more useful.
         try:
             check_files(paths, channels)
         except UserError as error:
@@ -216,7 +216,7 @@ def _options(given: dict[str, object], description: ModelDescription) -> Segment
     check_backend(options.device, options.precision)
     check_postprocessing(options)
     check_locator(description, options.roi)
-    # Without its system, a model would seem to lack maps.
+    # Without its system, the model would appear to have no maps.
     check_system(description)
     return replace(options, maps=check_maps(options.maps, description))
 
@@ -260,7 +260,7 @@ def _segment_case(
 
 
 def _tell(result: Result, output: Path, case: str = "") -> None:
-    """Print a case's warnings, each after the name of the case, and its volumes."""
+    """Print a case's warnings, each preceded by the name of the case, and its volumes."""
     note = result.report.get("review", {}).get("note")
     for warning in [*result.warnings, *([note] if note else [])]:
         say(case + " ".join(warning.split()), err=True)

@@ -35,13 +35,13 @@ T = TypeVar("T")
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
-# Of temporary folders.
+# How the names of temporary folders begin.
 _PREFIX = "conresnet-cohort-"
-# Between two looks at the workers while no case finishes.
+# How long to wait for a case to finish before checking on the workers, and between checks for a finished case.
 _SECONDS_TO_LOOK, _SECONDS_OF_A_NAP = 5.0, 0.05
-# The folder of another computer may be seen a moment later than it was made.
+# On another computer, a new folder may become visible a moment after it was made.
 _SECONDS_TO_SEE = 5.0
-# A Ctrl-C in a terminal reaches the workers, too, which would print a traceback. This process ends them.
+# Ctrl-C in a terminal also reaches the workers, which would print a traceback. This process ends them.
 _IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
@@ -60,7 +60,7 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if not scheduler:
-        # If its start or its end were interrupted halfway, Dask would wait for workers that do not exist.
+        # If starting or stopping were interrupted halfway, Dask would wait for workers that do not exist.
         workers = contextlib.ExitStack()
         try:
             yield in_one_piece(lambda: workers.enter_context(_workers_here(jobs)))
@@ -79,8 +79,7 @@ def connected(jobs: int, scheduler: str) -> Iterator[Client]:
 def _check_address(scheduler: str) -> None:
     """Raise UserError "cohort-no-scheduler" or "cohort-no-certificate" for an address that cannot be used.
 
-    Dask's client would try for a minute, or take the answer of another program, such as of its own dashboard, for
-    anything.
+    Dask's client would keep trying for a minute, or misread the answer of another program, such as its own dashboard.
     """
     try:
         url = urlsplit(scheduler)
@@ -104,7 +103,7 @@ async def _shake_hands(scheduler: str) -> None:
 
 @contextlib.contextmanager
 def _workers_here(jobs: int) -> Iterator[Client]:
-    """Start workers on this computer, and end them, whatever they are doing."""
+    """Start workers on this computer, and end them at the end, even in the middle of a case."""
     import dask
     import psutil
     from distributed import Client, LocalCluster
@@ -145,7 +144,7 @@ def _workers_here(jobs: int) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[str]:
-    """A folder for Dask's files. Nothing is left of it, nor of those of commands that were killed."""
+    """A folder for Dask's files, which is removed in the end. Folders left by commands that were killed are removed."""
     for owned in abandoned_folders(tempfile.gettempdir(), _PREFIX):
         owned.remove()
     owned = OwnedFolder.make(_PREFIX, needs_lock=False)
@@ -156,7 +155,7 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def in_one_piece(work: Callable[[], T]) -> T:
-    """Do work, in a thread. If it is interrupted, the interruption is raised when the work is finished."""
+    """Do work in a thread and return its result. KeyboardInterrupt is raised only after the work is finished."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def run() -> None:
@@ -194,12 +193,12 @@ def numbered_by_computer(addresses: Iterable[str]) -> dict[str, int]:
 
 
 class Workers:
-    """The workers of a client that can take a case.
+    """The workers of a client to which cases can be given.
 
     Args:
         scheduler: address of the scheduler if the workers are not ours; they may be on other computers.
-        model, digest: path of the model package, and `digest_with_locator` of what is there on this computer.
-        place: a folder that was just made on this computer, where the results go.
+        model, digest: path of the model package, and its `digest_with_locator` on this computer.
+        place: a folder that this computer has just made where the results go.
     """
 
     def __init__(self, client: Client, scheduler: str, model: Path, digest: str, place: Path):
@@ -210,7 +209,7 @@ class Workers:
         self._told = ""
 
     def addresses(self) -> list[str]:
-        """Those that are there. New ones of a scheduler are examined first; later ones may be on other computers.
+        """The connected workers. Those of a scheduler are examined when they first appear, which may be at any time.
 
         Raises:
             UserError: "cohort-scheduler-lost", or why a worker cannot be used: "cohort-worker-unusable",
@@ -238,7 +237,7 @@ class Workers:
         return future.key
 
     def wait_for_any(self) -> Future | None:
-        """The next future that is complete, or None after a while, in which workers may have come or gone."""
+        """The next complete future. None after a few seconds without one, as workers may have come or gone."""
         end = time.monotonic() + _SECONDS_TO_LOOK
         while self._completed is None or not self._completed.has_ready():
             if time.monotonic() >= end:
@@ -270,7 +269,7 @@ class Workers:
                 raise UserError("cohort-folder-differs", worker=worker, path=str(self._place.parent.parent))
 
     def _tell_if_paused(self) -> None:
-        """Say why nothing goes on: Dask pauses workers without a word, and may do so forever."""
+        """Say why there is no progress: Dask pauses workers silently, possibly forever."""
         if self._scheduler:
             states = [worker.get("status") for worker in self._client.scheduler_info()["workers"].values()]
             if states and all(state == "paused" for state in states):
@@ -286,8 +285,8 @@ class Workers:
 
 
 def facts_of_worker(model: Path, place: Path, seconds: float) -> tuple[str, str, bool]:
-    """On a worker: its version, the digest of the model there ("" without it), and whether it sees the folder, after
-    ``seconds`` at the latest.
+    """Called on a worker: its version of ConResNet, the digest of the model there ("" if it has none), and whether it
+    can see the folder within ``seconds``.
     """
     try:
         digest = digest_with_locator(model)
@@ -300,8 +299,7 @@ def facts_of_worker(model: Path, place: Path, seconds: float) -> tuple[str, str,
 
 
 def is_same_model(digest: str, other: str) -> bool:
-    """Whether two results of `digest_with_locator` are of the same model; the locator may be missing in one of them.
-
-    It is an error only if it is needed.
+    """Whether two results of `digest_with_locator` are of the same model. One of them may be without the locator, which
+    is an error only where it is needed.
     """
     return bool(digest) and all(mine == yours for mine, yours in zip(digest.split(), other.split(), strict=False))

@@ -64,8 +64,8 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
 
 
 def warn_of_names(inputs: Sequence, names: Sequence[str]) -> list[str]:
-    """A warning for each image whose name has a whole word for another channel or for none of the model's, such as
-    "flair" for a model of T1, but no word for the one it is given as.
+    """A warning for each image whose name contains a whole word for another channel, or one that its own channel
+    excludes (such as "flair" for T1), and no word for its own channel.
     """
     warnings = []
     for own, name in zip(inputs, names, strict=True):

@@ -92,7 +92,7 @@ def _check_paths(paths: Sequence[str | Path]) -> None:
 
 
 def _check_components(path: Path, count: int, channel_names: Sequence[str]) -> None:
-    """Refuse a file whose number of 3D images is not that of the channels it is for."""
+    """Refuse a file whose number of 3D images does not match its channels."""
     if count == len(channel_names):
         return
     if len(channel_names) == 1:

@@ -35,8 +35,8 @@ _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "failed to allocate memory", "not enough memory", "bad_alloc"),
     *("cudnn_status_alloc_failed", "cublas_status_alloc_failed", "cusolver_status_alloc_failed"),
 )
-# How oneDNN, which computes convolutions on the CPU, says it: the whole message. One with more words, about a primitive
-# descriptor, means that it does not support an operation.
+# The whole message of oneDNN, which computes convolutions on the CPU. A longer one, about a primitive descriptor, means
+# that oneDNN does not support an operation.
 _NO_MEMORY_OF_ONEDNN = ("could not create a primitive", "could not execute a primitive")
 # How error messages begin when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built for, a
 # driver that is too old, an operator that Apple's GPU lacks.

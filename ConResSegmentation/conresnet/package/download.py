@@ -72,7 +72,7 @@ class _Catalog:
     models: tuple[CatalogEntry, ...] = field("What can be downloaded.", most=10_000)
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """Two models of one name: nobody could choose the second one."""
+        """Two models with the same name: the second could never be chosen."""
         if reason := repeated(entry.name for entry in self.models):
             yield "models", reason
 

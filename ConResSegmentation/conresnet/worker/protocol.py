@@ -13,7 +13,7 @@ Events without an id concern the engine:
                                            first, immediately; pid is that of the interpreter itself, not of a launcher
     {"event": "ready"}                     torch is loaded; earlier requests wait
     {"event": "error", ...}                as below; the engine cannot work, or a line was not a request. If
-                                           there is no place for a session folder, this comes instead of hello
+                                           no session folder can be made, this is sent instead of hello
 
 Requests carry an id, a whole number that the client chooses and that all events in reply carry. A segment request is
 `conresnet.request.SegmentRequest.to_dict`; any of its options may be left out:

@@ -169,7 +169,7 @@ MOST_TILES = 24
 # A case is an outlier if its spacing, or size in voxels, differs from the median by more than these factors; fewer
 # cases are not compared.
 SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
-# A channel that covers less of the first one is remarked on, as in segmenting.
+# A warning says how much of the first channel another one covers if it is less than this, as in segmentation.
 MOSTLY_COVERED = 0.95
 
 
@@ -293,7 +293,7 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
             covered = f", but covers only {share:.0%} of it" if share < MOSTLY_COVERED else ""
             report.add(WARNING, "channel-grid-differs", f"{sentence} and will be resampled{covered}")
     report.hounsfield = {name: may_be_hounsfield(volume.array) for name, volume in usable.items() if is_ct(name)}
-    # Others are errors anyway, and may not fit the type.
+    # Unusable channels are errors anyway, and their values may not fit the digest's type.
     if len(usable) == len(data_set.channels):
         report.digest = _digest(channels.values())
     if with_tile and first in usable:

@@ -23,7 +23,7 @@ from conresnet_training.reporting import listed, shortened
 # BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point. BIDS: sub-01_ses-2_T1w.
 _TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+|(sub-[^_]+)_ses-.+", re.IGNORECASE)
 
-# How the value 0 is named where it is not a segment.
+# Usual names of the value 0 if it is not a segment.
 _BACKGROUND = re.compile(
     r"^\W*$|\b(back\w*|bg|bkg|no|non|none|not|un(label|known|seg|class|assign|annot)\w*|other|rest|air|void|empty|clear"
     r"|outside|exterior|normal|healthy|zero|hintergrund|fond|fondo|sfondo)(\b|_)"

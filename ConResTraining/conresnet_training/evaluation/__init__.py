@@ -1,6 +1,6 @@
 """Measurements of every case, their summary, a page for people, and comparisons of two evaluations.
 
-What measures is in ``evaluation.runs``, which takes seconds to import; comparing needs only the results.
+Cases are measured in ``evaluation.runs``, which takes seconds to import; comparing needs only the results.
 """
 
 from conresnet_training.evaluation.results import Evaluation, read_evaluation, summary_table

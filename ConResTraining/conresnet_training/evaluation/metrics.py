@@ -94,7 +94,7 @@ def segment_figures(
 
 
 def _surface_figures(found: np.ndarray, truth: np.ndarray, spacing: Sequence[float], tolerance_mm: float) -> Figures:
-    # Here, because MONAI takes seconds to import, and comparing evaluations does not need it.
+    # Imported here because MONAI takes seconds to import, and comparing evaluations does not need it.
     from monai.metrics.utils import get_mask_edges, get_surface_distance
 
     box = bounding_box(found | truth)

@@ -332,7 +332,7 @@ def chosen_batch(settings: Iterable[str]) -> int | None:
 
 
 def chosen_orientation(settings: Iterable[str]) -> str | None:
-    """The orientation among settings, in whose order spacing, window and flips are planned; None if missing or invalid.
+    """The orientation among settings, which orders spacing, window and flips; None if it is missing or invalid.
 
     An invalid one is refused by ``with_settings``.
     """

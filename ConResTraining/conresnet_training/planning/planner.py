@@ -42,7 +42,7 @@ WEIGHT_AVERAGE = 0.999
 MOST_CASES = 10
 # Millimeters; a scan of any part of an adult's body has a longer side. Smaller images are crops around a structure.
 SHORTEST_SCAN = 100
-# What model.json allows; only images with a wrong header are larger, which `check` and training name.
+# The most that model.json allows. Only images with a wrong header are larger; `check` and training name them.
 LARGEST_CROP = 1000
 # How often a run validates, unless that is more often than the default.
 VALIDATIONS = 24

@@ -126,7 +126,7 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
 
     Raises:
         UserError: ``run-not-found``, ``run-is-crossval``, ``run-unreadable``, ``fold-file-damaged``, or those of
-            ``read_plan``. Of a run with checkpoints, the missing file is named.
+            ``read_plan``. For a run with checkpoints, these name the missing file.
     """
     try:
         is_run = all(_exists(folder / name) for name in (PLAN_FILE, FOLD_FILE)) or has_checkpoint(folder)

@@ -126,7 +126,7 @@ def ask_to_stop(folder: Path) -> str | None:
     """Ask the process that trains in ``folder`` to stop after the current step, with a checkpoint.
 
     Returns:
-        The name of another computer if the process was started there: whether it still runs is unknown. Else None.
+        None, or the name of another computer if the process was started there and may no longer be running.
 
     Raises:
         UserError: ``run-not-running``, ``disk-full`` or ``cannot-write``.

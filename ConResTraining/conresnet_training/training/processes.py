@@ -45,7 +45,7 @@ STOPPED = 128
 STOPPED_ELSEWHERE = STOPPED + signal.SIGTERM
 # Environment variable of a training: the id of a process that it must not outlive, such as a cross-validation.
 PARENT_VARIABLE = "CONRESNET_PARENT"
-# What Windows says of an id that no process has.
+# Windows' error code for an id that no process has.
 _NO_SUCH_PROCESS = 87
 
 
