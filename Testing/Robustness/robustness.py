@@ -225,7 +225,7 @@ def problems_of(trial: Trial, answer: Answer, folder: Path) -> list[str]:
     if "\x1b" in answer.out + answer.err:
         found.append("a text from an input steers the terminal")
     if not was_killed and answer.status is not None:
-        # PyTorch makes the folder of its compiler, which we do not use, when it is imported.
+        # When it is imported, PyTorch makes a folder for its compiler, which we do not use.
         left = [path for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
         left = [path.relative_to(folder) for top in left for path in (top, *top.rglob("*"))]
         hidden = (path for path in folder.rglob(".*") if path.name.startswith((".conresnet", ".part")))

@@ -59,7 +59,7 @@ def running_scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
             address = client.scheduler.addr
         yield first, address
     finally:
-        # The workers first: they would wait for a scheduler that is gone.
+        # The workers first: otherwise they would wait for a scheduler that no longer exists.
         for process in (second, first):
             process.terminate()
             try:

@@ -146,7 +146,7 @@ def test_the_home_folder_in_a_list(tmp_path, monkeypatch):
     assert case.images == (tmp_path / "home" / "a.nii",)
 
 
-def test_what_is_no_list_of_cases_is_said(tmp_path):
+def test_a_file_that_is_not_a_list_of_cases_is_refused_with_a_reason(tmp_path):
     assert "folder" in refusal("cases-unreadable", read_case_list, tmp_path, CHANNELS)
     assert "CSV UTF-8" in refusal("cases-unreadable", read_case_list, write(tmp_path, "name,T1", "utf-16"), CHANNELS)
     assert "no others" in refusal("cases-columns", read_case_list, write(tmp_path, "name,T1,FLAIR,age\n"), CHANNELS)

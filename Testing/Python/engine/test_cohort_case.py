@@ -124,8 +124,8 @@ def test_results_that_were_brought_back_are_checked_like_others(job, monkeypatch
     assert outcome.state == cohort.FAILED and f"because {image} changed" in outcome.problem.sentence
 
 
-def test_an_image_that_only_this_computer_has_is_said_to_be_there(job) -> None:
-    """Otherwise the user is told that a file does not exist, and sees that it does."""
+def test_an_image_that_only_this_computer_has_is_reported_as_such(job) -> None:
+    """Otherwise, the message says that a file does not exist, although the user can see it."""
 
     def problem(**changes: object) -> str:
         missing = UserError("image-not-found", path="scan.nii")
@@ -138,7 +138,7 @@ def test_an_image_that_only_this_computer_has_is_said_to_be_there(job) -> None:
 
 
 def test_threads_of_a_worker_take_turns(job) -> None:
-    """A worker of a scheduler has as many threads as cores by default, and a network serves one case at a time."""
+    """By default, a scheduler's worker has one thread per core, but a network can process only one case at a time."""
     jobs = [replace(job, case=replace(job.case, name=f"case {number}")) for number in range(6)]
     with ThreadPoolExecutor(3) as pool:
         outcomes = list(pool.map(cohort.segment_case, jobs))

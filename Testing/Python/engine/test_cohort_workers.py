@@ -1,4 +1,4 @@
-"""The workers of a cohort: whether they can do the work, and what is said if there are none."""
+"""The workers of a cohort: whether they can do the work, and what is reported if there are none."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_workers_have_a_gpu_each_and_share_where_there_are_fewer(recwarn, tmp_path, monkeypatch) -> None:
-    """Real workers, on a double of a computer with two GPUs. They leave no files behind."""
+    """Real workers, on a computer that pretends to have two GPUs. They leave no files behind."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    # Of a command that was killed.
+    # A folder left by a command that was killed.
     OwnedFolder.make("conresnet-cohort-").release()
 
     def with_gpus(asked: str) -> tuple[int, str]:
@@ -75,7 +75,7 @@ def test_workers_of_a_scheduler_have_a_gpu_of_their_computer_each(scheduler) -> 
 
 @contextlib.contextmanager
 def answering(text: bytes) -> Iterator[str]:
-    """The address of a server that is no scheduler, such as Dask's own dashboard: it answers with this text."""
+    """The address of a server that is not a scheduler, such as Dask's own dashboard: it answers with this text."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections = []
 
@@ -90,7 +90,7 @@ def answering(text: bytes) -> Iterator[str]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:
+def test_what_prevents_the_work_is_reported_in_a_sentence(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 1)
     for address in ("tcp://127.0.0.1:1", "somewhere", "tcp://[::1", "tcp://x:99999"):
         assert run_cohort(["one"], tmp_path / "a" / "b", scheduler=address) == "cohort-no-scheduler"
@@ -154,8 +154,8 @@ def test_a_locator_may_be_missing_on_one_side() -> None:
     assert not any(cluster.is_same_model(*pair) for pair in (("a b", "a c"), ("a", "b"), ("", "a")))
 
 
-def test_waiting_for_workers_is_said_once(tmp_path, monkeypatch, capsys) -> None:
-    """Dask waits without a word while there is no worker, or all of them are paused because of their memory."""
+def test_waiting_for_workers_is_reported_once(tmp_path, monkeypatch, capsys) -> None:
+    """Dask waits silently while there is no worker, or while all of them are paused because of their memory."""
     monkeypatch.setattr(cluster, "_SECONDS_TO_LOOK", 0.0)
     states: list[str] = []
     client = SimpleNamespace(

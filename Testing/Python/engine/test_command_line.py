@@ -389,14 +389,14 @@ def test_a_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("given", ["--folder=~/none", "--folder=NAME=~/none"])
-def test_the_home_folder_is_found_where_shells_do_not(given, models_folder, tmp_path, monkeypatch, capsys) -> None:
+def test_the_home_folder_is_expanded_if_the_shell_does_not(given, models_folder, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert main(["models", "list", given]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
 
 
-def test_a_question_of_clicks_ends_its_sentence(capsys) -> None:
+def test_a_question_from_click_ends_its_sentence(capsys) -> None:
     assert main(["models", "uninstall", "organ"]) == 2
     assert capsys.readouterr().err.endswith("'install'? See python -m conresnet models --help.\n")
 

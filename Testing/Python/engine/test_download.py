@@ -323,7 +323,7 @@ def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content,
 
 
 def test_a_catalog_with_a_name_twice_is_refused(server, content, tmp_path):
-    """As the first one would be taken without a word."""
+    """Otherwise, the first one would be used silently."""
     path = write_catalog(tmp_path / "catalog.json", server, content)
     catalog = json.loads(path.read_text(encoding="utf-8"))
     catalog["models"].append(catalog["models"][0] | {"version": "9.0.0"})

@@ -8,7 +8,7 @@ from pathlib import Path
 from conresnet.cli.main import main
 from engine.test_dicom_series import write_series
 
-# In a process of its own, because this one has torch.
+# In a separate process, because this one has imported torch.
 _CODES = """
 import json, sys
 from conresnet.cli.main import conresnet
@@ -35,7 +35,7 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
         (tmp_path / f"{name}.csv").write_text(text)
     image, model, new = [hippocampus_image], ["--model", "hippocampus"], ["--output", tmp_path / "new"]
     earlier = ["--output", taken]
-    # Where the output is taken, another reason is more helpful.
+    # If the output folder already has results, another reason is more helpful.
     expected = [
         ([*image, *model, *earlier], "results-exist"),
         ([*image, *model, *earlier, "--overwrite"], "results-not-ours"),

@@ -43,7 +43,7 @@ def located(**changes: object) -> dict:
 def write(folder: Path, name: str, locator: dict | None = None) -> ModelPackage:
     """A model that gives voxels of 1 and 2 the segments of that number."""
     values = description(network="pointwise", intensity=(), inference={"window": [8, 8, 8]}) | {"name": name}
-    # The images here are no scans.
+    # The images here are not scans.
     values["inputs"][0]["modality"] = "label map"
     if locator:
         values |= {"format_version": 4, "locator": locator}

@@ -339,7 +339,7 @@ def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
     assert np.array_equal(read_volume(tmp_path / "single" / "segmentation.nii.gz").array, whole)
 
 
-def test_of_many_cases_warnings_name_theirs_and_earlier_results_can_be_kept(capsys, tmp_path, model, image):
+def test_warnings_name_their_case_and_existing_results_can_be_kept(capsys, tmp_path, model, image):
     path = write_list(tmp_path, image, f"name,T1\nfirst,{shutil.copy(image, tmp_path / 'a_T2.nii.gz')}\n")
     settings = json.loads((model / "model.json").read_text(encoding="utf-8"))
     settings["inputs"][0]["exclude_keywords"] = ["t2"]

@@ -15,13 +15,13 @@ import pytest
 
 from conresnet.cli.main import main
 
-# After an interruption in its own cleaning up, Dask waits for 10 s.
+# If Dask's own cleanup is interrupted, it waits for 10 s.
 _SOON = 8.0
 
 
 @pytest.fixture
 def start(hippocampus_image: Path, tmp_path: Path) -> Callable[..., subprocess.Popen]:
-    """Start a command for three cases, with its processes in a group of their own, as in a terminal."""
+    """Start a command for three cases, with its processes in their own process group, as in a terminal."""
     cases = tmp_path / "list.csv"
     cases.write_text("\n".join(["name,T1", *(f"case {n},{hippocampus_image}" for n in range(3))]), encoding="utf-8")
 
@@ -34,7 +34,7 @@ def start(hippocampus_image: Path, tmp_path: Path) -> Callable[..., subprocess.P
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
-            # What a shell starts in the background, these tests too, ignores Ctrl-C, and hands that on.
+            # What a shell starts in the background, such as these tests, ignores Ctrl-C, and so do its children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -42,7 +42,7 @@ def start(hippocampus_image: Path, tmp_path: Path) -> Callable[..., subprocess.P
 
 
 def interrupted(job: subprocess.Popen) -> tuple[list[str], float]:
-    """Press Ctrl-C, and return what the command still prints, and how many seconds it takes to end."""
+    """Press Ctrl-C, and return the lines that the command still prints and the seconds until it ends."""
     began = time.monotonic()
     os.killpg(job.pid, signal.SIGINT)
     told = job.communicate(timeout=100)[0]

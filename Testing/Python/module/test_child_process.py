@@ -1,4 +1,4 @@
-"""Processes behind the launcher of Slicer's Python, which does not take its child along when it ends."""
+"""Processes behind the launcher of Slicer's Python, which leaves its child running when it ends."""
 
 from __future__ import annotations
 

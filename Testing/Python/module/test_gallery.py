@@ -171,7 +171,7 @@ def test_another_model_than_the_catalog_promises_is_not_installed(panel, catalog
     assert [choice.title for choice in panel.widget.modelPanel._choices if "Tiny" in choice.title] == []
 
 
-def test_a_downloaded_model_that_cannot_be_installed_is_not_said_to_be_canceled(
+def test_a_downloaded_model_that_cannot_be_installed_is_not_reported_as_canceled(
     panel, catalog, server, content, monkeypatch
 ) -> None:
     def fail(_source: str) -> str:
@@ -230,7 +230,7 @@ def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, 
     assert "cannot be downloaded (404" in messages[0] and "ls" in messages[1]
 
 
-def test_what_a_look_for_more_models_has_found_is_said_also_after_a_search(
+def test_the_message_about_more_models_stays_after_a_search(
     panel, catalog, server, content, tmp_path, monkeypatch
 ) -> None:
     server.files["/catalog.json"] = catalog.read_bytes()

@@ -131,7 +131,7 @@ def test_no_volume_gets_the_result_of_another_one(batch: PanelDriver, volume: ob
     assert cases(batch) == {"hippocampus_123": ""} and batch.widget.batchPanel.chosen == []
 
 
-def test_a_sequence_of_label_maps_is_no_case(batch: PanelDriver, volume: object) -> None:
+def test_a_sequence_of_label_maps_is_not_a_case(batch: PanelDriver, volume: object) -> None:
     sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "labels in time")
     label_map = slicer.vtkMRMLLabelMapVolumeNode()
     label_map.SetAndObserveImageData(volume.GetImageData())

@@ -11,7 +11,7 @@ from conresnet_training.training.processes import PARENT_VARIABLE
 from training.data_folders import describe, save
 from training.predicted_boxes import expert
 
-# If this process is killed in the middle of a test, the trainings that it started end too.
+# If this process is killed in the middle of a test, the training runs that it started end too.
 os.environ[PARENT_VARIABLE] = str(os.getpid())
 
 

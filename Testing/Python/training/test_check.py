@@ -147,7 +147,7 @@ def test_channel_on_another_grid_is_only_odd(check, tmp_path):
     assert "Channel T2 is not on the grid of the first channel (first voxel 3 mm away" in checked.line("BraTS_2")
 
 
-def test_channel_that_covers_a_part_is_odd_and_one_that_is_elsewhere_is_an_error(check, tmp_path):
+def test_channel_that_covers_only_a_part_gets_a_warning_and_one_elsewhere_an_error(check, tmp_path):
     """Training refuses the latter, too."""
     folder = brats(tmp_path / "set")
     for channel, origin in (("t1ce", 3), ("t2", -0.4), ("flair", 30)):
@@ -159,8 +159,8 @@ def test_channel_that_covers_a_part_is_odd_and_one_that_is_elsewhere_is_an_error
     assert line.count("covers only") == 1 and "Channel T2" in line
 
 
-def test_ct_of_another_scale_than_that_of_other_cases_is_odd(check, tmp_path):
-    """Some tools add 1024. In one CT alone or in all of them, nobody knows."""
+def test_ct_on_another_scale_than_other_cases_gets_a_warning(check, tmp_path):
+    """Some tools add 1024. This can be recognized only if some cases have Hounsfield units."""
     folder = nnunet(tmp_path / "set", cases=3)
     for number in range(3):
         hounsfield = np.where(image(number) == 0, -1000, image(number) - 60).astype(np.int16)
@@ -179,8 +179,8 @@ def test_images_with_absurd_values_do_not_count_as_identical(check, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [{"0": "lung", "1": "a", "2": "b"}, {"lung": 0, "a": 1, "b": 2}])
-def test_value_0_with_the_name_of_a_segment_is_odd(check, tmp_path, labels):
-    """Whoever counts segments from 0 would miss the first one in the model."""
+def test_value_0_with_the_name_of_a_segment_gets_a_warning(check, tmp_path, labels):
+    """If segments are counted from 0, the model would lack the first one."""
     checked = check(decathlon(tmp_path / "set", labels=labels))
     assert checked.status == 0 and not checked.codes
     assert checked.line("the data set").startswith('the data set: warning: The value 0 is named "lung"')

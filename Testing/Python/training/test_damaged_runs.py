@@ -66,14 +66,14 @@ def test_file_of_a_trained_run_that_is_gone_is_named(run, monkeypatch, capsys):
 
 
 def test_cross_validation_is_not_written_into_a_run(run, monkeypatch, capsys):
-    """Its evaluation would replace that of the run, and an export would take the run alone."""
+    """Its evaluation would replace that of the run, and an export would use only the run."""
     before = sorted(run.folder.rglob("*"))
     sentence = refusal(monkeypatch, capsys, "crossval", run.folder / "plan.yaml", "--output", run.folder)
     assert sentence == sentence_of("run-exists", path=run.folder) and sorted(run.folder.rglob("*")) == before
 
 
 def test_request_to_stop_a_run_of_another_computer_names_it(run, monkeypatch, capsys):
-    """As of a folder that was copied from there while the run was active."""
+    """As with a folder that was copied from there while the run was active."""
     (run.folder / "running.json").write_text('{"pid": 1, "host": "node07"}', encoding="utf-8")
     assert run_command(monkeypatch, "stop", run.folder) == 0
     assert "It was started on node07. " in capsys.readouterr().err and (run.folder / "stop").exists()

@@ -157,7 +157,7 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
         ("  seed: 0", "  seed: " + "9" * 5000, "a number in it is too long"),
     ],
 )
-def test_what_is_wrong_with_yaml_is_said_in_plain_words(plan_file, right, wrong, said):
+def test_mistake_in_yaml_is_explained_in_plain_words(plan_file, right, wrong, said):
     text = plan_file.read_text(encoding="utf-8")
     number = text[: text.index(right)].count("\n") + 1
     plan_file.write_text(text.replace(right, wrong, 1), encoding="utf-8")

@@ -232,7 +232,7 @@ def test_orientation_that_is_set_orders_spacing_window_and_flips(tmp_path, monke
     assert "must name three axes" in capsys.readouterr().err
 
 
-def test_one_image_with_an_absurd_size_does_not_bar_the_plan(tmp_path):
+def test_one_image_with_an_absurd_size_does_not_prevent_planning(tmp_path):
     """Training and `check` name it; a plan that is refused would name a number nobody entered."""
     folder = decathlon(tmp_path / "set")
     save(image(0), folder / "imagesTr" / "case_0.nii.gz", np.diag([60, 1, 1, 1.0]))

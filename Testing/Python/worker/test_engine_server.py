@@ -293,7 +293,7 @@ def test_a_shell_there_that_prints_without_end_of_line_hides_no_hello(driver: Se
     driver.server.python(*REMOTE_FAKE)
 
 
-def test_a_banner_of_the_server_is_not_the_reason_of_a_failure(driver: ServerDriver, image: np.ndarray) -> None:
+def test_a_banner_of_the_server_is_not_given_as_a_reason(driver: ServerDriver, image: np.ndarray) -> None:
     driver.server.python("-c", "raise SystemExit(7)")
     assert "exit code 7" in driver.run("any", image).error.message
     driver.server.python(*REMOTE_FAKE)
@@ -302,7 +302,7 @@ def test_a_banner_of_the_server_is_not_the_reason_of_a_failure(driver: ServerDri
 def test_a_login_that_asks_something_is_not_waited_for_forever(
     driver: ServerDriver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a .bashrc with a question, which nobody sees."""
+    """Such as a .bashrc that asks a question, which nobody sees."""
     driver.server.python(*REMOTE_FAKE, limits="read -r answer")
     with monkeypatch.context() as patch:
         patch.setattr("ConResSegmentationLib.EngineConnection.SECONDS_TO_START", 2)

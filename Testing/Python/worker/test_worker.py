@@ -254,7 +254,7 @@ def test_an_engine_that_cannot_be_loaded_says_why_and_ends(what: str, code: str)
 
 
 def test_without_a_place_for_temporary_files_it_says_so_and_ends() -> None:
-    """As on a full disk; the error comes in place of the hello."""
+    """As on a full disk; the error is sent instead of the hello."""
     with running("-c", NO_FILES, *FAKE) as client:
         error = client.events.get(timeout=30)
         assert (error["event"], error["code"]) == ("error", "no-temporary-folder") and "id" not in error

@@ -44,7 +44,7 @@ class OffscreenView:
         self._group = self._factory().InstantiateDisplayableManagers(self._renderer)
 
     def _detach(self) -> None:
-        """Let the displayable managers rest while a scene is loaded, see ``_attach``."""
+        """Detach the displayable managers while a scene is loaded; see ``_attach``."""
         if self._group is not None:
             self._group.SetMRMLDisplayableNode(None)
 
@@ -61,7 +61,7 @@ class OffscreenView:
         self._group.SetMRMLDisplayableNode(self._node())
         for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
             # Their displayable manager draws only those that come while there is a view, as there always is in Slicer.
-            # Those of other views hear this, too, and would draw them twice.
+            # The managers of other views receive these events too. Without the first one, they would draw it twice.
             for event in (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.NodeAddedEvent):
                 slicer.mrmlScene.InvokeEvent(event, legend)
 
@@ -133,7 +133,7 @@ class SliceView(OffscreenView):
 
     def _detach(self) -> None:
         super()._detach()
-        # The manager of segmentations draws nothing any more when it is attached again.
+        # The displayable manager of segmentations draws nothing after it is attached again.
         self._window = self._group = None
 
     def _prepare(self, width: int, height: int) -> None:
