@@ -110,7 +110,7 @@ def network_class(kind: str) -> type[nn.Module]:
     try:
         return NETWORKS.load(kind)
     except LookupError:
-        raise ValueError(f'Unknown network "{kind}"; choose one of {", ".join(network_names())}.') from None
+        raise ValueError(f'Unknown network "{kind}"; known networks are {", ".join(network_names())}.') from None
 
 
 def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
