@@ -138,8 +138,10 @@ def _workers_here(jobs: int) -> Iterator[Client]:
         # Dask would let each finish its case. Results are written completely or not at all.
         for nanny in cluster.workers.values():
             nanny.close_gracefully()  # so that it does not start another worker
-            with contextlib.suppress(psutil.Error, TypeError):
-                psutil.Process(nanny.pid).kill()
+            # Without an id, as while a dead worker is replaced, this would be the process of the command itself.
+            if (pid := nanny.pid) is not None:
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(pid).kill()
 
 
 @contextlib.contextmanager

@@ -189,3 +189,16 @@ def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, sc
         done = subprocess.run(arguments, capture_output=True, text=True, cwd=lists, env=environment)
         assert done.returncode == 0, done.stderr
         assert table(tmp_path / "many")["case"]["state"] == state
+
+
+def test_a_worker_that_is_just_being_replaced_does_not_take_the_command_with_it(monkeypatch) -> None:
+    """Dask knows no process id of a worker that has died; psutil would take that for this process."""
+    import distributed
+    import psutil
+
+    killed = []
+    monkeypatch.setattr(psutil.Process, "kill", lambda process: killed.append(process.pid))
+    with cluster.connected(1, "") as client:
+        client.wait_for_workers(1)
+        monkeypatch.setattr(distributed.Nanny, "pid", None)
+    assert not killed
