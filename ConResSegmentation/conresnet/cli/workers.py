@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import re
 import signal
 import socket
@@ -273,7 +274,9 @@ class Workers:
     def _tell_if_paused(self) -> None:
         """Say why there is no progress: Dask pauses workers silently, possibly forever."""
         if self._scheduler:
-            states = [worker.get("status") for worker in self._client.scheduler_info()["workers"].values()]
+            # Some versions of Dask describe only five workers by default.
+            known = self._client.scheduler_info(n_workers=-1)["workers"]
+            states = [worker.get("status") for worker in known.values()]
             if states and all(state == "paused" for state in states):
                 self._tell(
                     "Dask has paused all workers because their memory is nearly full; waiting for others. Start "
@@ -292,12 +295,13 @@ def facts_of_worker(model: Path, place: Path, seconds: float) -> tuple[str, str,
     """
     try:
         digest = digest_with_locator(model)
-    except UserError:
+    except (UserError, OSError):
+        # The one who asks would take an OSError for a lost connection.
         digest = ""
     end = time.monotonic() + seconds
-    while not place.is_dir() and time.monotonic() < end:
+    while not os.path.isdir(place) and time.monotonic() < end:
         time.sleep(0.2)
-    return __version__, digest, place.is_dir()
+    return __version__, digest, os.path.isdir(place)
 
 
 def is_same_model(digest: str, other: str) -> bool:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -161,11 +162,16 @@ def test_waiting_for_workers_is_reported_once(tmp_path, monkeypatch, capsys) -> 
     client = SimpleNamespace(
         nthreads=lambda: dict.fromkeys(states, 1),
         run=lambda *_, workers, on_error: dict.fromkeys(workers, (cluster.__version__, "a", True)),
-        scheduler_info=lambda: {"workers": {str(number): {"status": state} for number, state in enumerate(states)}},
+        # Some versions of Dask describe only five by default.
+        scheduler_info=lambda n_workers=5: {
+            "workers": {
+                place: {"status": state} for place, state in enumerate(states) if n_workers < 0 or place < n_workers
+            }
+        },
     )
     workers = cluster.Workers(client, "tcp://x:1", tmp_path, "a", tmp_path)
     said = []
-    for states[:] in ([], [], ["paused"], ["paused"], ["paused", "running"], [], ["running"]):
+    for states[:] in ([], [], ["paused"], ["paused"], ["paused", "running"], [], [*5 * ["paused"], "running"]):
         workers.addresses()
         assert workers.wait_for_any() is None
         said.append(capsys.readouterr().err)
@@ -202,3 +208,11 @@ def test_a_worker_that_is_just_being_replaced_does_not_take_the_command_with_it(
         client.wait_for_workers(1)
         monkeypatch.setattr(distributed.Nanny, "pid", None)
     assert not killed
+
+
+def test_a_worker_that_may_not_read_the_model_is_not_taken_for_a_lost_one(tmp_path, monkeypatch) -> None:
+    def refuse(_model: Path) -> str:
+        raise PermissionError(13, "Permission denied", "model.json")
+
+    monkeypatch.setattr(cluster, "digest_with_locator", refuse)
+    assert cluster.facts_of_worker(tmp_path, tmp_path, 0) == (cluster.__version__, "", True)
