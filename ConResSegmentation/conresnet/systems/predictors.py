@@ -56,7 +56,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     for name, tensor in tensors.items():
         if expected[name].is_floating_point() and not tensor.is_floating_point():
             raise UserError("weights-type", source=source, tensor=name)
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise UserError("weights-not-finite", source=source, tensor=name)
     network.load_state_dict(tensors)
     return network.float().eval()

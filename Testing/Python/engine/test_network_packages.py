@@ -69,12 +69,14 @@ def test_weights_that_are_whole_numbers_are_refused(tmp_path):
     assert "floating-point" in refusal("weights-type", load_network, package.path)
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path):
-    """Before an image is read, and when a package is verified."""
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), torch.float32), (1e300, torch.float64)])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value, kind):
+    """Before an image is read, and when a package is verified. What counts is the value in fp32, which is computed."""
     package = write_model(tmp_path / "model", description())
     weights = safetensors.torch.load_file(package.path / "network.safetensors")
     name = next(iter(weights))
-    weights[name].view(-1)[0] = float("nan")
+    weights[name] = weights[name].to(kind)
+    weights[name].view(-1)[0] = value
     package = write_package(
         package.description, {"network.safetensors": safetensors.torch.save(weights)}, package.path, overwrite=True
     )
