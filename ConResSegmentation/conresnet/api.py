@@ -244,7 +244,7 @@ class Result:
         if folder == "":
             # As a path, it would be the working directory.
             raise UserError("output-not-folder", path='""')
-        with filling(Path(folder).expanduser(), self._options, overwrite, self._inputs) as temporary:
+        with filling(Path(os.path.expanduser(folder)), self._options, overwrite, self._inputs) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:

@@ -80,6 +80,10 @@ def test_where_python_saves_it(model, image, tmp_path, monkeypatch):
     result = conresnet.segment(image, model, maps=None, threads=1)
     result.save("~/out")
     assert (tmp_path / "out" / "report.json").is_file()
+    # As in a shell, this is the name of a folder if there is no such user.
+    monkeypatch.chdir(tmp_path)
+    result.save("~nobody-has-this-name/out")
+    assert (tmp_path / "~nobody-has-this-name" / "out" / "report.json").is_file()
     assert refusal("cannot-write", result.save_report, ".")
     assert refusal("cannot-write", result.save_report, tmp_path / "out")
 
