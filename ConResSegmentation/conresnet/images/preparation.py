@@ -295,7 +295,8 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     """
     warnings = []
     for item, volume in zip(description.inputs, volumes, strict=True):
-        if item.modality in _MODALITIES and _looks_like_labels(volume.array):
+        # Images of nuclear medicine may have only a few counts.
+        if item.modality in _MODALITIES - {"NM"} and _looks_like_labels(volume.array):
             warnings.append(sentence("warn-like-labels", {"name": volume.name}))
         if item.modality == "CT" and not may_be_hounsfield(volume.array):
             values = {

@@ -385,3 +385,14 @@ def test_a_ct_for_a_model_of_mr_gets_a_warning(array, is_like_ct):
 def test_a_label_map_for_a_model_of_mr_gets_a_warning(data_folder, file, is_labels):
     warnings = prepare(model(), [read_volume(data_folder / file)]).warnings
     assert any("looks like a label map" in warning for warning in warnings) == is_labels
+
+
+def test_an_image_of_few_counts_is_no_label_map():
+    """As in nuclear medicine: smooth, with small whole numbers."""
+    counts = np.zeros((24, 40, 40))
+    counts[4:20, 8:32, 8:32] = np.linspace(1, 9, 16)[:, None, None].round()
+    settings = description()
+    for modality, is_warned in (("NM", False), ("PT", True)):
+        settings["inputs"][0]["modality"] = modality
+        warnings = prepare(parse_description(settings), [Volume(counts, grid(counts.shape), "scan")]).warnings
+        assert any("looks like a label map" in warning for warning in warnings) == is_warned
