@@ -123,8 +123,8 @@ def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for name in arguments if not takes_any else ():
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, 1, 0)[0]
-            raise ValueError(f'The network "{kind}" has no argument "{name}"; the closest match is "{nearest}".')
+            nearest = [f'; the closest match is "{match}"' for match in difflib.get_close_matches(name, known, 1, 0)]
+            raise ValueError(f'The network "{kind}" has no argument "{name}"{"".join(nearest)}.')
     try:
         return made(**arguments)
     except TypeError as error:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conresnet import networks
 from conresnet.networks import build_network
 from conresnet.networks.blocks import fold_weight_standardization
 
@@ -119,3 +120,13 @@ def test_dropout_that_is_no_share_is_refused(dropout):
 def test_unknown_network_is_named():
     with pytest.raises(ValueError, match="no network 'mystery'"):
         build_network("mystery", {})
+
+
+def test_a_network_without_arguments_has_no_closest_one(monkeypatch):
+    class Fixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+
+    monkeypatch.setattr(networks, "network_class", lambda _kind: Fixed)
+    with pytest.raises(ValueError, match=r'has no argument "width"\.$'):
+        build_network("fixed", {"width": 8})
