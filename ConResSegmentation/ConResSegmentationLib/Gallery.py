@@ -253,9 +253,11 @@ class Gallery:
         self._message.text = _("No model matches the search.") if isEmpty else self._said
 
     def _say(self, text: str) -> None:
-        """Show a sentence, and show it again after a search."""
+        """Show a sentence at once, and show it again after a search."""
         self._said = text
         self._filter(self._search.text)
+        # A failure must be seen even if the earlier search matches nothing.
+        self._message.text = text or self._message.text
 
     def _onLookForMore(self) -> None:
         try:

@@ -254,6 +254,10 @@ def test_the_message_about_more_models_stays_after_a_search(
         panel.wait(lambda: button.enabled)
         search.setText("hippocampus")
         said.append(message.text)
+        search.setText("kneecap")
+        button.click()
+        panel.wait(lambda: button.enabled)
+        said.append(message.text)
         return 0
 
     open_gallery(panel, look)
@@ -262,7 +266,7 @@ def test_the_message_about_more_models_stays_after_a_search(
         "There are no other models to download.",
         "Looking for more models...",
     ]
-    assert "404" in said[3]
+    assert "404" in said[3] and "404" in said[4]
 
 
 def test_names_of_a_catalog_are_text_and_a_damaged_one_hides_no_model(panel, catalog, server, content) -> None:
