@@ -57,6 +57,9 @@ def parse_yaml(text: str) -> Any:
         content = yaml.load(text, _Loader)
     except RecursionError as error:
         raise yaml.YAMLError(TOO_DEEP) from error
+    except (KeyError, AttributeError) as error:
+        # From PyYAML, for a value that is not of the type named before it, such as !!bool maybe.
+        raise yaml.YAMLError("it has a value that is not of the type named by !! before it") from error
     # Aliases can make a short text stand for billions of values.
     count, level = 0, [content]
     for _ in range(DEEPEST):
@@ -94,6 +97,8 @@ _INDENTED = "it is not indented like the other settings of its group"
 # What PyYAML says, whether the place is where it began to read ("context") or where it gave up ("problem"), and what is
 # probably wrong there. The first that matches counts.
 _MISTAKES = (
+    # It may quote any key, also one that is a word below.
+    ("occurs twice", "problem", "{problem}"),
     (r"character '\\t'", "problem", "use spaces instead of tabs"),
     ("cannot start any token|found undefined alias", "problem", _QUOTES),
     (
@@ -112,7 +117,6 @@ _MISTAKES = (
     ("expected (<block end>|'<document start>')", "problem", _INDENTED),
     ("escape", "problem", "a backslash in double quotation marks has a special meaning; use single quotation marks"),
     ("expected a single document", "problem", "expected a single document; remove this line and the second plan"),
-    ("occurs twice", "problem", "{problem}"),
 )
 
 

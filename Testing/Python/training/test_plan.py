@@ -154,6 +154,7 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
         ("swapped_segments: []", "swapped_segments: []]", "{line}: the bracket ] was never opened"),
         ("title: Boxes", 'title: "C:\\Users"', "{line}: a backslash in double quotation marks has a special meaning"),
         ("title: Boxes", "title: Bo\x07xes", "{line}: remove the control character U+0007 (column 12)"),
+        ("title: Boxes", "title: !!bool maybe", "it has a value that is not of the type named by !! before it"),
         ("  seed: 0", "  seed: " + "9" * 5000, "a number in it is too long"),
     ],
 )
@@ -212,7 +213,12 @@ def test_shipped_recipe_describes_the_shipped_model(repository, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("added", "key"),
-    [("training:\n  steps: 3\n", "training"), ("x: {a: 1, b: 2, a: 3}\n", "a"), ("x:\n  - a: 1\n    a: 2\n", "a")],
+    [
+        ("training:\n  steps: 3\n", "training"),
+        ("x: {a: 1, b: 2, a: 3}\n", "a"),
+        ("x:\n  - a: 1\n    a: 2\n", "a"),
+        ("escape: 1\nescape: 2\n", "escape"),
+    ],
 )
 def test_keys_that_occur_twice_are_refused(plan_file, added, key):
     """The last one would silently win, and the rest of its block would get the defaults."""
