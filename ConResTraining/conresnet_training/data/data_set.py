@@ -25,8 +25,8 @@ _TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+|(sub-[^_]+)_ses-.+", re.IG
 
 # Usual names of the value 0 if it is not a segment.
 _BACKGROUND = re.compile(
-    r"^\W*$|\b(back\w*|bg|bkg|no|non|none|not|un(label|known|seg|class|assign|annot)\w*|other|rest|air|void|empty|clear"
-    r"|outside|exterior|normal|healthy|zero|hintergrund|fond|fondo|sfondo)(\b|_)"
+    r"^\W*$|(\b|_)0$|\b(back\w*|bg|bkg|no|non|none|not|nothing|null|un(label|known|seg|class|assign|annot)\w*|other"
+    r"|rest|air|void|empty|clear|ignore\w*|outside|exterior|normal|healthy|zero|hintergrund|fond|fondo|sfondo)(\b|_)"
 )
 
 FILE_NAME = "dataset.json"

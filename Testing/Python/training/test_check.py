@@ -186,7 +186,7 @@ def test_value_0_with_the_name_of_a_segment_gets_a_warning(check, tmp_path, labe
     assert checked.line("the data set").startswith('the data set: warning: The value 0 is named "lung"')
 
 
-@pytest.mark.parametrize("name", ["Background", "BG", "unlabeled", "Clear Label", ""])
+@pytest.mark.parametrize("name", ["Background", "BG", "unlabeled", "Clear Label", "nothing", "0", "label_0", ""])
 def test_usual_names_of_the_background_are_fine(check, tmp_path, name):
     checked = check(decathlon(tmp_path / "set", labels={"0": name, "1": "a", "2": "b"}))
     assert checked.lines == ["3 of 3 cases are fine."]
