@@ -214,7 +214,7 @@ class StopWatch:
         self.status = 0
         self._is_insisted_on = False
         self._file = folder / STOP_FILE
-        self._parent = int(os.environ.get(PARENT_VARIABLE, 0))
+        self._parent = int(os.environ.get(PARENT_VARIABLE) or 0)
         self._handlers: dict = {}
 
     def __enter__(self) -> "StopWatch":

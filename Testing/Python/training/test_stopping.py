@@ -32,7 +32,7 @@ from conresnet_training.runs.state import (
     sole_process,
 )
 from conresnet_training.training import loop, trainer, validation
-from conresnet_training.training.processes import StopWatch
+from conresnet_training.training.processes import PARENT_VARIABLE, StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
 from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
@@ -159,6 +159,11 @@ def test_signal_that_is_ignored_stays_so(tmp_path, all_signals_heard):
         signal.raise_signal(signal.SIGINT)
         assert not stop.asked()
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_blank_variable_names_no_parent(tmp_path, monkeypatch):
+    monkeypatch.setenv(PARENT_VARIABLE, "")
+    assert not StopWatch(tmp_path).asked()
 
 
 def test_second_signal_ends_at_once(tmp_path, all_signals_heard):
