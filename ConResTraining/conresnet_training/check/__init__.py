@@ -13,11 +13,11 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_image, read_single
 from conresnet.images.grid import Volume, check_volume, reordering
 from conresnet.images.preparation import foreground_mask, may_be_hounsfield
+from conresnet.images.resampling import covered
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import (
     TOLERATED_SHIFT,
     check_expected,
-    covered_share,
     grid_difference,
     label_counts,
     whole_labels,
@@ -216,7 +216,7 @@ def _note_duplicates(cases: list[CaseReport]) -> None:
 
 def _note_mixed_units(cases: list[CaseReport]) -> None:
     """CT has one scale for all cases, so some that are shifted or scaled spoil what is planned and learned."""
-    for channel in {name for case in cases for name in case.hounsfield}:
+    for channel in dict.fromkeys(name for case in cases for name in case.hounsfield):
         known = [case for case in cases if channel in case.hounsfield]
         if not any(case.hounsfield[channel] for case in known):
             continue
@@ -285,13 +285,14 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
     report.intensities = {name: _percentiles(volume) for name, volume in usable.items()}
     for name, volume in channels.items():
         if difference := grid_difference(volume.grid, reference.grid):
-            share = covered_share(volume.grid, reference.grid)
+            index_map = np.linalg.inv(volume.grid.array_affine) @ reference.grid.array_affine
+            share = covered(index_map, volume.grid.shape, reference.grid.shape).mean()
             sentence = f"Channel {name} is not on the grid of the first channel ({difference})"
             if not share:
                 report.add(ERROR, "channels-apart", f"{sentence} and does not overlap it")
                 continue
-            covered = f", but covers only {share:.0%} of it" if share < MOSTLY_COVERED else ""
-            report.add(WARNING, "channel-grid-differs", f"{sentence} and will be resampled{covered}")
+            rest = f", but covers only {share:.0%} of it" if share < MOSTLY_COVERED else ""
+            report.add(WARNING, "channel-grid-differs", f"{sentence} and will be resampled{rest}")
     report.hounsfield = {name: may_be_hounsfield(volume.array) for name, volume in usable.items() if is_ct(name)}
     # Unusable channels are errors anyway, and their values may not fit the digest's type.
     if len(usable) == len(data_set.channels):

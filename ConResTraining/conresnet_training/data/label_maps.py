@@ -8,7 +8,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.files import read_single
-from conresnet.images.grid import Grid, Volume, transformed
+from conresnet.images.grid import Grid, Volume
 from conresnet_training.reporting import product
 
 VALUES = 256
@@ -111,17 +111,6 @@ def grid_difference(grid: Grid, reference: Grid) -> str | None:
         apart = np.linalg.norm(grid.corners(0) - reference.corners(0), axis=1).max()
         parts.append(f"voxels up to {apart:.3g} mm apart")
     return ", ".join(parts)
-
-
-def covered_share(grid: Grid, reference: Grid) -> float:
-    """Share of a reference's voxels that are inside another grid, 0 to 1, from a lattice of at most 32 along each axis.
-
-    The lattice includes the outermost voxels.
-    """
-    axes = [np.linspace(0, size - 1, min(size, 32)) for size in reference.shape]
-    places = reference.to_ras(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1))
-    index = transformed(places, np.linalg.inv(grid.array_affine))
-    return float(((index > -0.5) & (index < np.array(grid.shape) - 0.5)).all(axis=-1).mean())
 
 
 def on_image_grid(label: Volume, image: Volume) -> Volume:

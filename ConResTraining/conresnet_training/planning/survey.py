@@ -56,11 +56,11 @@ class Survey:
 def survey(data_set: DataSet, orientation: str | None = None) -> Survey:
     """Read the header of every case's first image.
 
-    Args:
-        orientation: of the result; by default the usual one, or the one that suits thick slices.
-
     The median spacing keeps the in-plane resolution of thick slices. The axis across thick slices becomes the model's
     first if most cases have the same.
+
+    Args:
+        orientation: of the result; by default the usual one, or the one that suits thick slices.
 
     Raises:
         UserError: ``case-file-missing``, or any of reading an image.

@@ -159,6 +159,22 @@ def test_channel_that_covers_only_a_part_gets_a_warning_and_one_elsewhere_an_err
     assert line.count("covers only") == 1 and "Channel T2" in line
 
 
+def test_what_a_channel_covers_is_measured_in_all_voxels_of_a_large_image(check, tmp_path):
+    """A thin slab is not missed, and one row at the edge of each axis counts for no more than that."""
+    folder, large = brats(tmp_path / "set"), (128, 128, 128)
+    for channel in ("t1", "t1ce", "t2", "flair"):
+        save(image(1, large), folder / "BraTS_2" / f"BraTS_2_{channel}.nii.gz")
+    save(label((1, 2, 4), large), folder / "BraTS_2" / "BraTS_2_seg.nii.gz")
+    slab, shifted = affine(origin=62), np.eye(4)
+    shifted[:3, 3] = 0.6
+    save(image(1, large)[62:64], folder / "BraTS_2" / "BraTS_2_flair.nii.gz", slab)
+    save(image(2, large), folder / "BraTS_2" / "BraTS_2_t2.nii.gz", shifted)
+    checked = check(folder)
+    assert checked.status == 0 and checked.codes == {"BraTS_2": 2 * [("warning", "channel-grid-differs")]}
+    line = checked.line("BraTS_2")
+    assert line.count("covers only") == 1 and "covers only 2% of it" in line
+
+
 def test_ct_on_another_scale_than_other_cases_gets_a_warning(check, tmp_path):
     """Some tools add 1024. This can be recognized only if some cases have Hounsfield units."""
     folder = nnunet(tmp_path / "set", cases=3)
