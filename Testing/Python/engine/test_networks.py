@@ -118,7 +118,7 @@ def test_dropout_that_is_no_share_is_refused(dropout):
 
 
 def test_unknown_network_is_named():
-    with pytest.raises(ValueError, match="no network 'mystery'"):
+    with pytest.raises(ValueError, match='Unknown network "mystery"'):
         build_network("mystery", {})
 
 
