@@ -223,7 +223,9 @@ class Result:
 
         result = self._result
         shown = self._model.package, result.labels, result.channels, result.all_maps, self.report
-        write_page(Path(path), *shown, regions=result.regions, output=result.output, name=name or "")
+        write_page(
+            Path(os.path.expanduser(path)), *shown, regions=result.regions, output=result.output, name=name or ""
+        )
 
     def picture(self) -> bytes:
         """A PNG picture: an axial, a coronal and a sagittal slice with the outlines of all segments."""

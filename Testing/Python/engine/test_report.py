@@ -79,7 +79,8 @@ def test_where_python_saves_it(model, image, tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     result = conresnet.segment(image, model, maps=None, threads=1)
     result.save("~/out")
-    assert (tmp_path / "out" / "report.json").is_file()
+    result.save_report("~/page.html")
+    assert (tmp_path / "out" / "report.json").is_file() and (tmp_path / "page.html").is_file()
     # As in a shell, this is the name of a folder if there is no such user.
     monkeypatch.chdir(tmp_path)
     result.save("~nobody-has-this-name/out")
