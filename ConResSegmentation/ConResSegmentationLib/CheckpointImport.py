@@ -26,7 +26,7 @@ from conresnet.importing import (
 
 from .EnginePython import EnginePython
 from .Processes import ChildProcess, lastLine
-from .RunPanel import endWith
+from .RunPanel import endWith, notInstalled
 from .Widgets import errorSentence, showError
 
 
@@ -177,8 +177,7 @@ class CheckpointImport:
 
     def _installed(self) -> str:
         name = self._install(str(self._package))
-        sentence = _("Imported {model}.") if name else _("{model} was not installed.")
-        return sentence.format(model=name or self._name)
+        return _("Imported {model}.").format(model=name) if name else notInstalled(self._name)
 
     def _cleanUp(self) -> None:
         with contextlib.suppress(OSError):

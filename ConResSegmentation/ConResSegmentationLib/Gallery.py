@@ -23,7 +23,7 @@ from .EnginePython import EnginePython
 from .Loading import examples
 from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
-from .RunPanel import RunPanel, endWith
+from .RunPanel import RunPanel, endWith, notInstalled
 from .Widgets import errorSentence, plain, textSetting
 
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
@@ -360,6 +360,4 @@ class PackageDownload:
         if found != entry.name:
             raise UserError("download-other-model", url=entry.url, found=found, name=entry.name)
         name = self._install(path)
-        # A message box has said why, or the user has declined to replace a model.
-        sentence = _("Installed {model}.") if name else _("{model} was not installed.")
-        return sentence.format(model=name or entry.name)
+        return _("Installed {model}.").format(model=name) if name else notInstalled(entry.name)

@@ -208,6 +208,11 @@ class RunPanel(RunListener):
         self.onFailed(problem, "")
 
 
+def notInstalled(model: str) -> str:
+    """What a run ends with if a model was not installed: a message box has said why, or the user has declined."""
+    return _("{model} was not installed.").format(model=model)
+
+
 def endWith(control, finish: Callable[[], str]) -> None:
     """End a run with the sentence that a function returns, or with its error if it fails.
 
