@@ -35,7 +35,7 @@ ROWS = ("head", "tumor", "ct")
 WAYS = {"ours": "ours", "fast": "ours, --fast", "monai": "MONAI", "nnunet": "nnU-Net", "plain": "authors' tiling"}
 PEERS = ("monai", "nnunet")
 # Windows that MONAI computes at once: the number that makes it fastest.
-MONAI_BATCH = {"ct": 4}
+MONAI_BATCH = {"ct": 2}
 
 
 @click.command()

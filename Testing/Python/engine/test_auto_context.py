@@ -152,7 +152,7 @@ def test_the_residual_axis_is_that_of_every_round():
         ({"outputs": 1}, "outputs must be more than 1"),
         ({"network": "voxresnet"}, "network must be"),
         ({"network": {"type": "voxresnet"}}, "network must be"),
-        ({"network": {"type": "vox", "arguments": {}}}, 'no network "vox"'),
+        ({"network": {"type": "vox", "arguments": {}}}, 'Unknown network "vox"'),
         ({"network": {"type": "auto_context", "arguments": {"network": VOXRESNET}}}, "in stages itself"),
         ({"residual_axis": "S"}, "residual_axis"),
     ],
