@@ -221,11 +221,9 @@ class Result:
         """
         from conresnet.report import write_page
 
-        result = self._result
-        shown = self._model.package, result.labels, result.channels, result.all_maps, self.report
-        write_page(
-            Path(os.path.expanduser(path)), *shown, regions=result.regions, output=result.output, name=name or ""
-        )
+        path, made = Path(os.path.expanduser(path)), self._result
+        shown = self._model.package, made.labels, made.channels, made.all_maps, self.report
+        write_page(path, *shown, regions=made.regions, output=made.output, name=name or "")
 
     def picture(self) -> bytes:
         """A PNG picture: an axial, a coronal and a sagittal slice with the outlines of all segments."""
