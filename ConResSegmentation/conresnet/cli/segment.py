@@ -134,7 +134,7 @@ def segment(
         raise click.UsageError("--report-name needs --report.")
     if str(output) == "-":
         raise click.UsageError("Name a folder for --output; results cannot be written to the standard output.")
-    # Importing torch and loading the model takes seconds, so whatever can be refused is refused before.
+    # Check everything that needs no torch first: importing it and loading the model take seconds.
     package = read_model(model)
     channels = [item.name for item in package.description.inputs]
     options = _options(given, package.description)
