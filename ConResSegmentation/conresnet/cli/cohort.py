@@ -129,6 +129,14 @@ def segment_cohort(
         waiting.append(Job(case, model, options, folder, overwrite, inputs, digest=digest))
     folders = [output / PICTURES, *(job.folder for job in waiting)]
     outcomes: list[Outcome] = []
+
+    def summarize() -> None:
+        # Before the first case has finished, the summary of an earlier run is still the best there is.
+        if outcomes:
+            done = {outcome.name for outcome in outcomes}
+            rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
+            say(write_summary([*outcomes, *rest], output))
+
     try:
         with _filled(folders) as place, connected(jobs, scheduler) as client:
             began = time.monotonic()
@@ -138,11 +146,7 @@ def segment_cohort(
                     _tell(outcome, output)
                     say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
             finally:
-                # Before the first case has finished, the summary of an earlier run is still the best there is.
-                if outcomes:
-                    done = {outcome.name for outcome in outcomes}
-                    rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
-                    in_one_piece(lambda: say(write_summary([*outcomes, *rest], output)))
+                in_one_piece(summarize)
     except KeyboardInterrupt:
         segmented = sum(outcome.state in (DONE, SKIPPED) for outcome in outcomes)
         say(stopped_line(segmented, len(cases), "without --overwrite" if overwrite else ""), err=True)

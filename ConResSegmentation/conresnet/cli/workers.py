@@ -29,6 +29,8 @@ from conresnet.files import OwnedFolder, abandoned_folders
 from conresnet.package.store import digest_with_locator
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from distributed import Client, Future, as_completed
 
 T = TypeVar("T")
@@ -158,7 +160,9 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def in_one_piece(work: Callable[[], T]) -> T:
-    """Do work in a thread and return its result. KeyboardInterrupt is raised only after the work is finished."""
+    """Do work in a thread and return its result. Ctrl-C raises KeyboardInterrupt only after the work is finished; if it
+    is pressed again, at once.
+    """
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def run() -> None:
@@ -167,12 +171,33 @@ def in_one_piece(work: Callable[[], T]) -> T:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
-    try:
+    # Starting a thread may be interrupted when it already runs, so catching KeyboardInterrupt would not be enough.
+    with _interrupts_later():
+        threading.Thread(target=run, daemon=True).start()
         return future.result()
-    except KeyboardInterrupt:
-        concurrent.futures.wait([future])
-        raise
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Raise KeyboardInterrupt for the first Ctrl-C at the end of the block. Only Python's main thread receives it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = False
+
+    def take_note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            signal.default_int_handler(number, frame)
+        interrupted = True
+
+    handler = signal.signal(signal.SIGINT, take_note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 def _has_dashboard() -> bool:

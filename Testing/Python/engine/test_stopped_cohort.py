@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from conresnet.cli.main import main
+from conresnet.cli.workers import in_one_piece
 
 # If Dask's own cleanup is interrupted, it waits for 10 s.
 _SOON = 8.0
@@ -85,3 +87,30 @@ def test_stopped_without_jobs_it_says_how_to_continue(start, data_folder: Path, 
     again = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "out", "--jobs", 1]
     assert main([*map(str, again)]) == 0
     assert "Kept" in capsys.readouterr().out and report.read_bytes() == before
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_interrupted_while_its_thread_starts_work_is_finished_first(presses: int, monkeypatch) -> None:
+    start, may_go_on, finished = threading.Thread.start, threading.Event(), []
+
+    def start_interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        for _ in range(presses):
+            signal.raise_signal(signal.SIGINT)
+        may_go_on.set()
+
+    def work() -> None:
+        may_go_on.wait(60)
+        time.sleep(0.2)
+        finished.append(True)
+
+    monkeypatch.setattr(threading.Thread, "start", start_interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_one_piece(work)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        may_go_on.set()
+        signal.signal(signal.SIGINT, before)
+    assert finished == ([True] if presses == 1 else [])
