@@ -20,6 +20,7 @@ PACKAGES = {
     "pydicom": "2.4",
     "lightning-fabric": "2.4",
     "monai": "1.4",
+    "psutil": "5.9",
     "pydantic": "2.7",
     "PyYAML": "6.0",
     "scipy": "1.15",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -31,9 +32,6 @@ from conresnet_training.runs.run import Run
 from conresnet_training.runs.state import STOP_FILE
 from conresnet_training.training.network import coarsest_step, stages_of
 
-if os.name == "nt":
-    import _winapi
-
 # Lightning's names of the engine's precisions.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 _DONE, _HEARD = "done", "heard"
@@ -45,8 +43,6 @@ STOPPED = 128
 STOPPED_ELSEWHERE = STOPPED + signal.SIGTERM
 # Environment variable of a training: the id of a process that it must not outlive, such as a cross-validation.
 PARENT_VARIABLE = "CONRESNET_PARENT"
-# Windows' error code for an id that no process has.
-_NO_SUCH_PROCESS = 87
 
 
 def make_fabric(run: Run, devices: int, nodes: int, device: str) -> Fabric:
@@ -177,22 +173,14 @@ def leave_signals_to_the_parent(worker: int = 0) -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether no process has this id; False if that cannot be known."""
-    if os.name != "nt":
-        try:
-            os.kill(pid, 0)
-        except OSError as error:
-            return isinstance(error, ProcessLookupError)
+    """Whether no process with this id runs; False if that cannot be known."""
+    try:
+        # One that has ended keeps its id until its parent has asked for its exit status.
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
         return False
-    # os.kill would end the process. The id of an ended one stays valid while anyone holds a handle of it.
-    try:
-        process = _winapi.OpenProcess(_winapi.SYNCHRONIZE, False, pid)
-    except OSError as error:
-        return error.winerror == _NO_SUCH_PROCESS
-    try:
-        return _winapi.WaitForSingleObject(process, 0) == _winapi.WAIT_OBJECT_0
-    finally:
-        _winapi.CloseHandle(process)
 
 
 class StopWatch:

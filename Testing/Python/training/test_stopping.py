@@ -166,6 +166,17 @@ def test_blank_variable_names_no_parent(tmp_path, monkeypatch):
     assert not StopWatch(tmp_path).asked()
 
 
+def test_a_parent_that_has_ended_but_was_not_waited_for_is_gone(tmp_path, monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as parent:
+        monkeypatch.setenv(PARENT_VARIABLE, str(parent.pid))
+        stop = StopWatch(tmp_path)
+        assert not stop.asked()
+        parent.stdin.close()
+        # It keeps its number until the end of this block.
+        os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
+        assert stop.asked() and stop.status
+
+
 def test_second_signal_ends_at_once(tmp_path, all_signals_heard):
     with StopWatch(tmp_path) as stop:
         assert not stop.asked()
