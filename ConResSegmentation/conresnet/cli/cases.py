@@ -4,6 +4,7 @@ next to these folders: a table of volumes and failures, and a page of pictures.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -12,13 +13,15 @@ import shutil
 import sys
 import traceback
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+import click
 
 from conresnet.errors import UserError, as_user_error
 from conresnet.files import csv_cell, replacing, write_text
@@ -41,6 +44,8 @@ TABLE_FILE, PAGE_FILE, PICTURES = "cohort.csv", "cohort.html", ".cohort"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _LONGEST_NAME = 255  # bytes
+# Of a progress bar.
+_STEPS = 1000
 # More volumes than this are shown in columns.
 _MOST_IN_A_LINE = 6
 
@@ -249,15 +254,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def stopped_line(segmented: int, cases: int, change: str) -> str:
-    """What the command prints when it is stopped: how many cases are segmented, and how to continue.
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Show a bar with the phase and the time remaining if stderr is a terminal; stderr may also be closed."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield Progress()
+        return
 
-    Args:
-        change: what must be different when the command is repeated, such as "without --overwrite"; may be empty.
-    """
-    if segmented == cases:
-        return f"All {cases} cases are segmented."
-    return f"Segmented {segmented} of {cases} cases. To continue, {f'repeat the command {change}'.strip()}."
+    class Bar(Progress):
+        def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+            left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+            bar.update(round(_STEPS * fraction) - bar.pos, f"{phase} {left}")
+
+    with click.progressbar(
+        length=_STEPS, file=sys.stderr, show_eta=False, show_percent=True, item_show_func=lambda text: text or ""
+    ) as bar:
+        yield Bar()
 
 
 DONE, SKIPPED, FAILED, NOT_DONE = "segmented", "already segmented", "failed", "not reached"
@@ -337,16 +349,20 @@ def picture_file(output: Path, name: str) -> Path:
 
 
 def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write one line per case: state, expected Dice, seconds, the volume of each segment, and the problem."""
+    """Write one line per case: state, expected Dice, seconds, the volume of each segment, warnings and the problem."""
     segments = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_ml or ()))
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*_TABLE_COLUMNS, *(csv_cell(f"{name} (mL)") for name in segments), "problem"])
+        writer.writerow([*_TABLE_COLUMNS, *(csv_cell(f"{name} (mL)") for name in segments), "warnings", "problem"])
         for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
             volumes = [(outcome.volumes_ml or {}).get(name) for name in segments]
             figures = map(_rounded, [outcome.expected_dice, outcome.seconds, *volumes])
-            problem = csv_cell(outcome.problem.sentence if outcome.problem else "")
-            writer.writerow([csv_cell(outcome.name), outcome.state, *figures, problem])
+            words = " ".join(map(_line, outcome.warnings)), outcome.problem.sentence if outcome.problem else ""
+            writer.writerow([csv_cell(outcome.name), outcome.state, *figures, *map(csv_cell, words)])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _rounded(value: float | None) -> str:
@@ -386,18 +402,22 @@ $cards
 
 
 def _write_page(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write a page of pictures: failures first, then the cases in order of their expected Dice, lowest first."""
+    """Write a page of pictures: failures first, then cases with warnings, then the others. Within each group, the cases
+    with the lowest expected Dice come first.
+    """
 
     def place(outcome: Outcome) -> tuple:
         dice = outcome.expected_dice
-        return outcome.state != FAILED, outcome.state == NOT_DONE, dice is None, dice or 0.0, outcome.name
+        waits = outcome.state == NOT_DONE
+        return outcome.state != FAILED, waits, not outcome.warnings, dice is None, dice or 0.0, outcome.name
 
     states = [outcome.state for outcome in outcomes]
     failed, waiting = states.count(FAILED), states.count(NOT_DONE)
     stopped = f", {waiting} not reached because the command was stopped" if waiting else ""
     summary = (
-        f"{len(outcomes) - failed - waiting} cases segmented, {failed} failed{stopped}. Failures come first, then the "
-        "cases with the lowest expected Dice, which is estimated from each case's review list and is not a measurement."
+        f"{len(outcomes) - failed - waiting} cases segmented, {failed} failed{stopped}. Failures come first, then "
+        "cases with warnings. Each group begins with the lowest expected Dice, which is estimated from each case's "
+        "review list and is not a measurement. It says nothing if the image is not what the model is made for."
     )
     cards = "\n".join(_card(outcome, path.parent) for outcome in sorted(outcomes, key=place))
     write_text(path, _PAGE.substitute(title=_PAGE_TITLE, summary=summary, research=RESEARCH_ONLY, cards=cards))
@@ -415,5 +435,5 @@ def _card(outcome: Outcome, folder: Path) -> str:
     image = f'<img src="{source}" alt="Slices of {name}" loading="lazy">' if picture.is_file() else ""
     dice = "" if outcome.expected_dice is None else f"<p>Expected Dice {outcome.expected_dice:.2f}</p>"
     volumes = ", ".join(f"{segment} {volume:.2f} mL" for segment, volume in outcome.volumes_ml.items())
-    warnings = "".join(f"<p>{escape(' '.join(text.split()))}</p>" for text in outcome.warnings)
+    warnings = "".join(f"<p>{escape(_line(text))}</p>" for text in outcome.warnings)
     return f"<li>{image}<h2>{name}</h2>{dice}<p>{escape(volumes)}</p>{warnings}</li>"

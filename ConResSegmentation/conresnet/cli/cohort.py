@@ -1,8 +1,8 @@
-"""Segment many cases at once with Dask: ``segment --cases LIST --jobs N`` here, ``--scheduler URL`` on a cluster.
+"""Segment many cases: ``segment --cases LIST`` one by one, with ``--jobs N`` or ``--scheduler URL`` several at once.
 
-Each worker process keeps the model loaded and segments one case at a time, exactly as without workers. Cases with
-complete results are not computed again. A case whose worker dies is tried once more elsewhere; if that worker dies too,
-the case is reported as failed, and the others continue. Dask schedules the cases, and restarts workers here.
+The model stays loaded from case to case. Cases with complete results are not computed again. Dask schedules cases that
+are segmented at once, one per worker process here or on a cluster. A case whose worker dies is tried once more
+elsewhere; if that worker dies too, the case is reported as failed, and the others continue.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from conresnet.cli.cases import (
     raise_for,
     result_text,
     segment_to_folder,
-    stopped_line,
+    shown_progress,
     write_summary,
 )
 from conresnet.cli.main import say
@@ -52,6 +52,7 @@ from conresnet.review import ALL
 if TYPE_CHECKING:
     from distributed import Future
 
+    from conresnet.inference.progress import Progress
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
     from conresnet.package.description import ModelDescription
@@ -101,12 +102,12 @@ def segment_cohort(
     jobs: int,
     scheduler: str,
 ) -> None:
-    """Segment cases in several processes, and write ``cohort.csv`` and ``cohort.html`` to ``output``.
+    """Segment cases, and write ``cohort.csv`` and ``cohort.html`` to ``output``.
 
     Args:
         package: the model; on the computers of a scheduler, it must be at the same path.
         case_list: the list that the cases were read from, which must not be replaced.
-        jobs: number of processes on this computer.
+        jobs: number of processes on this computer; 0 to segment one case after another in this process.
         scheduler: address of a running Dask scheduler, to use its workers instead.
 
     Raises:
@@ -138,10 +139,16 @@ def segment_cohort(
             say(write_summary([*outcomes, *rest], output))
 
     try:
-        with _filled(folders) as place, connected(jobs, scheduler) as client:
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(_filled(folders))
+            if jobs or scheduler:
+                client = stack.enter_context(connected(jobs, scheduler))
+                finished = _segmented(Workers(client, scheduler, model, digest, place), waiting)
+            else:
+                finished = _segmented_here(package, options, waiting)
             began = time.monotonic()
             try:
-                for outcome in _segmented(Workers(client, scheduler, model, digest, place), waiting):
+                for outcome in finished:
                     outcomes.append(outcome)
                     _tell(outcome, output)
                     say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
@@ -149,7 +156,9 @@ def segment_cohort(
                 in_one_piece(summarize)
     except KeyboardInterrupt:
         segmented = sum(outcome.state in (DONE, SKIPPED) for outcome in outcomes)
-        say(stopped_line(segmented, len(cases), "without --overwrite" if overwrite else ""), err=True)
+        how = "repeat the command without --overwrite" if overwrite else "repeat the command"
+        rest = f"Segmented {segmented} of {len(cases)} cases. To continue, {how}."
+        say(f"All {len(cases)} cases are segmented." if segmented == len(cases) else rest, err=True)
         raise
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
 
@@ -202,6 +211,23 @@ def _absolute(case: ListedCase) -> ListedCase:
     return ListedCase(case.name, tuple(image.absolute() for image in case.images), roi)
 
 
+def _segmented_here(package: ModelPackage, options: SegmentOptions, waiting: deque[Job]) -> Iterator[Outcome]:
+    """Segment the cases one after another in this process, and yield their outcomes."""
+    from conresnet.inference.devices import choose_backend
+
+    began = time.monotonic()
+    # If the device or the model cannot be used, this is one error instead of one per case.
+    choose_backend(options.device, options.precision)
+    _warm_model().get(package)
+    loading = time.monotonic() - began
+    for job in waiting:
+        with shown_progress() as progress:
+            outcome = segment_case(job, progress, loading)
+        # The model is loaded once, so only the first report counts the time.
+        loading = 0.0
+        yield outcome
+
+
 def _segmented(workers: Workers, waiting: deque[Job]) -> Iterator[Outcome]:
     """Yield the outcomes as cases finish."""
     running: dict[str, Job] = {}
@@ -235,8 +261,12 @@ def _outcome(future: Future, job: Job) -> Outcome:
     return Outcome(job.case.name, FAILED, CaseProblem.of(job.case.name, reason))
 
 
-def segment_case(job: Job) -> Outcome:
-    """Segment one case on a worker, unless its results are already complete."""
+def segment_case(job: Job, progress: Progress | None = None, loading: float = 0.0) -> Outcome:
+    """Segment one case, unless its results are already complete. Workers call this.
+
+    Args:
+        loading: seconds taken to load the model, for the report.
+    """
     name = job.case.name
     try:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
@@ -257,7 +287,8 @@ def segment_case(job: Job) -> Outcome:
         try:
             with _one_at_a_time:
                 model = _warm_model().get(package)
-                result = segment_to_folder(model, job.case.images, made, job.folder, job.overwrite, job.inputs)
+                how = job.folder, job.overwrite, job.inputs, progress, loading
+                result = segment_to_folder(model, job.case.images, made, *how)
         except UserError as error:
             # Another command with the same list has segmented it in the meantime, or a run that was killed while it
             # replaced results was undone.
@@ -280,7 +311,13 @@ def _warm_model() -> WarmModel:
 
 
 def _device(name: str, workers: Mapping[str, int]) -> str:
-    """The device of this worker, for the one that was asked for: its own GPU, if its computer has several."""
+    """The device of this worker, for the one that was asked for: its own GPU, if its computer has several.
+
+    Args:
+        workers: see ``Job``; empty in the command's own process, which is no worker.
+    """
+    if not workers:
+        return name
     import torch
     from distributed import get_worker
 

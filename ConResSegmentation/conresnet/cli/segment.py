@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from conresnet.cli.cases import (
-    CaseProblem,
-    ListedCase,
-    duration,
-    raise_for,
-    read_case_list,
-    result_text,
-    segment_to_folder,
-    stopped_line,
-)
+from conresnet.cli.cases import read_case_list, result_text, segment_to_folder, shown_progress
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.images.channels import by_channel, sort_by_channel
 from conresnet.images.checks import kind_of
 from conresnet.images.files import check_files
-from conresnet.images.roi import check_locator, roi_from_text
+from conresnet.images.roi import check_locator
 from conresnet.inference.labels import check_postprocessing
-from conresnet.inference.progress import Progress
 from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions, check_backend
@@ -38,12 +27,10 @@ from conresnet.result_folder import check_replaceable, check_writable
 from conresnet.systems import check_system
 
 if TYPE_CHECKING:
-    from conresnet.api import Result
-    from conresnet.inference.segmentation import LoadedModel
+    from conresnet.package import ModelPackage
     from conresnet.package.description import Input, ModelDescription
 
 _PATH = click.Path(path_type=Path)
-_STEPS = 1000
 
 
 def _engine_options(command: Callable) -> Callable:
@@ -81,13 +68,14 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
     "--cases",
     type=_PATH,
     metavar="LIST.csv",
-    help="Segment many cases. Columns: name, one per channel, and optionally roi. Results go to FOLDER/name.",
+    help="Segment many cases, except those already segmented. Columns: name, one per channel, and optionally roi. "
+    "Results go to FOLDER/name.",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(1),
     metavar="N",
-    help="With --cases: segment N cases at once, in separate processes. Cases that are already segmented are skipped.",
+    help="With --cases: segment N cases at once, in separate processes.",
 )
 @click.option(
     "--scheduler", metavar="URL", help="With --cases: use the workers of this Dask scheduler (tcp:// or tls://)."
@@ -146,7 +134,6 @@ def segment(
             check_writable(output)
     else:
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
-        listed = [ListedCase("", tuple(paths), "")]
         # Report a missing image rather than existing results, because that is more useful.
         try:
             check_files(paths, channels)
@@ -156,46 +143,15 @@ def segment(
             raise
         check_replaceable(output, options, overwrite, paths)
         check_writable(output)
-    if jobs or scheduler:
+    # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
+    logging.getLogger("conresnet").addHandler(logging.NullHandler())
+    if cases:
         from conresnet.cli.cohort import segment_cohort
 
         how = {"case_list": cases, "overwrite": overwrite, "jobs": jobs or 0, "scheduler": scheduler or ""}
         segment_cohort(listed, package, options, output, **how)
-        return
-    began = time.monotonic()
-    from conresnet.inference.segmentation import load_model
-
-    loaded = load_model(package, options.device, options.precision)
-    loading = time.monotonic() - began
-    # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
-    logging.getLogger("conresnet").addHandler(logging.NullHandler())
-    if not cases:
-        _tell(_segment_case(loaded, paths, options, output, overwrite, paths, loading), output)
-        return
-    inputs = [path for case in listed for path in case.images]
-    problems: list[CaseProblem] = []
-    segmented = 0
-    try:
-        for case in listed:
-            # Each by itself: one of a thousand that cannot be segmented must not keep the others from it.
-            try:
-                one = replace(options, roi=roi_from_text(case.roi) if case.roi else None)
-                folder = output / case.name
-                result = _segment_case(loaded, case.images, one, folder, overwrite, inputs, loading)
-                segmented += 1
-                # The model is loaded once; only the first report counts that time.
-                loading = 0.0
-                _tell(result, folder, f"{case.name}: ")
-            except Exception as error:
-                problems.append(CaseProblem.of(case.name, error))
-                say(f"{case.name}: {problems[-1].sentence}", err=True)
-    except KeyboardInterrupt:
-        change = "with --jobs 1 and without --overwrite" if overwrite else "with --jobs 1"
-        say(stopped_line(segmented, len(listed), change), err=True)
-        raise
-    if any(problem.code == "results-exist" for problem in problems):
-        say("To keep the results that are already there, repeat the command with --jobs 1.", err=True)
-    raise_for(problems, len(listed))
+    else:
+        _segment(package, paths, options, output, overwrite)
 
 
 def _hint(images: Sequence[Path]) -> str:
@@ -245,41 +201,18 @@ def _files(named: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _segment_case(
-    model: LoadedModel,
-    images: Sequence[Path],
-    options: SegmentOptions,
-    output: Path,
-    overwrite: bool,
-    inputs: Sequence[Path],
-    loading: float,
-) -> Result:
-    """Segment a case and show the progress; the arguments are as for ``segment_to_folder``."""
-    with _shown_progress() as progress:
-        return segment_to_folder(model, images, options, output, overwrite, inputs, progress, loading)
+def _segment(
+    package: ModelPackage, images: Sequence[Path], options: SegmentOptions, output: Path, overwrite: bool
+) -> None:
+    """Segment one case, and print its warnings and volumes."""
+    began = time.monotonic()
+    from conresnet.inference.segmentation import load_model
 
-
-def _tell(result: Result, output: Path, case: str = "") -> None:
-    """Print a case's warnings, each preceded by the name of the case, and its volumes."""
+    model = load_model(package, options.device, options.precision)
+    loading = time.monotonic() - began
+    with shown_progress() as progress:
+        result = segment_to_folder(model, images, options, output, overwrite, images, progress, loading)
     note = result.report.get("review", {}).get("note")
     for warning in [*result.warnings, *([note] if note else [])]:
-        say(case + " ".join(warning.split()), err=True)
+        say(" ".join(warning.split()), err=True)
     say(result_text("Wrote", output, result.volumes_ml))
-
-
-@contextlib.contextmanager
-def _shown_progress() -> Iterator[Progress]:
-    """Show a bar with the phase and the time remaining if stderr is a terminal; stderr may also be closed."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield Progress()
-        return
-
-    class Bar(Progress):
-        def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-            left = "" if seconds_left is None else f"{duration(seconds_left)} left"
-            bar.update(round(_STEPS * fraction) - bar.pos, f"{phase} {left}")
-
-    with click.progressbar(
-        length=_STEPS, file=sys.stderr, show_eta=False, show_percent=True, item_show_func=lambda text: text or ""
-    ) as bar:
-        yield Bar()

@@ -42,7 +42,7 @@ def test_workers_have_a_gpu_each_and_share_where_there_are_fewer(recwarn, tmp_pa
         from distributed import get_worker
 
         torch.cuda.device_count = lambda: 2
-        return get_worker().name, cohort._device(asked, {})
+        return get_worker().name, cohort._device(asked, {get_worker().address: 5})
 
     with socket.socket() as other:
         # As by another cohort; if the bind fails, somebody else has the port.

@@ -17,6 +17,7 @@ import pytest
 from conresnet.cli.main import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Grid
+from engine.cohort_runs import table
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
 
@@ -329,17 +330,17 @@ def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
     roi = ",".join(str(value + side) for value in center for side in (-6, 6))
     path = write_list(tmp_path, image, f'name,T1,roi\nfirst,{{image}},\nbad,none.nii,\nlast,{{image}},"{roi}"\n')
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 2
-    captured = capsys.readouterr()
-    first, second = captured.err.splitlines()
-    assert first.startswith("bad: ") and "none.nii" in first and "1 of 3" in second
-    assert {found.name for found in (tmp_path / "out").iterdir()} == {"first", "last"}
+    lines = [line for line in capsys.readouterr().err.splitlines() if "of 3 cases," not in line]
+    assert lines[0].startswith("bad: ") and "none.nii" in lines[0] and "1 of 3" in lines[-1]
+    found = {found.name for found in (tmp_path / "out").iterdir()}
+    assert found == {"first", "last", ".cohort", "cohort.csv", "cohort.html"}
     whole, part = (read_volume(tmp_path / "out" / name / "segmentation.nii.gz").array for name in ("first", "last"))
     assert np.count_nonzero(whole) > np.count_nonzero(part) > 0
     assert call(image, "--model", model, "--output", tmp_path / "single") == 0
     assert np.array_equal(read_volume(tmp_path / "single" / "segmentation.nii.gz").array, whole)
 
 
-def test_warnings_name_their_case_and_existing_results_can_be_kept(capsys, tmp_path, model, image):
+def test_warnings_name_their_case_and_existing_results_are_kept(capsys, tmp_path, model, image):
     path = write_list(tmp_path, image, f"name,T1\nfirst,{shutil.copy(image, tmp_path / 'a_T2.nii.gz')}\n")
     settings = json.loads((model / "model.json").read_text(encoding="utf-8"))
     settings["inputs"][0]["exclude_keywords"] = ["t2"]
@@ -348,8 +349,12 @@ def test_warnings_name_their_case_and_existing_results_can_be_kept(capsys, tmp_p
     command = ["--cases", path, "--model", tmp_path / "model", "--output", tmp_path / "out"]
     assert call(*command) == 0
     assert "first: The name of the image" in capsys.readouterr().err
-    assert call(*command) == 2
-    assert "with --jobs 1" in capsys.readouterr().err.splitlines()[1]
+    before = (tmp_path / "out" / "first" / "report.json").read_bytes()
+    assert call(*command) == 0
+    told = capsys.readouterr()
+    assert f"Kept {tmp_path / 'out' / 'first'}: " in told.out and "1 of 1 cases" in told.err
+    assert (tmp_path / "out" / "first" / "report.json").read_bytes() == before
+    assert table(tmp_path / "out")["first"]["warnings"].startswith("The name of the image")
 
 
 def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
@@ -362,7 +367,7 @@ def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, 
     path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1
     told = capsys.readouterr().err
-    assert told.startswith("a: ") and "ZeroDivisionError" in told and "Traceback" not in told
+    assert told.splitlines()[0].startswith("a: ") and "ZeroDivisionError" in told and "Traceback" not in told
     log = Path(told[told.index(" log ") + 5 :].strip().rstrip("."))
     assert "1 / 0" in log.read_text(encoding="utf-8")
     log.unlink()
@@ -398,7 +403,8 @@ def test_nobody_reading_the_output_any_more_stops_nothing(tmp_path, model, image
     path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
     running = process("--cases", path, "--model", model, "--output", tmp_path / "out", "--threads", 1)
     running.stdout.close()
-    assert running.wait(200) == 0 and running.stderr.read() == ""
+    assert running.wait(200) == 0
+    assert all("of 2 cases" in line for line in running.stderr.read().splitlines())
     assert (tmp_path / "out" / "a" / "report.json").exists() and (tmp_path / "out" / "b" / "report.json").exists()
 
 

@@ -77,14 +77,15 @@ def test_stopped_without_jobs_it_says_how_to_continue(start, data_folder: Path, 
     first, whole_head = cases.read_text(encoding="utf-8").splitlines()[:2], data_folder / "IXI_T1_2mm/IXI034.nii.gz"
     cases.write_text("\n".join([*first, f"case 1,{whole_head}"]), encoding="utf-8")
     with start("--overwrite") as job:
-        assert "case 0" in job.stdout.readline()
+        assert "case 0" in job.stdout.readline() and "1 of 2 cases, about" in job.stdout.readline()
         told, _seconds = interrupted(job)
-    how = "To continue, repeat the command with --jobs 1 and without --overwrite."
-    assert told == [f"Segmented 1 of 2 cases. {how}", "Stopped."]
-    report = tmp_path / "out" / "case 0" / "report.json"
+    how = "Segmented 1 of 2 cases. To continue, repeat the command without --overwrite."
+    out = tmp_path / "out"
+    assert told == [f"Wrote {out / 'cohort.csv'} and {out / 'cohort.html'}.", how, "Stopped."]
+    report = out / "case 0" / "report.json"
     before = report.read_bytes()
     cases.write_text("\n".join(first), encoding="utf-8")
-    again = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "out", "--jobs", 1]
+    again = ["segment", "--model", "hippocampus", "--cases", cases, "--output", out]
     assert main([*map(str, again)]) == 0
     assert "Kept" in capsys.readouterr().out and report.read_bytes() == before
 
