@@ -4,7 +4,7 @@ The public API is ``segment``, ``read_model`` and ``load_network``. Each is impo
 this package loads neither torch nor SimpleITK: Slicer's own process uses parts of it where torch is not installed.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = ["load_network", "read_model", "segment"]
 

@@ -156,8 +156,21 @@ def test_the_public_workflow_tests_the_pythons_that_the_distribution_names(repos
     assert any(step.get("with", {}).get("python-version") == "${{ matrix.python }}" for step in steps)
 
 
-def test_the_version_has_three_numbers() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+def test_the_version_has_three_numbers_and_says_whether_it_is_released(repository: Path) -> None:
+    """Results, engines and workers are compared by version, so work after a release must not have the release's."""
+    number, dev = re.fullmatch(r"(\d+\.\d+\.\d+)(\.dev\d+)?", __version__).groups()
+    released = re.findall(r"^## \[(\d.*)\] - ", (repository / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert (number in released) == (dev is None)
+
+
+def test_a_release_has_the_archives_for_every_slicer_that_is_supported(repository: Path) -> None:
+    workflow = yaml.safe_load((repository / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
+    assert workflow[True]["push"]["tags"] == ["v*"]  # YAML 1.1 reads "on" as a truth value
+    steps = "\n".join(step.get("run", "") for step in workflow["jobs"]["release"]["steps"])
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    (newest,) = re.findall(r"^SLICER_VERSION \?= (.+)$", makefile, re.MULTILINE)
+    (versions,) = re.findall(r"for version in (.+); do", steps)
+    assert versions.split()[-1] == newest and "make PYTHON=python SLICER_VERSION=" in steps and "dist/*" in steps
 
 
 def test_the_license_is_apache_2_with_our_copyright_line(repository: Path) -> None:
