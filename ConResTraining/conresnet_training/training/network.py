@@ -100,10 +100,16 @@ class SegmentationTraining(nn.Module):
     def losses(self, outputs: dict, target: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
         """The "loss" of the network's outputs and its parts, see ``losses.total_loss``."""
         settings = self.plan.training
-        weights = self.network.auxiliary_weights(progress) if "auxiliary" in outputs else ()
-        deep_weight = settings.deep_supervision
-        how = self.exclusive, self.residual_axis, deep_weight, settings.loss, weights, settings.rare_labels
-        return total_loss(outputs, target, *how)
+        return total_loss(
+            outputs,
+            target,
+            self.exclusive,
+            self.residual_axis,
+            deep_weight=settings.deep_supervision,
+            kind=settings.loss,
+            auxiliary_weights=self.network.auxiliary_weights(progress) if "auxiliary" in outputs else (),
+            rare_labels=settings.rare_labels,
+        )
 
 
 class WeightAverage:
