@@ -1,7 +1,7 @@
 """Reading with ITK: NRRD, MetaImage and the other formats it knows, DICOM, and where the images are in the patient.
 
 ITK trusts what a header says, and a damaged file can end the process. So files from outside are read in a process of
-their own: call `conresnet.images.files`, not this.
+their own, whose stderr is not shown: call `conresnet.images.files`, not this.
 
 DICOM is one series from a folder, or one file with many frames, refused unless its slices form a regular volume.
 Headers are read with pydicom, pixels with ITK. ITK alone makes up what a header does not state (1 mm, the order of
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import locale
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,30 +83,29 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
     reader.SetFileName(str(path))
     if kind in _READERS and not path.name.lower().endswith(_READERS[kind][1]):
         reader.SetImageIO(_READERS[kind][0])
-    with quiet_itk():
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise UserError("not-an-image", path=str(path)) from error
-        check_kind(path, reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
-        size = reader.GetSize()
-        if 0 in size:
-            raise UserError("image-empty", name=str(path))
-        format_name = reader.GetImageIOFromFileName(str(path))
-        if format_name in _WITHOUT_SPACING:
-            raise UserError("image-no-spacing", path=str(path))
-        if kind not in _READERS and format_name not in _CHECKED:
-            shown = format_name.removesuffix("ImageIO").upper()
-            raise UserError("image-unchecked-format", path=str(path), format=shown)
-        grid = _scaled_grid(path, reader, unit)
-        count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
-        if header_only:
-            return ImageFile(np.empty((0, *size[2::-1])), grid, tuple(warnings))
-        check_memory(path, size, count * _BYTES.get(reader.GetPixelID(), 1))
-        try:
-            image = reader.Execute()
-        except RuntimeError as error:
-            raise UserError("image-damaged", path=str(path)) from error
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UserError("not-an-image", path=str(path)) from error
+    check_kind(path, reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+    size = reader.GetSize()
+    if 0 in size:
+        raise UserError("image-empty", name=str(path))
+    format_name = reader.GetImageIOFromFileName(str(path))
+    if format_name in _WITHOUT_SPACING:
+        raise UserError("image-no-spacing", path=str(path))
+    if kind not in _READERS and format_name not in _CHECKED:
+        shown = format_name.removesuffix("ImageIO").upper()
+        raise UserError("image-unchecked-format", path=str(path), format=shown)
+    grid = _scaled_grid(path, reader, unit)
+    count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
+    if header_only:
+        return ImageFile(np.empty((0, *size[2::-1])), grid, tuple(warnings))
+    check_memory(path, size, count * _BYTES.get(reader.GetPixelID(), 1))
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise UserError("image-damaged", path=str(path)) from error
     array = sitk.GetArrayViewFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
@@ -145,32 +144,6 @@ def check_kind(path: Path, dimensions: int, pixel_id: int, components: int) -> N
         raise UserError("image-color", path=str(path))
     if pixel_id in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
         raise UserError("image-complex", path=str(path))
-
-
-@contextlib.contextmanager
-def quiet_itk() -> Iterator[None]:
-    """Suppress what ITK and its libraries print to stderr, because the command line prints a sentence of its own.
-
-    Some of them write directly to file descriptor 2, so it is redirected for that time.
-    """
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.GlobalWarningDisplayOff()
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # a program without a console has no descriptor 2
-            _redirect_stderr(stack)
-        try:
-            yield
-        finally:
-            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _redirect_stderr(stack: contextlib.ExitStack) -> None:
-    kept = os.dup(2)
-    stack.callback(os.close, kept)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    stack.callback(os.close, nowhere)
-    os.dup2(nowhere, 2)
-    stack.callback(os.dup2, kept, 2)
 
 
 #: Objects that are made from a scan and are not it: segmentations, surfaces, doses.
@@ -270,11 +243,10 @@ def _read(path: Path, slices: list[Slice], headers: list[Dataset]) -> ImageFile:
     grid = _regular_grid(path, slices)
     for piece in slices:
         check_memory(piece.file, (*piece.size, len(slices)), piece.size[0] * piece.size[1] * len(slices) * 2)
-    with quiet_itk():
-        try:
-            array = _frames(slices) if any(piece.frames > 1 for piece in slices) else _files(slices)
-        except RuntimeError as error:
-            raise unreadable(path, headers) from error
+    try:
+        array = _frames(slices) if any(piece.frames > 1 for piece in slices) else _files(slices)
+    except RuntimeError as error:
+        raise unreadable(path, headers) from error
     array = array.reshape(-1, *array.shape[-2:])
     if array.shape != grid.shape:
         raise truncated(path, grid.shape[::-1])
