@@ -95,6 +95,11 @@ def read_header(file: Path) -> Dataset | None:
     return None
 
 
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(132)
+
+
 def _may_be_dicom(beginning: bytes) -> bool:
     # Old files have no preamble and begin with their first group of elements.
     return beginning[128:132] == b"DICM" or beginning[:2] in (b"\x08\0", b"\x02\0")
@@ -113,8 +118,7 @@ def check_left_out(files: Sequence[Path], slices: Sequence[Path]) -> None:
         if file.name.startswith(".") or _kind_of_name(file) not in names:
             continue
         try:
-            with file.open("rb") as opened:
-                beginning = opened.read(132)
+            beginning = _beginning(file)
         except OSError as error:
             raise UserError("cannot-read", path=str(file), reason=error.strerror or str(error)) from error
         if not beginning:
@@ -311,38 +315,27 @@ def subfolder_with_dicom(folder: Path) -> Path | None:
     for _ in range(_DEEPEST):
         inner = []
         for parent in level:
-            try:
+            with contextlib.suppress(OSError):
                 inner += sorted(entry for entry in parent.iterdir() if entry.is_dir())
-            except OSError:
-                continue
-        for candidate in inner[: _MOST_FOLDERS - looked]:
-            if any(_begins_like_dicom(file) for file in _some_files(candidate)):
-                return candidate
-        looked += len(inner)
-        level = inner
+        if found := next(filter(_holds_dicom, inner[: _MOST_FOLDERS - looked]), None):
+            return found
+        level, looked = inner, looked + len(inner)
         if looked >= _MOST_FOLDERS:
             break
     return None
 
 
-def _some_files(folder: Path) -> Iterator[Path]:
-    try:
+def _holds_dicom(folder: Path) -> bool:
+    """Whether one of the first files in a folder begins like DICOM."""
+    entries = []
+    with contextlib.suppress(OSError):
         entries = sorted(folder.iterdir())[:20]
-    except OSError:
-        return
     for entry in entries:
         # It may be a link that must not be followed.
         with contextlib.suppress(OSError):
-            if entry.is_file():
-                yield entry
-
-
-def _begins_like_dicom(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+            if entry.is_file() and _beginning(entry)[128:] == b"DICM":
+                return True
+    return False
 
 
 def slices_of(file: Path, header: Dataset) -> list[Slice]:
