@@ -17,7 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Box, Grid, Reordering, Volume, axis_directions, box_corners, reordering, transformed
+from conresnet.images.grid import (
+    Box,
+    Grid,
+    Reordering,
+    Volume,
+    affine_of,
+    axis_directions,
+    box_corners,
+    reordering,
+    transformed,
+)
 from conresnet.images.resampling import covered, sample, translation
 from conresnet.images.roi import BoxROI
 
@@ -196,21 +206,15 @@ def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None)
         index_map = np.diag([*step, 1.0])
         index_map[:3, 3] = (np.array(source.shape) - 1 - (shape - 1) * step) / 2
         return index_map, tuple(int(size) for size in shape)
-    grid = Grid.of_array((1, 1, 1), _affine(directions * wanted, np.zeros(3)))
+    grid = Grid.of_array((1, 1, 1), affine_of(directions * wanted, np.zeros(3)))
     low, high = _bounding_indices(source.corners(), grid, outward=False)
     high = np.maximum(low, high)
-    affine = _affine(directions * wanted, directions @ (low * wanted))
+    affine = affine_of(directions * wanted, directions @ (low * wanted))
     # The center is the same in every storage; the origin is whichever corner the file begins with.
     middle = np.round(source.center, 6)
     linear = np.round(source.array_affine[:3, :3], 9)
-    centered = _affine(linear, middle - linear @ ((np.array(source.shape) - 1) / 2))
+    centered = affine_of(linear, middle - linear @ ((np.array(source.shape) - 1) / 2))
     return np.linalg.inv(centered) @ affine, tuple(int(size) for size in high - low + 1)
-
-
-def _affine(linear: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = linear, origin
-    return matrix
 
 
 def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -194,6 +194,13 @@ class ImageFile:
     patient: str = ""
 
 
+def affine_of(linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """(4, 4) matrix of a (3, 3) one and what is then added."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = linear, offset
+    return matrix
+
+
 def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points (..., 3) as a (4, 4) matrix moves them."""
     return np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3]

@@ -37,7 +37,7 @@ from conresnet.images.dicom_headers import (
     subfolder_with_dicom,
     unreadable,
 )
-from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, absurd_spacing
+from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, absurd_spacing, affine_of
 from conresnet.messages import sentence
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
     """The grid of a SimpleITK image or reader of three or more dimensions."""
     dimensions = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ (direction * np.array(image.GetSpacing()[:3]))
-    affine[:3, 3] = LPS_TO_RAS @ image.GetOrigin()[:3]
-    return Grid(tuple(reversed(image.GetSize()[:3])), affine)
+    columns = direction * np.array(image.GetSpacing()[:3])
+    return Grid(image.GetSize()[2::-1], affine_of(LPS_TO_RAS @ columns, LPS_TO_RAS @ image.GetOrigin()[:3]))
 
 
 def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
@@ -338,11 +336,8 @@ def _regular_grid(path: Path, slices: list[Slice]) -> Grid:
         distance = first.thickness
     else:
         distance = _slice_distance(path, slices, normal)
-    affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ np.column_stack(
-        [first.row * first.spacing[0], first.column * first.spacing[1], normal * distance]
-    )
-    affine[:3, 3] = LPS_TO_RAS @ first.position
+    columns = np.column_stack([first.row * first.spacing[0], first.column * first.spacing[1], normal * distance])
+    affine = affine_of(LPS_TO_RAS @ columns, LPS_TO_RAS @ first.position)
     return Grid((len(slices), *reversed(first.size)), affine)
 
 

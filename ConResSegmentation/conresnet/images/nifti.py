@@ -22,7 +22,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet.images.checks import GZIP, byte_order, check_memory, check_size, is_nifti, nifti_files, truncated
-from conresnet.images.grid import Grid, ImageFile, absurd_spacing, transformed
+from conresnet.images.grid import Grid, ImageFile, absurd_spacing, affine_of, transformed
 from conresnet.messages import sentence
 
 _VOXELS_BEGIN = 352
@@ -283,17 +283,10 @@ def _qform(header: nibabel.Nifti1Header, pixdim: np.ndarray) -> np.ndarray:
         a, b, c, d = 0.0, b / length, c / length, d / length
     else:
         a = np.sqrt(a)
-    rotation = np.array(
-        [
-            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-        ]
-    )
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation * pixdim * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
-    matrix[:3, 3] = [float(header[name]) for name in ("qoffset_x", "qoffset_y", "qoffset_z")]
-    return matrix.astype(np.float32).astype(np.float64)
+    rotation = nibabel.quaternions.quat2mat([a, b, c, d])
+    columns = rotation * pixdim * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
+    offset = [float(header[name]) for name in ("qoffset_x", "qoffset_y", "qoffset_z")]
+    return affine_of(columns, offset).astype(np.float32).astype(np.float64)
 
 
 def _distance(grid: Grid, affine: np.ndarray) -> float:

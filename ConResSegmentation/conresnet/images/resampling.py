@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from conresnet.images.grid import box_corners, transformed
+from conresnet.images.grid import affine_of, box_corners, transformed
 
 #: Voxels by which a position may be off before interpolating is worth more than leaving the values alone.
 TOLERANCE = 0.01
@@ -26,9 +26,7 @@ _ITK_TYPES = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4
 
 def translation(offset: Sequence[float]) -> np.ndarray:
     """(4, 4) matrix that adds ``offset``."""
-    matrix = np.eye(4)
-    matrix[:3, 3] = offset
-    return matrix
+    return affine_of(np.eye(3), offset)
 
 
 def sample(
@@ -238,15 +236,5 @@ def _sample_slab(
     # ITK counts axes in reverse order: x is the last array axis.
     matrix, offset = index_map[:3, :3][::-1, ::-1], (index_map[:3, 3] - low)[::-1]
     transform = sitk.AffineTransform(matrix.ravel().tolist(), offset.tolist())
-    resampled = sitk.Resample(
-        image,
-        shape[::-1],
-        transform,
-        sitk.sitkLinear,
-        (0.0,) * 3,
-        (1.0,) * 3,
-        np.eye(3).ravel().tolist(),
-        fill,
-        sitk.sitkFloat32,
-    )
+    resampled = sitk.Resample(image, shape[::-1], transform, defaultPixelValue=fill, outputPixelType=sitk.sitkFloat32)
     return sitk.GetArrayFromImage(resampled)
