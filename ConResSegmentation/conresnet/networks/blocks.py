@@ -1,7 +1,13 @@
-"""Blocks that the networks share, and how every network is called.
+"""Blocks that the networks share, and how every network is made and called.
 
 ConResNet's blocks: weight-standardized convolution, pre-activation, residual block. Those of the other papers: a plain
 convolution with a choice of norm, an encoder with pooling. For all: resizing and cropping.
+
+Every network is made with ``input_channels``, the images per case and their preprocessed copies, and ``outputs``: one
+per region (sigmoid), or background and labels (softmax). Arguments that several networks have are ``base_width`` (w),
+the channels of the first convolution, a multiple of 8; ``norm``, "batch" as in the papers or "group"; and
+``exclusive``, whether the outputs are background and labels rather than regions. ValueError is raised for an argument
+that is out of range.
 
 Every network is called as ``network(x, wanted)`` with x (batch, channel, S, H, W) of any size, and returns a dict of
 those outputs that are wanted and that it ``provides``:

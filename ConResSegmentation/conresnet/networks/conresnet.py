@@ -167,8 +167,6 @@ class ContextResidualDecoder(nn.Module):
 
     Args:
         channels: of the features, finest first: two to six multiples of 8.
-        input_channels: images per case.
-        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
         residual_outputs: residual channels, one per segment, or 1 for all segments together. Defaults to ``outputs``;
             with labels the background has none (paper V-D), so it is ``outputs - 1``.
         residual_axis: "S", "H" or "W", the axis across which residuals are taken (paper V-C).
@@ -176,9 +174,6 @@ class ContextResidualDecoder(nn.Module):
         attention_mapping: context attention mapping (eq. 6); needs residual mapping. Both off: the paper's baseline.
         dropout: share of the deepest features' channels dropped while training, below 1.
         pairs: [left, right] outputs (0 is the background) that share one channel of the head, see ``PairedOutputs``.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     stages = 1
@@ -372,11 +367,10 @@ class ConResNet(ContextResidualDecoder):
     It extends its decoder by an encoder, instead of holding both, so that weights keep their names.
 
     Args:
-        base_width: channels of the first stage, a multiple of 8. Defaults to the paper's 32.
         backbone: the encoder: "residual", the paper's own, or that of "voxresnet", "resdsn" or "unet".
         norm: of the other papers' backbones: "group", as everywhere else in ConResNet, or "batch", as in those papers.
 
-    All other arguments: see ``ContextResidualDecoder``. Raises ValueError for one that is out of range.
+    All other arguments: see ``ContextResidualDecoder``.
     """
 
     def __init__(

@@ -68,15 +68,6 @@ class UNet(nn.Module):
     Each 3x3x3 convolution is followed by batch normalization (section 3) and ReLU; a 1x1x1 convolution ends it. The
     text states no widths; those of [2], which it follows, are 32 and 64 channels at full size, doubling with every
     level. That gives "over 19 million learnable parameters": 19,070,888 with one input channel and 8 outputs.
-
-    Args:
-        input_channels: images per case.
-        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
-        base_width: channels of the first convolution, a multiple of 8. Defaults to 32.
-        norm: "batch", as in the paper, or "group".
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     provides = frozenset({"segmentation"})
@@ -144,15 +135,8 @@ class Pyramid(nn.Module):
     8 outputs and two levels: 38,147,824.
 
     Args:
-        input_channels: images per case.
-        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
         levels: S, at least 1. Defaults to the paper's 2.
-        exclusive: whether the outputs are background and labels rather than regions.
-        base_width: of every U-Net, see ``UNet``.
-        norm: of every U-Net, see ``UNet``.
-
-    Raises:
-        ValueError: an argument out of its range.
+        base_width, norm: of every U-Net.
     """
 
     stages = 1

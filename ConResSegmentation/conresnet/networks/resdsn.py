@@ -116,16 +116,9 @@ class ResDSN(nn.Module):
     W]`` and ``augmentation.quarter_turns=true`` in a plan.
 
     Args:
-        input_channels: images per case.
-        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
-        base_width: w, a multiple of 8.
-        norm: "batch", as in the paper, or "group".
         long_residual: add the encoder's features to the decoder's.
         short_residual: add its input to the second convolution of each step.
         deep_supervision: build the auxiliary branches (eq. 2).
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     stages = 1

@@ -120,15 +120,6 @@ class VoxResNet(nn.Module):
     The paper states the width of the layers only in its Fig. 1. Chosen: w channels at full size and 2w below, w in the
     classifiers, w = 32; deconvolutions whose kernel equals their stride (3x3x3 with stride 1 at full size). Parameters
     with 6 input channels and 4 outputs: 2,974,096.
-
-    Args:
-        input_channels: images per case, including their preprocessed copies (paper 3.1).
-        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
-        base_width: w, a multiple of 8.
-        norm: "batch", as in the paper, or "group".
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     provides = frozenset({"segmentation", "auxiliary"})
@@ -222,17 +213,13 @@ class AutoContext(nn.Module):
     by the earlier rounds in evaluation mode and without gradient, so training and inference see the same.
 
     Args:
-        input_channels: images per case, including their preprocessed copies.
-        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
         network: {"type": the name of a network, "arguments": its arguments except input channels and outputs}.
         rounds: how many, at least 2.
         context: what a round takes from the previous round: "probability" (of each segment), "residual" (of each
             residual channel), or both.
-        exclusive: whether the outputs are background and labels rather than regions.
         residual_axis: of a network that has one; may also be in the network's own arguments.
 
-    Raises:
-        ValueError: an argument is out of range, or the network does not provide the context.
+    ValueError is also raised if the network does not provide the context.
     """
 
     def __init__(
