@@ -97,23 +97,11 @@ def _roi(value: object) -> BoxROI | str:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How to segment a case. Each field is an option of ``python -m conresnet segment`` of the same name.
+    """How to segment a case.
 
-    Args:
-        roi: where to segment: a box, "auto" (the model's locator finds it) or "all" (the whole image). None is "auto"
-            for a model with a locator in an image much larger than the model was trained on, else "all".
-        maps: names in ``conresnet.package.maps.MAPS``, made along with the labels.
-        device: "cpu", "cuda", "cuda:N" or "mps"; "auto" for where the model was loaded, or the best one.
-        precision: "fp32", "bf16" or "fp16"; "auto" for what the model was loaded with, or the device's best.
-        tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the paper's authors place windows); None for the
-            model's.
-        threads: CPU threads; None for all cores, minus one if there are three or more, to keep a desktop responsive.
-        fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
-        keep_largest, drop_below, fill_holes: see ``conresnet.inference.labels.PostProcessing``.
-        review: list the places worth checking, see ``conresnet.review``.
-        statistics: measure each segment, see ``conresnet.statistics``.
-        report: write a page about the case, see ``conresnet.report``.
-        report_name: what the page calls the case; None for nothing, since names of files may identify a patient.
+    Each field is an option of ``python -m conresnet segment`` of the same name, and its help says what it does.
+    Besides, "auto" as ``device`` or ``precision`` prefers what the model was loaded with, and ``fast`` also means the
+    tiling "fitted" unless ``tiling`` is given.
     """
 
     roi: BoxROI | str | None = option(
