@@ -46,10 +46,6 @@ class MapKind:
     from_result: bool = False
     follows_residual: bool = False
 
-    def component_count(self, segments: int) -> int:
-        """The number of components for a model with this many segments."""
-        return segments if self.per_segment else self.components
-
 
 MAPS = {
     "probability": MapKind(
@@ -157,9 +153,8 @@ def map_components(description: ModelDescription) -> dict[str, int]:
     segments = len(description.output.segments)
     network = description.system.networks[-1]
     shared = all_arguments(network.type, network.arguments).get("residual_outputs") == 1
-    return {
-        name: 1 if shared and kind.follows_residual else kind.component_count(segments) for name, kind in MAPS.items()
-    }
+    counts = {name: segments if kind.per_segment else kind.components for name, kind in MAPS.items()}
+    return {name: 1 if shared and MAPS[name].follows_residual else count for name, count in counts.items()}
 
 
 def check_maps(names: Iterable[str], description: ModelDescription) -> tuple[str, ...]:
