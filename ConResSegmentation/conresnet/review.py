@@ -327,20 +327,12 @@ def make_review(
         found.append(("slice", names[item.segment], slices.number(item.place), item.point, wrong, dice, reasons))
     found += _spots(slices, uncertainty, ranking.spot_rate)
     found.sort(key=lambda row: (-round(row[4], 2), row[0], row[2], row[1]))
-    return [
-        ReviewRow(
-            rank,
-            kind,
-            segment,
-            number,
-            *(round(x, 2) for x in point),
-            round(wrong, 2),
-            None if dice is None else round(dice, 4),
-            reason(reasons),
-            reasons,
-        )
-        for rank, (kind, segment, number, point, wrong, dice, reasons) in enumerate(found, start=1)
-    ]
+    rows = []
+    for rank, (kind, segment, number, point, wrong, dice, reasons) in enumerate(found, start=1):
+        r, a, s = (round(x, 2) for x in point)
+        dice = None if dice is None else round(dice, 4)
+        rows.append(ReviewRow(rank, kind, segment, number, r, a, s, round(wrong, 2), dice, reason(reasons), reasons))
+    return rows
 
 
 def _reasons(
