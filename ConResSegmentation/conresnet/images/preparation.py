@@ -295,27 +295,18 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     """
     warnings = []
     for item, volume in zip(description.inputs, volumes, strict=True):
+        names = {"name": volume.name, "model": description.title}
         # Images of nuclear medicine may have only a few counts.
         if item.modality in _MODALITIES - {"NM"} and _looks_like_labels(volume.array):
-            warnings.append(sentence("warn-like-labels", {"name": volume.name}))
+            warnings.append(sentence("warn-like-labels", names))
         if item.modality == "CT" and not may_be_hounsfield(volume.array):
-            values = {
-                "name": volume.name,
-                "low": volume.array.min(),
-                "high": volume.array.max(),
-                "model": description.title,
-            }
-            warnings.append(sentence("warn-not-hounsfield", values))
+            limits = {"low": volume.array.min(), "high": volume.array.max()}
+            warnings.append(sentence("warn-not-hounsfield", {**names, **limits}))
         if item.modality in _MODALITIES and volume.modality in _MODALITIES - {item.modality}:
-            values = {
-                "name": volume.name,
-                "modality": volume.modality,
-                "model": description.title,
-                "wanted": item.modality,
-            }
-            warnings.append(sentence("warn-modality", values))
+            modalities = {"modality": volume.modality, "wanted": item.modality}
+            warnings.append(sentence("warn-modality", {**names, **modalities}))
         elif item.modality == "MR" and volume.modality not in _MODALITIES and _looks_like_ct(volume.array):
-            warnings.append(sentence("warn-like-ct", {"name": volume.name, "model": description.title}))
+            warnings.append(sentence("warn-like-ct", names))
     for (first, one), (second, other) in combinations(zip(description.inputs, volumes, strict=True), 2):
         names = {"first": first.name, "second": second.name}
         if one.patient and other.patient and one.patient != other.patient:
@@ -371,12 +362,8 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
     except UserError as error:
         if error.code != "image-too-large":
             raise
-        raise UserError(
-            "image-too-large-to-measure",
-            name=volume.name,
-            size=error.values["size"],
-            model=description.title,
-        ) from error
+        values = {"name": volume.name, "size": error.values["size"], "model": description.title}
+        raise UserError("image-too-large-to-measure", **values) from error
 
 
 def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:
