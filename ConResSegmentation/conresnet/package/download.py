@@ -27,7 +27,7 @@ from conresnet.errors import UserError
 from conresnet.files import lock, write_error
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.schema import Place, dump, field, load, load_json, repeated
-from conresnet.package.store import check_replaceable, install_model, user_folder
+from conresnet.package.store import check_replaceable, install_model, packed_file, user_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -218,7 +218,7 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
                 if file.seek(0, os.SEEK_END) == 0:
                     remove_download(part)
                 raise
-        if have > _MOST_BYTES or (size and have != size) or (sha256 and _checksum(part) != sha256):
+        if have > _MOST_BYTES or (size and have != size) or (sha256 and packed_file(part).sha256 != sha256):
             remove_download(part)
             raise UserError("download-differs", url=url)
         part.replace(whole)
@@ -309,11 +309,6 @@ def _reason(error: Any) -> str:
     if isinstance(error, HTTPException):
         return "the server's answer is not HTTP"
     return str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _for_slicer(command: str, *arguments: str) -> None:

@@ -28,13 +28,7 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, move, write_error
 from conresnet.package.description import DESCRIPTION_FILE, FORMAT, ModelDescription, PackedFile, parse_description
-from conresnet.package.reader import (
-    MOST_DESCRIPTION_BYTES,
-    ModelPackage,
-    open_container,
-    read_metrics,
-    read_package,
-)
+from conresnet.package.reader import MOST_DESCRIPTION_BYTES, ModelPackage, open_container, read_metrics, read_package
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
 FOLDERS_VARIABLE = "CONRESNET_MODELS"
@@ -275,7 +269,7 @@ def write_package(
     contents = {LICENSE_FILE: license_text.encode(), **files}
     check_replaceable(path, overwrite)
     with _writing(path) as folder:
-        entries = {name: _measure(content) for name, content in contents.items()}
+        entries = {name: packed_file(content) for name, content in contents.items()}
         # Checks the names of the files before any is written.
         written = parse_description(replace(description, files=entries).to_dict(), str(path / DESCRIPTION_FILE))
         for name, content in contents.items():
@@ -371,7 +365,8 @@ def _put_back(owned: OwnedFolder, folder: Path) -> None:
         raise
 
 
-def _measure(content: bytes | PathLike) -> PackedFile:
+def packed_file(content: bytes | PathLike) -> PackedFile:
+    """What a package's description says of a file with this content, or of the file at this path."""
     if isinstance(content, bytes):
         return PackedFile(hashlib.sha256(content).hexdigest(), len(content))
     with open(content, "rb") as file:
