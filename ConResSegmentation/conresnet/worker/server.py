@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.metadata
 import os
 import platform
 import queue
@@ -26,6 +25,7 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.files import write_error
 from conresnet.inference.progress import Progress
+from conresnet.needs import find_packages
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker.protocol import (
@@ -222,7 +222,7 @@ class _Server:
             version=__version__,
             pid=os.getpid(),
             python=platform.python_version(),
-            torch=_installed_version("torch"),
+            torch=find_packages().get("torch") or None,
             session=None if self._remote else str(self._session.path),
             models=_model_digests() if self._remote else None,
         )
@@ -353,13 +353,6 @@ class _Server:
 def _model_digests() -> dict[str, str]:
     usable = (entry for entry in list_models() if entry.description and not entry.hidden_by)
     return {entry.name: entry.description.digest for entry in usable}
-
-
-def _installed_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _fault() -> tuple[UserError, bool, str]:
