@@ -47,13 +47,11 @@ _KEYS = {
 }
 
 
-def check_steps(steps: Sequence[Mapping]) -> list[dict]:
-    """The steps as a list of dicts. Raises UserError "bad-intensity" for an unknown, invalid or misplaced step."""
-    if not isinstance(steps, Sequence) or isinstance(steps, str):
-        raise _bad(steps, "the intensity steps are not a list")
+def check_steps(steps: Sequence[Mapping]) -> None:
+    """Raise UserError "bad-intensity" for an unknown, invalid or misplaced step."""
     earlier = None
     for step in steps:
-        name = step.get("step") if isinstance(step, Mapping) else None
+        name = step.get("step")
         if not isinstance(name, str) or name not in _KEYS:
             raise _bad(step, f"a step is one of {', '.join(_KEYS)}")
         keys = set(step) - {"step"}
@@ -65,14 +63,12 @@ def check_steps(steps: Sequence[Mapping]) -> list[dict]:
             raise _bad(step, f"{name} comes after {earlier}, but {' and '.join(FILTERS)} come before all other steps")
         if name not in FILTERS:
             earlier = name
-    return [dict(step) for step in steps]
 
 
-def split_steps(steps: Sequence[Mapping]) -> tuple[list[dict], list[dict]]:
-    """The filters of a list of steps, and the others. Raises as ``check_steps`` does."""
-    checked = check_steps(steps)
-    filters = [step for step in checked if step["step"] in FILTERS]
-    return filters, checked[len(filters) :]
+def split_steps(steps: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """The filters among checked steps, and the others."""
+    filters = [step for step in steps if step["step"] in FILTERS]
+    return filters, list(steps[len(filters) :])
 
 
 def ignores_offset(steps: Sequence[Mapping]) -> bool:
