@@ -88,10 +88,7 @@ def without_offset(array: np.ndarray) -> np.ndarray:
             low, high = min(low, float(inside.min())), max(high, float(inside.max()))
     if not 0 < high - low < _LEAST_RANGE * max(-low, high):
         return array
-    moved = np.empty(array.shape, np.float32)
-    for index, plane in enumerate(array):
-        moved[index] = plane.astype(np.float64) - low
-    return moved
+    return np.subtract(array, low, out=np.empty(array.shape, np.float32), dtype=np.float64)
 
 
 # The share of what is segmented that every image should cover.

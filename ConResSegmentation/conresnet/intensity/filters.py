@@ -130,10 +130,7 @@ def filtered(
 def _centered(array: np.ndarray) -> np.ndarray:
     """A float32 copy minus the middle of its range, which keeps differences that float32 would lose to an offset."""
     middle = (float(array.min()) + float(array.max())) / 2
-    values = np.empty(array.shape, np.float32)
-    for index, plane in enumerate(array):
-        values[index] = plane.astype(np.float64) - middle
-    return values
+    return np.subtract(array, middle, out=np.empty(array.shape, np.float32), dtype=np.float64)
 
 
 def _subtract_gaussian(values: np.ndarray, sigma_mm: float, spacing: Sequence[float]) -> None:
