@@ -125,11 +125,8 @@ def _scaled_grid(path: Path, reader: sitk.ImageFileReader, unit: float) -> Grid:
 
 
 _BYTES = {
-    getattr(sitk, f"sitk{vector}{name}"): size
-    for name, size in {
-        **{"UInt8": 1, "Int8": 1, "UInt16": 2, "Int16": 2, "UInt32": 4, "Int32": 4, "UInt64": 8, "Int64": 8},
-        **{"Float32": 4, "Float64": 8},
-    }.items()
+    getattr(sitk, f"sitk{vector}{name}"): np.dtype(name.lower()).itemsize
+    for name in "UInt8 Int8 UInt16 Int16 UInt32 Int32 UInt64 Int64 Float32 Float64".split()
     for vector in ("", "Vector")
 }
 
