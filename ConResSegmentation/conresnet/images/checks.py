@@ -125,8 +125,7 @@ def kind_of(path: Path) -> str:
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
     is_compressed = beginning.startswith(GZIP)
-    if is_compressed:
-        beginning = _decompressed(path, beginning)
+    beginning = _decompressed(path, beginning)
     check_content(path, beginning)
     if beginning.startswith(_ARCHIVES) or (is_compressed and beginning[257:262] == b"ustar"):
         raise UserError(_archive_code(path), path=str(path))
@@ -165,15 +164,14 @@ def _archive_code(path: Path) -> str:
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a segmentation saved by Slicer (.seg.nrrd)."""
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(_BEGINNING)
-    except OSError:
-        return False
+    beginning = _first_bytes(path)
     return beginning.startswith(b"NRRD") and bool(re.search(rb"\nSegment(0|ation)_\w+:=", beginning))
 
 
-def _decompressed(path: Path, fallback: bytes) -> bytes:
+def _decompressed(path: Path, beginning: bytes) -> bytes:
+    """The first bytes of a file's content; ``beginning`` are those of the file, which need not be compressed."""
+    if not beginning.startswith(GZIP):
+        return beginning
     try:
         with gzip.open(path) as file:
             return file.read(2**11)
@@ -181,7 +179,7 @@ def _decompressed(path: Path, fallback: bytes) -> bytes:
         # Too short or too damaged to tell: decide by the name.
         if path.name.lower().endswith((".nii", ".nii.gz")):
             raise UserError("image-damaged", path=str(path)) from None
-        return fallback
+        return beginning
 
 
 def byte_order(beginning: bytes) -> str | None:
@@ -218,7 +216,7 @@ def nifti_files(path: Path) -> tuple[Path, Path]:
         return path, path
     other = _other_of_pair(path)
     header, voxels = (other, path) if path.name.lower().endswith((".img", ".img.gz")) else (path, other)
-    beginning = _first_bytes(header)
+    beginning = _decompressed(header, _first_bytes(header))
     is_single = b"n+" in (beginning[344:346], beginning[4:6])
     if is_single or not is_nifti(beginning, header):
         return path, path
@@ -236,12 +234,12 @@ def _other_of_pair(path: Path) -> Path:
 
 
 def _first_bytes(path: Path) -> bytes:
+    """The beginning of a file; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
-            beginning = file.read(_BEGINNING)
+            return file.read(_BEGINNING)
     except OSError:
         return b""
-    return _decompressed(path, beginning) if beginning.startswith(GZIP) else beginning
 
 
 class TextHeader(NamedTuple):
