@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -111,11 +112,24 @@ def write_in_steps(
     Raises:
         UserError: "disk-full" or "cannot-write".
     """
+    description = package.description
+    output = output or description.output
+    scene = Scene.of(next(iter(channels.values())), labels.array, regions, output)
+    swatches = {item.name: _swatch(item.color) for item in output.segments}
+    statistics = report.get("statistics")
+    if statistics is None:
+        uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
+        statistics = segment_statistics(labels.array, labels.grid, output, channels, uncertainty, regions)
     parts = []
-    for part in _parts(package, labels, channels, maps, report, regions, output, surfaces):
+    for part in chain(
+        [_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)],
+        _segments(scene, swatches, surfaces),
+        _maps(scene, maps, list(swatches), residual_plane(description)),
+        _review(report["review"], swatches) if "review" in report else (),
+        _card(package),
+    ):
         parts.append(part)
         yield
-    description = package.description
     title = f"Segmentation of {name}" if name else "Segmentation report"
     model = f"{description.title} (version {description.version})"
     seconds = sum(report.get("seconds", {}).values())
@@ -129,40 +143,6 @@ def write_in_steps(
         how=escape(how),
     )
     write_text(path, page)
-
-
-def _parts(
-    package: ModelPackage,
-    labels: Volume,
-    channels: Mapping[str, Volume],
-    maps: Mapping[str, np.ndarray],
-    report: Mapping[str, Any],
-    regions: np.ndarray | None,
-    output: Output | None,
-    surfaces: bytes | None,
-) -> Iterator[str]:
-    description = package.description
-    output = output or description.output
-    segments = output.segments
-    scene = Scene.of(next(iter(channels.values())), labels.array, regions, output)
-    swatches = {item.name: _swatch(item.color) for item in segments}
-    statistics = report.get("statistics")
-    if statistics is None:
-        uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
-        measured = labels.array, labels.grid, output, channels, uncertainty, regions
-        statistics = segment_statistics(*measured)
-    yield "\n".join([_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)])
-    if scene.labels.any():
-        caption = "The 3D view in Slicer when the report was written."
-        if surfaces is None:
-            surfaces = png(scene.surfaces())
-            caption = "The segments in 3D, seen from the left, front and above, and from the right, behind and above."
-        yield _figure(surfaces, "Surfaces of the segments", caption, "surfaces")
-        yield from _segments(scene, list(swatches), swatches)
-    yield from _maps(scene, maps, list(swatches), residual_plane(description))
-    if "review" in report:
-        yield from _review(report["review"], swatches)
-    yield from _card(package)
 
 
 def _figure(picture: bytes, alt: str, caption: str, kind: str = "") -> str:
@@ -238,18 +218,25 @@ def _statistics(rows: Sequence[Mapping[str, Any]], swatches: Mapping[str, str]) 
     return _table(header, cells, texts=1)
 
 
-def _segments(scene: Scene, names: Sequence[str], swatches: Mapping[str, str]) -> Iterator[str]:
+def _segments(scene: Scene, swatches: Mapping[str, str], surfaces: bytes | None) -> Iterator[str]:
+    if not scene.labels.any():
+        return
+    caption = "The 3D view in Slicer when the report was written."
+    if surfaces is None:
+        surfaces = png(scene.surfaces())
+        caption = "The segments in 3D, seen from the left, front and above, and from the right, behind and above."
+    yield _figure(surfaces, "Surfaces of the segments", caption, "surfaces")
     yield "<h2>Slices</h2>"
     yield (
         '<p class="note">For each segment, the axial, coronal and sagittal slices that contain the most of it, seen '
         "from the patient's feet, front and left. The outlines show all segments.</p>"
     )
-    for index, name in enumerate(names):
+    for index, (name, swatch) in enumerate(swatches.items()):
         if scene.boxes[index]:
             picture = png(scene.slices(scene.place(index)))
-            yield _figure(picture, f"Slices of {name}", swatches[name] + escape(name))
+            yield _figure(picture, f"Slices of {name}", swatch + escape(name))
         else:
-            yield f"<p>{swatches[name]}{escape(name)}: not found in this image.</p>"
+            yield f"<p>{swatch}{escape(name)}: not found in this image.</p>"
 
 
 def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], plane: str) -> Iterator[str]:
