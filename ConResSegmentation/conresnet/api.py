@@ -136,17 +136,12 @@ def segment(
 
 
 def segment_images(
-    model: LoadedModel,
-    images: Sequence[Any],
-    options: SegmentOptions,
-    progress: Progress | None = None,
-    loading: float = 0.0,
+    model: LoadedModel, images: Sequence[Any], options: SegmentOptions, progress: Progress, loading: float
 ) -> Result:
     """Segment one case with a model that is loaded, which took ``loading`` seconds.
 
     ``images`` are one per channel in the model's order, or a single one with all; each as ``segment`` accepts it.
     """
-    progress = progress or Progress()
     began = time.monotonic()
     progress.report("reading", 0.0, None)
     paths = [Path(image) for image in images if _is_path(image)]
