@@ -226,7 +226,7 @@ class Result:
 
         result = self._result
         image = next(iter(result.channels.values()))
-        scene = Scene.of(image, result.labels.array, result.regions, result.output)
+        scene = Scene(image, result.labels.array, result.regions, result.output)
         return png(scene.slices(scene.place(None)))
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:

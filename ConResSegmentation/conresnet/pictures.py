@@ -8,12 +8,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from conresnet.images.grid import Box, Grid, Volume, bounding_box, grown, reordering, whole_box
+from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_boxes, segment_mask
 from conresnet.package.segments import Output
 
@@ -59,43 +58,29 @@ def png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-@dataclass(frozen=True, eq=False)
 class Scene:
     """A result cut to its segments with a margin, along the axes nearest to the patient's; arrays are in `ORIENTATION`.
 
     Args:
-        image: the image's voxels.
-        window: the values that are shown as black and as white.
-        labels, regions, output: see ``SegmentResult``.
-        spacing: mm along the axes.
-        box: where it was cut from the reordered image.
-        grid: of the whole image.
+        image: the image.
+        labels, regions, output: see ``SegmentResult``; on the image's grid.
     """
 
-    image: np.ndarray
-    window: tuple[float, float]
-    labels: np.ndarray
-    regions: np.ndarray | None
-    output: Output
-    spacing: np.ndarray
-    box: Box
-    grid: Grid
-
-    @classmethod
-    def of(cls, image: Volume, labels: np.ndarray, regions: np.ndarray | None, output: Output) -> Scene:
-        """Cut an image to what was found in it; labels and regions as in ``SegmentResult``, on the image's grid."""
-        reorder = reordering(image.grid, ORIENTATION)
-        spacing = reorder.grid(image.grid).spacing[::-1]
-        labels = reorder.view(labels)
+    def __init__(self, image: Volume, labels: np.ndarray, regions: np.ndarray | None, output: Output):
+        self._reorder = reordering(image.grid, ORIENTATION)
+        self.output = output
+        # mm along the axes.
+        self.spacing = self._reorder.grid(image.grid).spacing[::-1]
+        labels = self._reorder.view(labels)
         found = bounding_box(labels) or whole_box(labels.shape)
-        box = grown(found, np.ceil(MARGIN_MM / spacing).astype(int), labels.shape)
-        voxels = reorder.view(image.array)[box]
-        step = max(1, round((voxels.size / _SAMPLE) ** (1 / 3)))
-        some = voxels[::step, ::step, ::step].astype(np.float32)
+        self._box = grown(found, np.ceil(MARGIN_MM / self.spacing).astype(int), labels.shape)
+        self.image, self.labels = self.cut(image.array), labels[self._box]
+        self.regions = None if regions is None else self.cut(regions)
+        step = max(1, round((self.image.size / _SAMPLE) ** (1 / 3)))
+        some = self.image[::step, ::step, ::step].astype(np.float32)
         some = some[np.isfinite(some)]
-        window = tuple(float(x) for x in np.percentile(some, (1, 99.5))) if some.size else (0.0, 1.0)
-        regions = None if regions is None else reorder.view(regions)[(slice(None), *box)]
-        return cls(voxels, window, labels[box], regions, output, spacing, box, image.grid)
+        # The values that are shown as black and as white.
+        self.window = tuple(float(x) for x in np.percentile(some, (1, 99.5))) if some.size else (0.0, 1.0)
 
     @cached_property
     def boxes(self) -> list[Box | None]:
@@ -110,7 +95,7 @@ class Scene:
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The part of an array [..., k, j, i] on the image's grid that the scene shows."""
-        return reordering(self.grid, ORIENTATION).view(array)[(..., *self.box)]
+        return self._reorder.view(array)[(..., *self._box)]
 
     def place(self, index: int | None) -> list[int]:
         """Along each axis the slice with most of a segment, or of all for None; the middle if there is nothing."""

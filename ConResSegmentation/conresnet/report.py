@@ -114,7 +114,7 @@ def write_in_steps(
     """
     description = package.description
     output = output or description.output
-    scene = Scene.of(next(iter(channels.values())), labels.array, regions, output)
+    scene = Scene(next(iter(channels.values())), labels.array, regions, output)
     swatches = {item.name: _swatch(item.color) for item in output.segments}
     statistics = report.get("statistics")
     if statistics is None:

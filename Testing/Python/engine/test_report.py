@@ -195,7 +195,7 @@ def test_pictures_show_each_segment_in_its_color():
     for segment, color in zip(document["output"]["segments"], ([255, 0, 0], [0, 0, 255]), strict=True):
         segment["color"] = color
     output = parse_description(document).output
-    scene = Scene.of(random_volume(of), labels, None, output)
+    scene = Scene(random_volume(of), labels, None, output)
     place = scene.place(0)
     assert (scene.labels[place[0]] == 10).any() and scene.mask(0).all()
     picture = scene.slices(place)
@@ -206,7 +206,7 @@ def test_pictures_show_each_segment_in_its_color():
     assert np.argwhere(blue[axial])[:, 1].mean() < np.argwhere(red[axial])[:, 1].mean()
     shown = scene.surfaces().astype(int)
     assert (shown[..., 0] - shown[..., 2] > 60).sum() > 500 and (shown[..., 2] - shown[..., 0] > 60).sum() > 500
-    nothing = Scene.of(random_volume(of), np.zeros_like(labels), None, output)
+    nothing = Scene(random_volume(of), np.zeros_like(labels), None, output)
     assert nothing.slices(nothing.place(None)).shape == (300, 912, 3)
     assert (nothing.surfaces() == 255).all()
     assert (heat(np.array([0.0, 1.0])) * 255).round().tolist() == [[0, 0, 4], [252, 255, 164]]
