@@ -12,7 +12,6 @@ voxels are the image's own, nothing is copied or interpolated at all. The tests 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,69 +39,55 @@ _MOST_VOXELS = 2**31
 _MARGIN = 8
 
 
-@dataclass(frozen=True, eq=False)
 class ModelSpace:
-    """How one case is brought to a model and back. Made by ``ModelSpace.fit``.
+    """How one case is brought to a model and back.
+
+    Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
+    oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
+    axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels are at
+    multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
 
     Args:
         reference: the grid of the case's first channel, which results are on.
         orientation: three letters in array order, such as "SAR".
+        spacing: (S, H, W) mm, or None for the image's own.
+        roi: the box in which to segment; limits the model's array to the box's bounding box.
+        name: what messages call the image.
+        window: (S, H, W) voxels that the model sees at a time, if it is to see the surroundings of the ROI: the array
+            then has a margin around the box, and is no smaller than a window, as far as the image extends.
+
+    Attributes:
         grid: the grid of the model's arrays (S, H, W), cut to the ROI or to its surroundings.
         exact: whether the model's voxels are the reference's own, merely reordered and cut.
-        roi: the box in which to segment, or None.
         reorder: brings an array on ``reference`` into the model's axis order.
         index_map: (4, 4) index in the model's array to index in the reordered reference.
+
+    Raises:
+        UserError: "roi-outside", "roi-too-small" or "image-too-large".
     """
 
-    reference: Grid
-    orientation: str
-    grid: Grid
-    exact: bool
-    roi: BoxROI | None
-    reorder: Reordering
-    index_map: np.ndarray
-
-    @classmethod
-    def fit(
-        cls,
+    def __init__(
+        self,
         reference: Grid,
         orientation: str,
         spacing: Sequence[float] | None = None,
         roi: BoxROI | None = None,
         name: str = "the image",
         window: Sequence[int] | None = None,
-    ) -> ModelSpace:
-        """Plan how to bring ``reference`` to a model and back.
-
-        Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
-        oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
-        axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels
-        are at multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
-
-        Args:
-            orientation: three letters in array order, such as "SAR".
-            spacing: (S, H, W) mm, or None for the image's own.
-            roi: limits the model's array to the box's bounding box.
-            name: what messages call the image.
-            window: (S, H, W) voxels that the model sees at a time, if it is to see the surroundings of the ROI: the
-                array then has a margin around the box, and is no smaller than a window, as far as the image extends.
-
-        Raises:
-            UserError: "roi-outside", "roi-too-small" or "image-too-large".
-        """
-        reorder = reordering(reference, orientation)
-        source = reorder.grid(reference)
-        index_map, shape = _plan(source, axis_directions(orientation), spacing)
-        exact = bool(np.array_equal(index_map, np.eye(4)))
+    ):
+        self.reference, self.orientation, self.roi = reference, orientation, roi
+        self.reorder = reordering(reference, orientation)
+        source = self.reorder.grid(reference)
+        self.index_map, shape = _plan(source, axis_directions(orientation), spacing)
+        self.exact = bool(np.array_equal(self.index_map, np.eye(4)))
         if roi is not None:
-            start, shape = _cut_to(roi, source, index_map, shape, exact, window, name)
-            index_map = index_map @ translation(start)
-        grid = Grid.of_array(shape, source.array_affine @ index_map)
+            start, shape = _cut_to(roi, source, self.index_map, shape, self.exact, window, name)
+            self.index_map = self.index_map @ translation(start)
+        self.grid = Grid.of_array(shape, source.array_affine @ self.index_map)
         if np.prod(shape, dtype=float) > _MOST_VOXELS:
             raise UserError("image-too-large", name=name, size=" x ".join(map(str, shape)))
-        if roi is not None and not roi.contains(grid.array_affine, shape).any():
+        if roi is not None and not roi.contains(self.grid.array_affine, shape).any():
             raise UserError("roi-too-small", name=name, roi=str(roi))
-        return cls(reference, orientation, grid, exact, roi, reorder, index_map)
 
     def part_of(self, whole: ModelSpace) -> Box:
         """The part of the array without an ROI that this space's array is."""
@@ -237,7 +222,7 @@ def _cut_to(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled.
 
-    With a ``window`` also those around it, see ``ModelSpace.fit``.
+    With a ``window`` also those around it, see ``ModelSpace``.
     """
     grid = Grid.of_array(shape, source.array_affine @ index_map)
     inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)

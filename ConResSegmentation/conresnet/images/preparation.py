@@ -201,7 +201,7 @@ def prepare(
 
     Raises:
         UserError: "wrong-channel-count", "roi-empty", "channels-apart", and those of ``check_volume`` and
-            ``ModelSpace.fit``.
+            ``ModelSpace``.
     """
     check_channel_count([volume.name for volume in volumes], [item.name for item in description.inputs])
     for volume in volumes:
@@ -210,7 +210,7 @@ def prepare(
     how, first = description.preparation, volumes[0]
     is_limited = roi is not None and how.roi == "limit"
     window = description.inference.window if is_limited else None
-    space = ModelSpace.fit(first.grid, how.orientation, how.spacing, roi, first.name, window)
+    space = ModelSpace(first.grid, how.orientation, how.spacing, roi, first.name, window)
     seen = _whole(description, first) if is_limited else space
     part, inside = space.part_of(seen), _inside(space)
     images, backgrounds, channels = [], [], []
@@ -355,7 +355,7 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
     """The space of the whole image, for a model that segments a part of it but measures all of it."""
     how = description.preparation
     try:
-        return ModelSpace.fit(volume.grid, how.orientation, how.spacing, name=volume.name)
+        return ModelSpace(volume.grid, how.orientation, how.spacing, name=volume.name)
     except UserError as error:
         if error.code != "image-too-large":
             raise

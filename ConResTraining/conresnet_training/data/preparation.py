@@ -133,7 +133,7 @@ def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues
     if not made.is_whole(has_image=False):
         try:
             label = tissues.as_places(read_single(case.label))
-            space = ModelSpace.fit(label.grid, how.orientation, how.spacing, name=label.name)
+            space = ModelSpace(label.grid, how.orientation, how.spacing, name=label.name)
             _write_label(label, space, made)
         except UserError as error:
             raise error.within("in-case", case=case.name) from error

@@ -103,7 +103,7 @@ def _values(case: Case, data_set: DataSet, channel: int, seed: int) -> tuple[np.
     # Other channels may have grids of their own.
     if channel == 0:
         label = on_image_grid(label, image)
-    space = ModelSpace.fit(label.grid, USUAL_ORIENTATION)
+    space = ModelSpace(label.grid, USUAL_ORIENTATION)
     values = space.to_model(image)
     inside = values[space.to_model(label) > 0]
 

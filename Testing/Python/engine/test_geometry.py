@@ -81,8 +81,8 @@ def test_the_images_own_spacing_is_left_alone():
 
 
 def test_half_a_degree_counts_as_straight_and_more_does_not():
-    straight = ModelSpace.fit(grid(rotation=rotation(0.4)), "SAR", (1, 1, 1))
-    tilted = ModelSpace.fit(grid(rotation=rotation(0.7)), "SAR", (1, 1, 1))
+    straight = ModelSpace(grid(rotation=rotation(0.4)), "SAR", (1, 1, 1))
+    tilted = ModelSpace(grid(rotation=rotation(0.7)), "SAR", (1, 1, 1))
     assert straight.exact
     assert not tilted.exact
     assert np.allclose(tilted.grid.direction, np.eye(3))
@@ -131,7 +131,7 @@ def test_outside_an_oblique_image_is_filled_and_known():
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 2, 2), (0.7, 1.9, 1.2)])
 def test_the_way_back_puts_smooth_values_where_they_were(turn, spacing):
     of = grid((24, 26, 30), (1.3, 1.2, 1.9), origin=np.array([-19, -15, -22]), rotation=turn)
-    space = ModelSpace.fit(of, "PIR", spacing)
+    space = ModelSpace(of, "PIR", spacing)
     result = np.full(of.shape, 9, np.float32)
     from_model(space, anatomy(space.grid), result)
     error = np.abs(result - anatomy(of))[2:-2, 2:-2, 2:-2]
@@ -140,7 +140,7 @@ def test_the_way_back_puts_smooth_values_where_they_were(turn, spacing):
 
 def test_the_way_back_works_slab_by_slab_for_components_and_small_types():
     of = grid((40, 9, 8), (1, 1.5, 0.7))
-    space = ModelSpace.fit(of, "ARS", (1, 1, 1))
+    space = ModelSpace(of, "ARS", (1, 1, 1))
     values = np.random.default_rng(0).random((2, *space.grid.shape)).astype(np.float16)
     result = np.zeros((2, *of.shape), np.float16)
     from_model(space, values, result)
@@ -163,7 +163,7 @@ def test_the_exact_way_back_through_from_model_is_the_same_as_the_view():
 
 
 def test_output_view_refuses_a_resampled_space():
-    space = ModelSpace.fit(grid(), "SAR", (2, 2, 2))
+    space = ModelSpace(grid(), "SAR", (2, 2, 2))
     with pytest.raises(ValueError, match="from_model"):
         space.output_view(np.zeros(grid().shape))
 
@@ -226,7 +226,7 @@ def test_read_only_and_strided_arrays_are_fine():
 def test_a_grid_too_large_to_hold_is_refused_before_it_is_made():
     huge = grid((100, 100, 100), (99, 99, 99))
     with pytest.raises(UserError) as caught:
-        ModelSpace.fit(huge, "SAR", (0.1, 0.1, 0.1))
+        ModelSpace(huge, "SAR", (0.1, 0.1, 0.1))
     assert caught.value.code == "image-too-large"
 
 

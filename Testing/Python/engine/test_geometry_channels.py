@@ -12,7 +12,7 @@ from engine.volumes import ANISOTROPIC, anatomy, every_reordering, grid, random_
 
 def test_a_channel_stored_another_way_is_still_a_view():
     reference = random_volume(ANISOTROPIC)
-    space = ModelSpace.fit(reference.grid, "SAR")
+    space = ModelSpace(reference.grid, "SAR")
     for way in every_reordering():
         other = stored(random_volume(ANISOTROPIC, np.uint8, seed=1), way)
         array = space.to_model(other, 0)
@@ -25,7 +25,7 @@ def test_a_channel_stored_another_way_is_still_a_view():
 def test_a_channel_on_another_grid_lands_in_place(spacing, turn):
     reference = grid((30, 30, 30), origin=(-15, -15, -15))
     other = grid((26, 40, 34), (1.1, 0.9, 1.4), origin=(-19, -18, -18), rotation=turn)
-    space = ModelSpace.fit(reference, "SAR", spacing)
+    space = ModelSpace(reference, "SAR", spacing)
     array = space.to_model(Volume(anatomy(other), other, "other"), -1)
     covered = space.covered(other)
     covered = np.ones(space.grid.shape, bool) if covered is None else covered
@@ -37,7 +37,7 @@ def test_a_channel_on_another_grid_lands_in_place(spacing, turn):
 def test_a_channel_that_covers_part_is_filled_up_in_its_own_type():
     reference = grid((6, 6, 6), origin=(0, 0, 0))
     part = random_volume(grid((4, 6, 6), origin=(0, 0, 2)), np.int16)
-    space = ModelSpace.fit(reference, "SAR")
+    space = ModelSpace(reference, "SAR")
     array = space.to_model(part, -5)
     assert array.dtype == np.int16
     assert (array[:2] == -5).all()
@@ -46,7 +46,7 @@ def test_a_channel_that_covers_part_is_filled_up_in_its_own_type():
 
 
 def test_a_channel_that_lies_elsewhere_is_all_fill():
-    space = ModelSpace.fit(grid(), "SAR")
+    space = ModelSpace(grid(), "SAR")
     for turn in (None, rotation(10)):
         away = random_volume(grid(origin=(1000, 0, 0), rotation=turn))
         assert (space.to_model(away, -2) == -2).all()

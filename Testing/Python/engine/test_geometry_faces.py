@@ -23,7 +23,7 @@ COARSER = [
 def test_an_answer_reaches_every_voxel_of_the_image(shape, spacing, wanted, turn, is_limited):
     of = grid(shape, spacing, rotation=turn)
     roi = BoxROI(of.center, np.eye(3), np.full(3, 100.0)) if is_limited else None
-    space = ModelSpace.fit(of, "SAR", wanted, roi)
+    space = ModelSpace(of, "SAR", wanted, roi)
     assert not space.exact
     result = np.zeros(shape, np.float32)
     from_model(space, np.ones(space.grid.shape), result)
@@ -31,7 +31,7 @@ def test_an_answer_reaches_every_voxel_of_the_image(shape, spacing, wanted, turn
 
 
 def test_beyond_the_last_centers_the_last_values_go_on():
-    space = ModelSpace.fit(grid((6, 5, 5)), "SAR", (4, 1, 1))
+    space = ModelSpace(grid((6, 5, 5)), "SAR", (4, 1, 1))
     assert space.grid.shape == (2, 5, 5)
     values = np.broadcast_to(np.float32([10, 20])[:, None, None], space.grid.shape)
     result = np.zeros((6, 5, 5), np.float32)
@@ -44,7 +44,7 @@ def test_beyond_the_last_centers_the_last_values_go_on():
 def test_a_part_of_an_answer_ends_at_its_own_faces(turn):
     """Else a slab of a growing result would lie over its neighbors."""
     of = grid((24, 24, 24), rotation=turn)
-    space = ModelSpace.fit(of, "SAR", (3, 3, 3))
+    space = ModelSpace(of, "SAR", (3, 3, 3))
     part = np.ones((2, *space.grid.shape[1:]), np.float32)
     result = np.zeros(of.shape, np.float32)
     view = space.reference_view(result)

@@ -40,7 +40,7 @@ def test_a_roi_of_a_resampled_image_leaves_its_voxels_in_place(spacing):
 def test_the_way_back_of_a_resampled_roi_fills_just_the_box(spacing, axes):
     of = grid((30, 30, 30), (1.2, 1.2, 1.2), origin=(-18, -18, -18))
     roi = BoxROI(np.array([1, 2, 3]), axes, np.array([12, 14, 16]))
-    space = ModelSpace.fit(of, "SAR", spacing, roi)
+    space = ModelSpace(of, "SAR", spacing, roi)
     result = np.zeros(of.shape, np.float32)
     from_model(space, np.ones(space.grid.shape), result)
     assert np.array_equal(result > 0.5, roi.contains(of.array_affine, of.shape))
@@ -66,13 +66,13 @@ def test_a_rotated_roi_has_a_mask_within_its_bounding_box():
 def test_a_roi_outside_the_image_is_refused(spacing, turn):
     of = grid((10, 10, 10), origin=(0, 0, 0), rotation=turn)
     with pytest.raises(UserError) as caught:
-        ModelSpace.fit(of, "SAR", spacing, BoxROI.from_bounds([50, 60, 0, 9, 0, 9]))
+        ModelSpace(of, "SAR", spacing, BoxROI.from_bounds([50, 60, 0, 9, 0, 9]))
     assert caught.value.code == "roi-outside"
 
 
 def test_a_roi_between_two_voxels_is_refused():
     with pytest.raises(UserError) as caught:
-        ModelSpace.fit(grid(origin=(0, 0, 0)), "SAR", None, BoxROI.from_bounds([0.2, 0.8, 0, 9, 0, 9]))
+        ModelSpace(grid(origin=(0, 0, 0)), "SAR", None, BoxROI.from_bounds([0.2, 0.8, 0, 9, 0, 9]))
     assert caught.value.code == "roi-too-small"
 
 
@@ -80,7 +80,7 @@ def test_a_rotated_roi_that_passes_the_image_by_is_refused():
     roi = BoxROI(np.array([-6.0, -6.0, 5.0]), rotation(45), np.array([1.0, 22.0, 8.0]))
     roi = BoxROI(roi.center, rotation(-45), roi.size[[1, 0, 2]])
     with pytest.raises(UserError) as caught:
-        ModelSpace.fit(grid((10, 10, 10), origin=(0, 0, 0)), "SAR", None, roi)
+        ModelSpace(grid((10, 10, 10), origin=(0, 0, 0)), "SAR", None, roi)
     assert caught.value.code in ("roi-too-small", "roi-outside")
 
 

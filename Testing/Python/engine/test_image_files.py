@@ -126,9 +126,7 @@ def test_all_48_storages_of_a_head_in_nifti_files_give_bitwise_the_same_model_ar
     head = Volume(
         head.array[20:50, 30:62, 40:68], Grid((30, 32, 28), head.grid.affine @ np.diag([0.9, 1.3, 0.7, 1])), ""
     )
-    expected = [
-        ModelSpace.fit(head.grid, "SLP", spacing).to_model(head) for spacing in (None, (1, 1, 1), (3, 2.1, 2.6))
-    ]
+    expected = [ModelSpace(head.grid, "SLP", spacing).to_model(head) for spacing in (None, (1, 1, 1), (3, 2.1, 2.6))]
     for way in every_reordering():
         image = stored(head, way)
         for sform, qform in ((1, 0), (0, 1)):
@@ -138,8 +136,7 @@ def test_all_48_storages_of_a_head_in_nifti_files_give_bitwise_the_same_model_ar
             nibabel.save(nifti, tmp_path / "head.nii")
             again = read_volume(tmp_path / "head.nii")
             arrays = [
-                ModelSpace.fit(again.grid, "SLP", spacing).to_model(again)
-                for spacing in (None, (1, 1, 1), (3, 2.1, 2.6))
+                ModelSpace(again.grid, "SLP", spacing).to_model(again) for spacing in (None, (1, 1, 1), (3, 2.1, 2.6))
             ]
             assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
 

@@ -69,8 +69,8 @@ def test_a_cut_sees_the_roi_alone(head_image):
 def test_a_limited_array_has_a_margin_and_is_no_smaller_than_a_window(place, size, start, shape):
     volume = random_volume(grid((40, 40, 40)))
     box = box_at(volume, place, size)
-    whole = ModelSpace.fit(volume.grid, "SAR")
-    space = ModelSpace.fit(volume.grid, "SAR", None, box, window=WINDOW)
+    whole = ModelSpace(volume.grid, "SAR")
+    space = ModelSpace(volume.grid, "SAR", None, box, window=WINDOW)
     assert space.grid.shape == shape
     assert tuple(side.start for side in space.part_of(whole)) == pytest.approx(start, abs=1)
     assert box.contains(space.grid.array_affine, shape).sum() == box.contains(volume.grid.array_affine, (40,) * 3).sum()
@@ -78,7 +78,7 @@ def test_a_limited_array_has_a_margin_and_is_no_smaller_than_a_window(place, siz
 
 def test_an_image_too_large_to_measure_is_refused_with_what_helps():
     large = Volume(np.broadcast_to(np.int16(1), (3000, 3000, 3000)), grid((3000, 3000, 3000)), "large")
-    space = ModelSpace.fit(large.grid, "SAR", (2, 2, 2), box_at(large, (0, 0, 0), (9, 9, 9)), window=WINDOW)
+    space = ModelSpace(large.grid, "SAR", (2, 2, 2), box_at(large, (0, 0, 0), (9, 9, 9)), window=WINDOW)
     assert space.grid.shape == WINDOW
     with pytest.raises(UserError) as caught:
         _whole(parse_description(description(**settings("limit", [2, 2, 2]))), large)
@@ -87,7 +87,7 @@ def test_an_image_too_large_to_measure_is_refused_with_what_helps():
 
 def test_an_image_smaller_than_a_window_is_seen_whole():
     volume = random_volume(grid((9, 30, 9)))
-    space = ModelSpace.fit(volume.grid, "SAR", None, box_at(volume, (1, 1, 1), (3, 3, 3)), window=WINDOW)
+    space = ModelSpace(volume.grid, "SAR", None, box_at(volume, (1, 1, 1), (3, 3, 3)), window=WINDOW)
     assert space.grid.shape == (9, 24, 9)
 
 

@@ -67,7 +67,7 @@ def stored(volume: Volume, way: Reordering) -> Volume:
 
 def model_array(volume: Volume, code="SAR", spacing=None, roi=None, fill=0.0) -> tuple[ModelSpace, np.ndarray]:
     """A volume brought to a model, and how."""
-    space = ModelSpace.fit(volume.grid, code, spacing, roi)
+    space = ModelSpace(volume.grid, code, spacing, roi)
     return space, space.to_model(volume, fill)
 
 
