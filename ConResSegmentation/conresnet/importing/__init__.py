@@ -40,17 +40,8 @@ _NEOPLASM_OF_BRAIN = {
 }
 # What scans after a contrast agent are called besides T1ce, and the contrary, which has the same word in it.
 _WITH_CONTRAST = [
-    "t1ce",
-    "t1c",
-    "t1gd",
-    "gd",
-    "gad",
-    "gadolinium",
-    "t1wce",
-    "ct1",
-    "t1 km",
-    "postcontrast",
-    "post contrast",
+    *("t1ce", "t1c", "t1gd", "gd", "gad", "gadolinium"),
+    *("t1wce", "ct1", "t1 km", "postcontrast", "post contrast"),
 ]
 _WITHOUT_CONTRAST = ["precontrast", "pre contrast", "noncontrast", "non contrast", "no contrast", "without contrast"]
 # The channels' names in files: of BraTS until 2021 and since 2023 (t1n, t1c, t2w, t2f), research and hospitals;

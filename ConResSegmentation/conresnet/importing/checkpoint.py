@@ -281,36 +281,28 @@ def _names() -> Iterator[tuple[str, str]]:
 
 
 def _never_acting(acting: set[str]) -> set[str]:
-    carried = {
-        f"{module}.{part}"
-        for module in _MODULES.values()
-        for part in (
-            *(f"{norm}.{kind}" for norm in _NORMS for kind in ("weight", "bias")),
-            *(f"{convolution}.weight" for convolution in _CONVOLUTIONS),
-        )
-    }
-    return carried - acting
+    parts = [f"{norm}.{kind}" for norm in _NORMS for kind in ("weight", "bias")]
+    parts += [f"{convolution}.weight" for convolution in _CONVOLUTIONS]
+    return {f"{module}.{part}" for module in _MODULES.values() for part in parts} - acting
 
 
 def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[str, Any]:
     """The network's arguments, from the shapes of its first and last tensors; all other shapes must then match."""
-    sizes = []
-    ends = (_FIRST, 1, 64), ("seg_cls.0.weight", 0, 255), ("res_cls.0.weight", 0, 255), (_FIRST, 0, 256)
-    for name, axis, most in ends:
+    ends = {
+        "input_channels": (_FIRST, 1, 64),
+        "outputs": ("seg_cls.0.weight", 0, 255),
+        "residual_outputs": ("res_cls.0.weight", 0, 255),
+        "base_width": (_FIRST, 0, 256),
+    }
+    arguments: dict[str, Any] = {}
+    for argument, (name, axis, most) in ends.items():
         shape = tensors[name].shape
         if len(shape) != 5 or not 1 <= shape[axis] <= most:
             raise _wrong_shape(source, name, tensors[name], f"one that has 1 to {most} along axis {axis}")
-        sizes.append(shape[axis])
-    inputs, outputs, residual_outputs, width = sizes
-    if width % GROUPS:
+        arguments[argument] = shape[axis]
+    if arguments["base_width"] % GROUPS:
         raise _wrong_shape(source, _FIRST, tensors[_FIRST], f"one whose first size is a multiple of {GROUPS}")
-    return {
-        "input_channels": inputs,
-        "outputs": outputs,
-        "residual_outputs": residual_outputs,
-        "base_width": width,
-        "residual_axis": "S",
-    }
+    return {**arguments, "residual_axis": "S"}
 
 
 def _load(path: Path) -> Any:
