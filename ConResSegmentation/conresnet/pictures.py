@@ -22,19 +22,8 @@ PLANES = ("axial", "coronal", "sagittal")
 MARGIN_MM = 10.0
 PANEL, GAP = 300, 6
 # Colors from black over red to yellow, even in brightness (those of matplotlib's inferno, CC0).
-HEAT = np.array(
-    [
-        (0, 0, 4),
-        (40, 11, 84),
-        (101, 21, 110),
-        (159, 42, 99),
-        (212, 72, 66),
-        (245, 125, 21),
-        (250, 193, 39),
-        (252, 255, 164),
-    ],
-    np.float32,
-)
+_COLORS = bytes.fromhex("000004 280b54 65156e 9f2a63 d44842 f57d15 fac127 fcffa4")
+HEAT = np.frombuffer(_COLORS, np.uint8).reshape(-1, 3).astype(np.float32)
 _SURFACE_VOXELS = 150
 # Number of values from which the display range is estimated.
 _SAMPLE = 100_000
