@@ -214,19 +214,12 @@ class ContextResidualDecoder(nn.Module):
 
         self._scales = SCALES[: len(skips)]
         module_outputs = [skips[0], *skips[:-1]]
+        paths = {"axis": self.axis, "mapping": residual_mapping, "attention": attention_mapping}
         self.bottleneck = PreActivatedConv(deepest, skips[-1], dropout=dropout)
         for level in reversed(range(len(skips))):
             first = level == len(skips) - 1
             residual_inputs = input_channels if first else skips[level]
-            module = ContextResidualModule(
-                skips[level],
-                module_outputs[level],
-                residual_inputs,
-                first=first,
-                axis=self.axis,
-                mapping=residual_mapping,
-                attention=attention_mapping,
-            )
+            module = ContextResidualModule(skips[level], module_outputs[level], residual_inputs, first=first, **paths)
             self.add_module(f"decoder_{self._scales[level]}", module)
         self.paired_outputs = PairedOutputs(outputs, pairs) if pairs else nn.Identity()
         self.segmentation_head = nn.Conv3d(skips[0], getattr(self.paired_outputs, "inputs", outputs), 1)
