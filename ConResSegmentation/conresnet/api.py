@@ -255,12 +255,8 @@ class Result:
         seconds = dict(self.report["seconds"])
         seconds["writing"] += time.monotonic() - began
         seconds["total"] = sum(seconds.values())
-        report = {
-            **self.report,
-            "seconds": seconds,
-            "files": result_files(self._options),
-            "options": self._options.of_labels(),
-        }
+        about = {"files": result_files(self._options), "options": self._options.of_labels()}
+        report = {**self.report, "seconds": seconds, **about}
         if "review" in report:
             # The rows have a file of their own.
             report["review"] = {key: value for key, value in report["review"].items() if key != "rows"}
@@ -305,13 +301,8 @@ def _read_sources(images: Sequence[object], channel_names: Sequence[str]) -> tup
         found, wrap = _open(image, _name(image, name))
         wanted = channel_names if holds_all else [name]
         if len(found.components) != len(wanted):
-            raise UserError(
-                "image-components",
-                name=_name(image, name),
-                given=len(found.components),
-                channels=", ".join(wanted),
-                wanted=len(wanted),
-            )
+            counts = {"given": len(found.components), "channels": ", ".join(wanted), "wanted": len(wanted)}
+            raise UserError("image-components", name=_name(image, name), **counts)
         warnings = [found.warnings, *([()] * (len(wanted) - 1))]
         volumes += [
             Volume(array, found.grid, _name(image, label), about)
