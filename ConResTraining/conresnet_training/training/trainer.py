@@ -283,14 +283,14 @@ class _Training:
             for left in folder.glob(".part-*"):
                 # What a killed process was writing.
                 left.unlink(missing_ok=True)
-        told = time.monotonic()
+        reported = time.monotonic()
         for number, case in enumerate(cases):
             if self.stop.asked():
                 self.reports("stopping", reason=self.stop.reason)
                 return False
             prepare(case)
-            if time.monotonic() - told > 1 or number + 1 == len(cases):
-                told = time.monotonic()
+            if time.monotonic() - reported > 1 or number + 1 == len(cases):
+                reported = time.monotonic()
                 self.reports("preparing", done=number + 1, of=len(cases))
         return True
 
