@@ -104,8 +104,8 @@ def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
     """Raise UserError "wrong-channel-count" for a number of images other than the model's number of channels."""
     if len(given) != len(channels):
-        more = f" and {len(given) - _MOST_NAMED} more" if len(given) > _MOST_NAMED + 1 else ""
-        values = {"images": ", ".join(given[:_MOST_NAMED]) + more, "channels": ", ".join(channels)}
+        more = [f"and {len(given) - _MOST_NAMED} more"] if len(given) > _MOST_NAMED else []
+        values = {"images": ", ".join([*given[:_MOST_NAMED], *more]), "channels": ", ".join(channels)}
         raise UserError("wrong-channel-count", given=len(given), wanted=len(channels), **values)
 
 

@@ -71,11 +71,12 @@ def test_the_slices_of_a_series_lead_to_its_folder(tmp_path: Path, capsys):
     assert capsys.readouterr().err.endswith("To segment a DICOM series, give its folder instead of its slices.\n")
 
 
-def test_several_images_lead_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
-    images = [hippocampus_image] * 12
+@pytest.mark.parametrize(("count", "unnamed"), [(12, "and 4 more"), (9, "and 1 more")])
+def test_several_images_lead_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys, count, unnamed):
+    images = [hippocampus_image] * count
     assert main(["segment", *map(str, images), "--model", "hippocampus", "--output", str(tmp_path / "new")]) == 2
     told = capsys.readouterr().err
-    assert "12" in told and "and 4 more" in told and told.endswith("list them with --cases.\n")
+    assert str(count) in told and unnamed in told and told.endswith("list them with --cases.\n")
 
 
 def test_a_folder_of_image_files_leads_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
