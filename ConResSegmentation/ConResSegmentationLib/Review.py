@@ -245,7 +245,7 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     # They import SimpleITK, which takes time when Slicer starts.
     from conresnet.inference.labels import packed_size
     from conresnet.package.store import read_model
-    from conresnet.report import write_in_steps
+    from conresnet.results.report import write_in_steps
 
     volumeNode = _volumeOf(segmentationNode)
     if volumeNode is None:

@@ -37,7 +37,7 @@ from conresnet.inference.segmentation import segment as segment_volumes
 from conresnet.package import ModelPackage
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import (
+from conresnet.results.folder import (
     PAGE_FILE,
     REPORT_FILE,
     REVIEW_FILE,
@@ -47,8 +47,8 @@ from conresnet.result_folder import (
     result_files,
     write_images,
 )
-from conresnet.review import ReviewRow, write_review
-from conresnet.statistics import write_statistics
+from conresnet.results.review import ReviewRow, write_review
+from conresnet.results.statistics import write_statistics
 
 Report = Callable[[str, float, float | None], None]
 Wrap = Callable[[np.ndarray], Any]
@@ -171,9 +171,9 @@ class Result:
         maps: float32 images by name, likewise; those of several components have them as pixel components in SimpleITK
             and as the last axis elsewhere.
         volumes_ml: mL of each segment, by name.
-        review: the places worth checking, see ``conresnet.review.ReviewRow``; None unless asked for.
-        statistics: measurements of each segment, see ``conresnet.statistics.segment_statistics``; uncertainties only if
-            they were asked for.
+        review: the places worth checking, see ``conresnet.results.review.ReviewRow``; None unless asked for.
+        statistics: measurements of each segment, see ``conresnet.results.statistics.segment_statistics``; uncertainties
+            only if they were asked for.
         report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
         warnings: sentences about what to check.
     """
@@ -214,7 +214,7 @@ class Result:
         It names neither the patient nor any file; the case is called ``name``. Uncertainty and the review list are in
         it if they were asked for. Raises UserError "disk-full" or "cannot-write".
         """
-        from conresnet.report import write_page
+        from conresnet.results.report import write_page
 
         path, made = Path(os.path.expanduser(path)), self._result
         shown = self._model.package, made.labels, made.channels, made.all_maps, self.report
@@ -222,7 +222,7 @@ class Result:
 
     def picture(self) -> bytes:
         """A PNG picture: an axial, a coronal and a sagittal slice with the outlines of all segments."""
-        from conresnet.pictures import Scene, png
+        from conresnet.results.pictures import Scene, png
 
         result = self._result
         image = next(iter(result.channels.values()))
@@ -234,7 +234,7 @@ class Result:
         files that were asked for: review.csv, statistics.csv, report.html.
 
         With ``overwrite``, an earlier run's results in the folder are replaced. Raises UserError as
-        ``conresnet.result_folder.filling``; the folder is unchanged then.
+        ``conresnet.results.folder.filling``; the folder is unchanged then.
         """
         if folder == "":
             # As a path, it would be the working directory.

@@ -26,8 +26,8 @@ import click
 from conresnet.errors import UserError, as_user_error
 from conresnet.files import csv_cell, replacing, write_text
 from conresnet.inference.progress import Progress
-from conresnet.report import RESEARCH_ONLY
-from conresnet.result_folder import PREFIX, filling
+from conresnet.results.folder import PREFIX, filling
+from conresnet.results.report import RESEARCH_ONLY
 
 if TYPE_CHECKING:
     from conresnet.api import Result

@@ -46,8 +46,8 @@ from conresnet.files import OwnedFolder, make_folder, replacing, write_error
 from conresnet.images.roi import roi_from_text
 from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
-from conresnet.review import ALL
+from conresnet.results.folder import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
+from conresnet.results.review import ALL
 
 if TYPE_CHECKING:
     from distributed import Future

@@ -162,7 +162,7 @@ def _say_installed(package: ModelPackage) -> None:
 def _check_contents(package: ModelPackage) -> None:
     """Read the measurements and the review list, and build the networks with their weights, as for a segmentation."""
     # Imported here because it needs torch, which the other commands do not.
-    from conresnet.review import read_ranking
+    from conresnet.results.review import read_ranking
     from conresnet.systems import build_system
 
     read_metrics(package)
@@ -172,7 +172,7 @@ def _check_contents(package: ModelPackage) -> None:
 
 def _shown(package: ModelPackage) -> str:
     # It imports numpy, which help does without.
-    from conresnet.review import read_ranking
+    from conresnet.results.review import read_ranking
 
     description = package.description
     blocks = [

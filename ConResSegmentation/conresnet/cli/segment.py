@@ -23,7 +23,7 @@ from conresnet.inference.labels import check_postprocessing
 from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions, check_backend
-from conresnet.result_folder import check_replaceable, check_writable
+from conresnet.results.folder import check_replaceable, check_writable
 from conresnet.systems import check_system
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from conresnet.package.maps import check_maps, map_components, predicted_maps, s
 from conresnet.package.segments import Output, Segment
 from conresnet.package.store import digest_with_locator, find_model, read_model
 from conresnet.request import SegmentOptions
-from conresnet.review import Ranking, Slices, make_review, read_ranking
-from conresnet.statistics import segment_statistics
+from conresnet.results.review import Ranking, Slices, make_review, read_ranking
+from conresnet.results.statistics import segment_statistics
 from conresnet.systems import System, build_system
 
 # Of the whole work.
@@ -97,7 +97,7 @@ class SegmentResult:
         return {**self.maps, **self.hidden}
 
     def statistics(self) -> list[dict]:
-        """What ``conresnet.statistics.segment_statistics`` returns; uncertainties only where that map was made."""
+        """Measurements as by ``segment_statistics``; uncertainties only where that map was made."""
         uncertainty = self.all_maps["uncertainty"][0] if "uncertainty" in self.all_maps else None
         labels, channels = self.labels, self.channels
         return segment_statistics(labels.array, labels.grid, self.output, channels, uncertainty, self.regions)
@@ -388,9 +388,9 @@ def _report(
     "windows" counts those of all passes; "window", "device" and "precision" are the last pass's. "seconds" are by
     phase. "volumes_ml" are of whole regions, as in the scene; otherwise the whole tumor would be smaller than its core.
 
-    "review", where asked for, has "rows" (``conresnet.review.ReviewRow``), "axis" (that of the label map, 0 to 2 for k,
-    j, i, along which slices are numbered), "note" and "figures" about the ranking. "statistics" has what
-    ``conresnet.statistics.segment_statistics`` returns.
+    "review", where asked for, has "rows" (``conresnet.results.review.ReviewRow``), "axis" (that of the label map, 0 to
+    2 for k, j, i, along which slices are numbered), "note" and "figures" about the ranking. "statistics" has what
+    ``segment_statistics`` returns.
     """
     last = passes.outputs[-1]
     segments = segment_rows(description.output, writer.voxels, channels[0].grid, writer.region_voxels)

@@ -272,7 +272,7 @@ UNFITTED = "reason-unfitted"
 
 
 def reason(codes: Sequence[str], translate: Callable[[str], str] = str) -> str:
-    """Return why a place is in the review list, as text; ``codes`` as in ``conresnet.review.ReviewRow``."""
+    """Return why a place is in the review list, as text; ``codes`` as in ``conresnet.results.review.ReviewRow``."""
     text = "; ".join(sentence(code, {}, translate) for code in codes if code != UNFITTED)
     return sentence(UNFITTED, dict(reason=text), translate) if UNFITTED in codes else text
 

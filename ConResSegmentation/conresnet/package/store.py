@@ -159,7 +159,7 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
     Raises UserError if it is broken, or as ``write_package``; nothing is installed then.
     """
     # It imports numpy, which lists of models do without.
-    from conresnet.review import read_ranking
+    from conresnet.results.review import read_ranking
 
     package = read_package(source)
     read_metrics(package)

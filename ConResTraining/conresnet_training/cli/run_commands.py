@@ -413,7 +413,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     """
     from conresnet.package import write_package
     from conresnet.package.store import check_replaceable, read_model
-    from conresnet.review import RANKING_FILE
+    from conresnet.results.review import RANKING_FILE
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
     from conresnet_training.evaluation.runs import fit_review

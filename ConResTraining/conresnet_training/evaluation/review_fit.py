@@ -20,7 +20,7 @@ from conresnet.messages import sentence
 from conresnet.package.maps import map_components, provided_maps
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
-from conresnet.review import (
+from conresnet.results.review import (
     BAD_DICE,
     FALLBACK,
     FORMAT,
@@ -54,7 +54,7 @@ class Sample:
     Args:
         case: its number.
         segment: 0 for all together, else 1 + the segment's index.
-        features: see ``conresnet.review.slice_features``.
+        features: see ``conresnet.results.review.slice_features``.
         wrong_mm2: area that is wrong; of all together, where any segment is.
         dice: of the slice; of all together, voxels of the right segment count as overlap.
     """

@@ -18,8 +18,8 @@ from conresnet.package import ModelDescription, ModelPackage, write_package
 from conresnet.package.reader import MAY_HAVE_LEARNED, held_out_cases, read_metrics
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import SEGMENTATION_FILE
-from conresnet.review import Ranking
+from conresnet.results.folder import SEGMENTATION_FILE
+from conresnet.results.review import Ranking
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.data_set import ENDINGS
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expected, on_image_grid, whole_labels

@@ -13,7 +13,7 @@ from conresnet.package.description import CARD_FILE
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_replaceable
-from conresnet.review import RANKING_FILE
+from conresnet.results.review import RANKING_FILE
 from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
 from conresnet_training.evaluation.metrics import METRICS

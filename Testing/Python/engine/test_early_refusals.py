@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from conresnet.cli.main import main
 from engine.test_dicom_series import write_series
 

@@ -14,9 +14,9 @@ import conresnet
 from conresnet.cli.main import main
 from conresnet.images.files import write_volume
 from conresnet.package import parse_description
-from conresnet.pictures import Scene, heat, png
-from conresnet.report import _anonymous, _end
-from conresnet.review import COLUMNS
+from conresnet.results.pictures import Scene, heat, png
+from conresnet.results.report import _anonymous, _end
+from conresnet.results.review import COLUMNS
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume

@@ -16,7 +16,7 @@ from conresnet.messages import reason
 from conresnet.package import parse_description, write_package
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
-from conresnet.review import (
+from conresnet.results.review import (
     COLUMNS,
     FALLBACK,
     RANKING_FILE,
@@ -27,7 +27,7 @@ from conresnet.review import (
     slice_features,
     write_review,
 )
-from conresnet.statistics import segment_statistics, surface_mm2, write_statistics
+from conresnet.results.statistics import segment_statistics, surface_mm2, write_statistics
 from engine.model_cases import description, make_model, write_model
 from engine.volumes import grid, random_volume, stored
 

@@ -434,7 +434,7 @@ def test_an_image_of_another_case_of_the_list_is_not_replaced_either(capsys, tmp
 
 
 def test_a_folder_that_may_not_be_written_to_is_a_mistake_of_one_case(capsys, tmp_path, model, image, monkeypatch):
-    from conresnet import result_folder
+    from conresnet.results import folder as result_folder
 
     def closed(folder, *arguments):
         if folder.name == "a":

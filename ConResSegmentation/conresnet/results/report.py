@@ -26,9 +26,9 @@ from conresnet.package import ModelPackage
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.segments import Output
-from conresnet.pictures import HEAT, Scene, png
-from conresnet.review import ALL, BAD_DICE
-from conresnet.statistics import segment_statistics
+from conresnet.results.pictures import HEAT, Scene, png
+from conresnet.results.review import ALL, BAD_DICE
+from conresnet.results.statistics import segment_statistics
 
 LISTED_ROWS = 10
 # If a map has one component per segment, only the components of the largest segments.
