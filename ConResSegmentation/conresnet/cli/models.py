@@ -17,7 +17,7 @@ from conresnet.package.download import get_model, read_catalog
 from conresnet.package.reader import figures, read_metrics, segment_figures
 from conresnet.package.schema import load_json
 from conresnet.package.segments import Segment
-from conresnet.package.store import check_replaceable, install_model, list_models, model_folders, read_model
+from conresnet.package.store import check_replaceable, install_model, list_models, read_model, user_folder
 
 _WIDTH = 100
 
@@ -66,8 +66,10 @@ def list_command(folder: str | None) -> None:
     for entry in entries:
         if entry.problem:
             click.echo(f"\nCannot be used: {entry.problem.message}")
-    place = next(path for kind, path in model_folders(folder) if kind == "user")
-    click.echo(f"\nYour models folder is {place}.")
+    try:
+        click.echo(f"\nYour models folder is {user_folder()}.")
+    except UserError as error:
+        click.echo(f"\n{error.message}")
 
 
 @models.command(short_help="Show a model's inputs, segments, settings and origin.")

@@ -172,7 +172,7 @@ def _options(given: dict[str, object], description: ModelDescription) -> Segment
     check_backend(options.device, options.precision)
     check_postprocessing(options)
     check_locator(description, options.roi)
-    # Without its system, the model would appear to have no maps.
+    # Without its system and networks, the model would appear to have no maps.
     check_system(description)
     return replace(options, maps=check_maps(options.maps, description))
 

@@ -152,6 +152,7 @@ ENGINE: dict[str, str] = {
     "package-exists": _(
         "{file} already exists and was not changed; choose another name, or replace it with --overwrite."
     ),
+    "package-is-link": _("{file} is a link and was not changed; remove it, or choose another name."),
     "package-path-taken": _(
         "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
     ),
@@ -214,6 +215,10 @@ ENGINE: dict[str, str] = {
     ),
     # Finding models
     "models-folder-not-found": _("There is no models folder at {file}; check the path."),
+    "models-folder-not-folder": _(
+        "No model can be installed, because {file} is a model package or a file and not a folder of model packages; "
+        "set {variable} to the folder that contains your model packages."
+    ),
     "model-not-found": _(
         'There is no model named "{name}" and no model package at that path; the available models are: {names}.'
     ),

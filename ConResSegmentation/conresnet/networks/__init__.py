@@ -76,6 +76,14 @@ def all_arguments(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**(all_arguments(inner["type"], inner["arguments"]) if inner else {}), **arguments}
 
 
+def unknown_network(kind: str, arguments: Mapping[str, Any]) -> str:
+    """What is wrong with a network, or with one that it wraps, if no package here provides it; otherwise ""."""
+    if kind not in network_names():
+        return f'Unknown network "{kind}"; known networks are {", ".join(network_names())}'
+    inner = arguments.get(declared_network(kind).wraps)
+    return unknown_network(inner["type"], inner["arguments"]) if inner else ""
+
+
 def wrapped_faults(place: str, kind: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A network inside another that is not one: which outputs there are is read from it."""
     wraps = declared_network(kind).wraps
@@ -110,7 +118,7 @@ def network_class(kind: str) -> type[nn.Module]:
     try:
         return NETWORKS.load(kind)
     except LookupError:
-        raise ValueError(f'Unknown network "{kind}"; known networks are {", ".join(network_names())}.') from None
+        raise ValueError(f"{unknown_network(kind, {})}.") from None
 
 
 def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:

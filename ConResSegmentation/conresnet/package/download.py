@@ -27,7 +27,7 @@ from conresnet.errors import UserError
 from conresnet.files import lock, write_error
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.schema import Place, dump, field, load, load_json, repeated
-from conresnet.package.store import check_replaceable, install_model, packed_file, user_folder
+from conresnet.package.store import check_replaceable, install_model, packed_file, place_to_install, user_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -159,7 +159,7 @@ def get_model(
             raise UserError("catalog-unknown-model", name=name_or_url, names=", ".join(item.name for item in entries))
         url, sha256, size = entry.url, entry.sha256, entry.bytes
         # Before the download, which may take long.
-        check_replaceable(user_folder() / entry.name, overwrite)
+        check_replaceable(place_to_install(entry.name), overwrite)
     path = download(url, sha256=sha256, size=size, on_progress=on_progress)
     try:
         if entry and (found := read_package(path, verify=False).description.name) != entry.name:

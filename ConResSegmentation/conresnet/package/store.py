@@ -156,7 +156,7 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
     """Copy a model package, a folder or a zip file, into the user's models folder, as a folder of the model's name.
 
     With ``overwrite``, an installed model of that name is replaced; with ``name``, it is installed under another name.
-    Raises UserError if it is broken, or as ``write_package``; nothing is installed then.
+    Raises UserError if it is broken, or as ``write_package`` or ``place_to_install``; nothing is installed then.
     """
     # It imports numpy, which lists of models do without.
     from conresnet.results.review import read_ranking
@@ -168,12 +168,29 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
     if name:
         description = parse_description({**description.to_dict(), "name": name}, DESCRIPTION_FILE)
     files = {file: package.read_file(file) for file in description.files}
-    return write_package(description, files, user_folder() / description.name, overwrite)
+    return write_package(description, files, place_to_install(description.name), overwrite)
+
+
+def place_to_install(name: str) -> Path:
+    """Where a model of this name goes: its folder, or that of an installed package with the name, whatever it is called.
+
+    Next to such a package, the new one could be hidden by it. Raises UserError as ``user_folder``.
+    """
+    folder = user_folder()
+    entries = (_read_entry("user", path) for path in _packages_in(folder))
+    return next((entry.path for entry in entries if entry.description and entry.name == name), folder / name)
 
 
 def user_folder() -> Path:
-    """The folder where models are installed; it may not exist yet."""
-    return _user_folders()[0]
+    """The folder where models are installed; it may not exist yet.
+
+    Raises UserError ``models-folder-not-folder`` if ``CONRESNET_MODELS`` names a model package, which is used but must
+    not be changed, or a file.
+    """
+    folder = _user_folders()[0]
+    if os.path.isfile(folder) or os.path.exists(folder / DESCRIPTION_FILE):
+        raise UserError("models-folder-not-folder", file=str(folder), variable=FOLDERS_VARIABLE)
+    return folder
 
 
 def free_name(name: str) -> str:
@@ -295,15 +312,18 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse a path where something is, unless it is a model package and may be overwritten.
 
     A package may be of a later version, or damaged in any file but ``model.json``. It must have no other files, which
-    would be lost. Raises UserError ``package-exists``, ``package-path-taken`` or ``package-other-files``.
+    would be lost. Raises UserError ``package-exists``, ``package-is-link``, ``package-path-taken`` or
+    ``package-other-files``.
     """
     if not os.path.lexists(path):
         return
     others = _files_of_others(path)
     if others is None:
         raise UserError("package-path-taken", file=str(path))
-    if not overwrite or path.is_symlink():
+    if not overwrite:
         raise UserError("package-exists", file=str(path))
+    if path.is_symlink():
+        raise UserError("package-is-link", file=str(path))
     if others:
         names = ", ".join(others[:_MOST_NAMED]) + (", ..." if len(others) > _MOST_NAMED else "")
         raise UserError("package-other-files", file=str(path), names=names)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conresnet.errors import UserError
-from conresnet.networks import residual_faults
+from conresnet.networks import residual_faults, unknown_network
 from conresnet.registry import Registry
 
 if TYPE_CHECKING:
@@ -177,11 +177,17 @@ def system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
 
 
 def check_system(description: ModelDescription) -> type[System]:
-    """The class of a model's system. Raises UserError ``system-unknown`` if no package here provides it."""
+    """The class of a model's system.
+
+    Raises UserError ``system-unknown`` or ``network-unknown`` if no package here provides it or one of its networks.
+    """
     made = declared_system(description.system.type)
     if made is None:
         known = ", ".join(system_names())
         raise UserError("system-unknown", model=description.name, system=description.system.type, known=known)
+    for network in description.system.networks:
+        if reason := unknown_network(network.type, network.arguments):
+            raise UserError("network-unknown", model=description.name, reason=reason)
     return made
 
 

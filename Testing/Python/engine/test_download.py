@@ -128,6 +128,16 @@ def installed() -> list[Path]:
     return [entry.path for entry in list_models() if entry.kind == "user"]
 
 
+def test_nothing_is_downloaded_into_a_package(catalog, models_folder, server):
+    make_folder(models_folder, document(name="other"))
+    before = sorted(models_folder.iterdir())
+    for name in ("organ", f"{server.address}/tiny.zip"):
+        with pytest.raises(UserError) as caught:
+            download.get_model(name, catalog=str(catalog))
+        assert caught.value.code == "models-folder-not-folder"
+    assert not server.asked and sorted(models_folder.iterdir()) == before
+
+
 def refused(catalog: Path | str, name: str = "organ", **options: str) -> str:
     """The code of the error; nothing may be installed."""
     with pytest.raises(UserError) as caught:

@@ -1,6 +1,7 @@
 """What ``segment`` refuses before it imports torch, which takes seconds, and which of several reasons it gives."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conresnet.cli.main import main
+from conresnet.package.store import find_model
 from engine.test_dicom_series import write_series
 
 # In a separate process, because this one has imported torch.
@@ -35,6 +37,8 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
     lists = {"good": "name,T1\na,a.nii", "bad": "name\na"}
     for name, text in lists.items():
         (tmp_path / f"{name}.csv").write_text(text)
+    odd = shutil.copytree(find_model("hippocampus"), tmp_path / "odd") / "model.json"
+    odd.write_text(odd.read_text(encoding="utf-8").replace('"type": "conresnet"', '"type": "other"'), encoding="utf-8")
     image, model, new = [hippocampus_image], ["--model", "hippocampus"], ["--output", tmp_path / "new"]
     earlier = ["--output", taken]
     # If the output folder already has results, another reason is more helpful.
@@ -49,6 +53,7 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
         ([*image, "--model", "brain-tissue", *earlier, "--roi", "auto"], "no-locator"),
         ([*image, *model, *earlier, "--maps", "foo"], "map-unknown"),
         ([*image, *model, *earlier, "--maps", "disagreement"], "map-unavailable"),
+        ([*image, "--model", odd.parent, *earlier, "--maps", "residual"], "network-unknown"),
         ([*image, *model, *earlier, "--device", "gpu"], "device-unknown"),
         ([*image, *model, *earlier, "--device", "cpu", "--precision", "fp16"], "precision-unavailable"),
         ([*image, *model, *earlier, "--drop-below", "nan"], "volume-not-positive"),

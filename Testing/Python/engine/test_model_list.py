@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from conresnet.cli.main import main
 from conresnet.package import store
 from conresnet.package.store import find_model, install_model, list_models, model_folders
 from engine.package_cases import WEIGHTS, document, make_folder, refusal
@@ -151,6 +153,42 @@ def test_a_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, 
     refusal("package-exists", install_model, source)
     install_model(source, overwrite=True)
     assert [path.name for path in user_folder.iterdir()] == ["organ"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_nothing_is_installed_into_a_package(tmp_path: Path, user_folder: Path, capsys, archived: bool) -> None:
+    """CONRESNET_MODELS may name one, which is then used. A model in it would not even be found."""
+    source = make_folder(tmp_path / "download", document(name="other"))
+    make_folder(user_folder)
+    if archived:
+        make_zip(tmp_path / "one.zip", user_folder)
+        shutil.rmtree(user_folder)
+        (tmp_path / "one.zip").rename(user_folder)
+    refusal("models-folder-not-folder", install_model, source)
+    assert find_model("organ") == user_folder and (archived or not (user_folder / "other").exists())
+    assert main(["models", "list"]) == 0
+    assert "CONRESNET_MODELS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_model_is_installed_in_place_of_its_namesake(tmp_path: Path, user_folder: Path, archived: bool) -> None:
+    """Whatever that one's folder is called: it may come first in the order, and hide the new one."""
+    older = make_folder(user_folder / "a", document(version="1.0.0"))
+    if archived:
+        older = make_zip(user_folder / "a.zip", older)
+        shutil.rmtree(user_folder / "a")
+    source = make_folder(tmp_path / "download", document(version="2.0.0"))
+    assert str(older) in refusal("package-exists", install_model, source)
+    assert install_model(source, overwrite=True).path == older == find_model("organ")
+    assert list(user_folder.iterdir()) == [older] and list_models()[0].description.version == "2.0.0"
+
+
+def test_a_link_to_a_model_is_not_replaced(tmp_path: Path, user_folder: Path) -> None:
+    source = make_folder(tmp_path / "download")
+    user_folder.mkdir()
+    (user_folder / "organ").symlink_to(source)
+    refusal("package-exists", install_model, source)
+    refusal("package-is-link", install_model, source, overwrite=True)
 
 
 def test_a_broken_model_is_not_installed(tmp_path: Path, user_folder: Path) -> None:
