@@ -375,6 +375,8 @@ def import_checkpoint(
         chosen = load_json(settings.read_bytes(), str(settings)) if settings else {}
     except OSError as error:
         raise UserError("settings-unreadable", file=str(settings), reason=error.strerror) from None
+    except UserError as error:
+        raise UserError("settings-unreadable", file=str(settings), reason=error.values["reason"]) from error
     chosen.setdefault("name", importing.model_name(output.stem if output.suffix.lower() == ".zip" else output.name))
     chosen.update({key: text for key, text in (("name", name), ("title", title), ("license", license_name)) if text})
     if channels:

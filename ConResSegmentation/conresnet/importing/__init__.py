@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conresnet.errors import UserError
-from conresnet.package import ModelDescription, ModelPackage, parse_description, write_package
-from conresnet.package.description import FORMAT, FORMAT_VERSION
+from conresnet.package import ModelDescription, ModelPackage, write_package
+from conresnet.package.description import FORMAT, FORMAT_VERSION, describe_new
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
 WEIGHTS_FILE = "network.safetensors"
@@ -122,7 +122,7 @@ def describe(arguments: Mapping[str, Any], settings: Mapping[str, Any], source: 
         source: the checkpoint, for messages.
 
     Raises:
-        UserError: ``import-setting-unknown``, ``import-channels-differ``, or `parse_description`'s.
+        UserError: ``import-setting-unknown``, ``import-channels-differ``, or as `describe_new`.
     """
     for key in settings:
         if key not in SETTINGS:
@@ -137,9 +137,7 @@ def describe(arguments: Mapping[str, Any], settings: Mapping[str, Any], source: 
     if isinstance(inputs, list) and all(isinstance(item, Mapping) for item in inputs):
         document["inputs"] = [{"modality": "MR", "intensity": INTENSITY, **item} for item in inputs]
     _check_counts(document, arguments, source)
-    return parse_description(
-        {"format": FORMAT, "format_version": FORMAT_VERSION, **document}, f"of the model from {source}"
-    )
+    return describe_new({"format": FORMAT, "format_version": FORMAT_VERSION, **document})
 
 
 def _check_counts(document: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> None:
@@ -185,4 +183,4 @@ def import_checkpoint(
 
 def model_name(text: str) -> str:
     """The valid model name that is closest to a text."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "imported"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100].strip("-._") or "imported"

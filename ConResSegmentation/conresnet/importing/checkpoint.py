@@ -125,7 +125,7 @@ def read_checkpoint(path: str | PathLike) -> Checkpoint:
     content = _load(path)
     if isinstance(content, Mapping) and set(content) >= _OF_A_RUN:
         raise UserError("import-of-run", path=str(path))
-    found = dict(_state_dicts(content))
+    found = dict(_state_dicts(content, set()))
     averages = [place for place in found if _AVERAGE.search(place)]
     if len(averages) == 1:
         return Checkpoint(found[averages[0]], averages[0])
@@ -160,10 +160,17 @@ def _refuse_other_kinds(path: Path) -> None:
         raise UserError("import-torchscript", path=str(path))
 
 
-def _state_dicts(content: Any, place: str = "", level: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(where, tensors by the authors' names) of each of the authors' networks in a file."""
-    if not isinstance(content, Mapping) or level > _MOST_LEVELS:
+def _state_dicts(
+    content: Any, seen: set[int], place: str = "", level: int = 0
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(where, tensors by the authors' names) of each of the authors' networks in a file.
+
+    ``seen`` are the dicts that were visited: a file of a few bytes can name one any number of times, or put it into
+    itself.
+    """
+    if not isinstance(content, Mapping) or level > _MOST_LEVELS or id(content) in seen:
         return
+    seen.add(id(content))
     tensors = {key: item for key, item in content.items() if isinstance(key, str) and isinstance(item, Tensor)}
     for found in filter(None, map(_ENDS_AS_FIRST.fullmatch, tensors)):
         prefix = found[1] or ""
@@ -177,12 +184,14 @@ def _state_dicts(content: Any, place: str = "", level: int = 0) -> Iterator[tupl
         yield where + (" (averaged)" if is_average else ""), _without_by_products(own)
     for key, item in content.items():
         if isinstance(key, str):
-            yield from _state_dicts(item, f"{place}{key}.", level + 1)
+            yield from _state_dicts(item, seen, f"{place}{key}.", level + 1)
 
 
 def _any_tensors(content: Any) -> dict[str, Tensor]:
     """The tensors of a file that has no network of the authors, to name what differs; {} if it has none."""
-    while isinstance(content, Mapping) and content:
+    seen: set[int] = set()
+    while isinstance(content, Mapping) and id(content) not in seen:
+        seen.add(id(content))
         tensors = {key: item for key, item in content.items() if isinstance(key, str) and isinstance(item, Tensor)}
         if tensors:
             names = list(tensors)
@@ -220,10 +229,10 @@ def convert(tensors: Mapping[str, Tensor], source: str | PathLike) -> tuple[dict
     names = dict(_names())
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
-        raise UserError("import-missing", path=str(source), tensor=missing[0], count=len(missing) - 1)
+        raise UserError("import-missing", path=str(source), tensor=missing[0], count=len(missing))
     left_over = sorted(set(tensors) - set(names.values()) - _never_acting(set(names.values())))
     if left_over:
-        raise UserError("import-left-over", path=str(source), tensor=left_over[0], count=len(left_over) - 1)
+        raise UserError("import-left-over", path=str(source), tensor=left_over[0], count=len(left_over))
     arguments = _arguments(tensors, source)
     with torch.device("meta"):
         expected = build_network("conresnet", arguments).state_dict()

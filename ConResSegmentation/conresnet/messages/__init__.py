@@ -165,7 +165,7 @@ SLICER: dict[str, str] = {
 # Commands in a terminal, and their lists of cases.
 COMMAND_LINE: dict[str, str] = {
     "packages-wrong": _("{wrong} of {count} models cannot be used, for the reasons above."),
-    "settings-unreadable": _("The settings {file} cannot be read ({reason}); check the path."),
+    "settings-unreadable": _("The settings {file} cannot be read ({reason}); check the file."),
     "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
     "internal-error": _("An internal error occurred ({reason}); please report it with the log {log}."),
     "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),

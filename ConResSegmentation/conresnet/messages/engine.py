@@ -61,6 +61,9 @@ ENGINE: dict[str, str] = {
     "package-description": _(
         'The model description {file} is wrong: "{field}" {reason}; correct it or get a fresh copy of the package.'
     ),
+    "package-setting": _(
+        'No model package was written, because "{field}" {reason}; correct this value and repeat the command.'
+    ),
     # Downloads
     "catalog-unreadable": _("The model catalog {file} cannot be read ({reason}); correct it, or choose another one."),
     "catalog-empty": _(
@@ -190,12 +193,12 @@ ENGINE: dict[str, str] = {
         "own."
     ),
     "import-missing": _(
-        "{path} does not have the tensor {tensor} ({count} others are missing too); only checkpoints of the paper "
-        "authors' ConResNet can be imported."
+        "{path} does not have all tensors of ConResNet (missing: {count}, such as {tensor}); only checkpoints of the "
+        "paper authors' ConResNet can be imported."
     ),
     "import-left-over": _(
-        "{path} has the tensor {tensor} (and {count} others) that ConResNet does not have; only checkpoints of the "
-        "paper authors' ConResNet can be imported."
+        "{path} has tensors that ConResNet does not have ({count}, such as {tensor}); only checkpoints of the paper "
+        "authors' ConResNet can be imported."
     ),
     "import-shape": _(
         "In {path} the tensor {tensor} has the shape {shape} instead of {wanted}; only checkpoints of the paper "

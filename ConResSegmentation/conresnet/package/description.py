@@ -275,13 +275,29 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         raise UserError("package-newer", file=source, version=version, ours=FORMAT_VERSION)
     plane = content.get("residual_axis")
     rest = {key: value for key, value in content.items() if key != "residual_axis"}
-    description = load(ModelDescription, rest, place, version if type(version) is int else FORMAT_VERSION)
+    # With a version below 1, no field would be known, not even the version.
+    is_version = type(version) is int and version > 0
+    description = load(ModelDescription, rest, place, version if is_version else FORMAT_VERSION)
     if plane is not None and plane != description.residual_axis:
         derived = f"must be {description.residual_axis}, which follows from the network and the orientation"
         place.inside("residual_axis").refuse(derived)
     if is_file and not description.files:
         place.inside("system.networks[0].weights").refuse(_unlisted(description.system.networks[0]))
     return description
+
+
+def describe_new(document: Mapping[str, Any]) -> ModelDescription:
+    """Check the description of a package that is yet to be written, and return it.
+
+    Raises UserError ``package-setting`` for a wrong field; a fresh copy of the package, as `parse_description` advises,
+    would not help.
+    """
+    try:
+        return parse_description(document)
+    except UserError as error:
+        if error.code != "package-description":
+            raise
+        raise UserError("package-setting", field=error.values["field"], reason=error.values["reason"]) from error
 
 
 def _unlisted(network: Network) -> str:

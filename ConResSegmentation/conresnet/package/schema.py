@@ -258,9 +258,13 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 def plain_name(name: str) -> str | None:
     """A valid file or folder name on every system, without a path, drive or device."""
-    if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) and name[-1] != "." and not _DEVICES.fullmatch(name):
-        return None
-    return f'must be a plain name of letters, digits, ".", "_" and "-", but is "{str(name)[:80]}"'
+    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+        signs = 'unaccented letters, digits, ".", "_" and "-"'
+        wanted = f"must be a plain name of at most 100 {signs} that begins with a letter or digit"
+        return f'{wanted}, but is "{str(name)[:80]}"'
+    if name[-1] == "." or _DEVICES.fullmatch(name):
+        return f'must be a plain name on every system, which "{name[:80]}" is not on Windows'
+    return None
 
 
 def repeated(names: Iterable[str]) -> str | None:

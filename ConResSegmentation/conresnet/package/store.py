@@ -172,7 +172,7 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
 
 
 def place_to_install(name: str) -> Path:
-    """Where a model of this name goes: its folder, or that of an installed package with the name, whatever it is called.
+    """Where a model of this name goes: to an installed package of the name, whatever its folder is called, or its own.
 
     Next to such a package, the new one could be hidden by it. Raises UserError as ``user_folder``.
     """

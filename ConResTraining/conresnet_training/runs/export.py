@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conresnet import __version__
-from conresnet.package import ModelDescription, parse_description, write_package
-from conresnet.package.description import CARD_FILE
+from conresnet.package import ModelDescription, write_package
+from conresnet.package.description import CARD_FILE, describe_new
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_replaceable
@@ -73,7 +73,7 @@ def export_runs(
     changes = {"name": name, "title": title}
     description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
     # Checked before the work, so that an invalid name is reported at once.
-    parse_description(description.to_dict(), "to be written")
+    describe_new(description.to_dict())
     description = _with_volumes(description, runs[0])
     with tempfile.TemporaryDirectory() as folder:
         samples = ReviewSamples()

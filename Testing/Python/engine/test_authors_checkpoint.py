@@ -116,7 +116,7 @@ def test_one_missing_tensor_is_named(small: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("name", ["extra.weight", "layer0.1.conv1.weight", "seg_x4.0.conv_res3.weight", "layer0"])
 def test_one_left_over_tensor_is_named(small: dict[str, torch.Tensor], name: str) -> None:
     sentence = refusal("import-left-over", convert, {**small, name: torch.zeros(1)}, "a.pth")
-    assert f"tensor {name} " in sentence and "a.pth" in sentence
+    assert f"such as {name})" in sentence and "a.pth" in sentence
 
 
 @pytest.mark.parametrize(
@@ -286,6 +286,14 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> No
     refusal("import-content", read_checkpoint, save(tmp_path / "a.pth", content))
 
 
+def test_a_dict_that_contains_itself_is_visited_once(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    content: dict = {"epoch": 3}
+    content |= {f"copy {number}": content for number in range(300)}
+    refusal("import-content", read_checkpoint, save(tmp_path / "a.pth", content))
+    content["net"] = small
+    assert set(read_checkpoint(save(tmp_path / "a.pth", content)).tensors) == set(small)
+
+
 @pytest.mark.parametrize("data", [b"text of some kind", b"PK\x03\x04", b"\x80\x02"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(data)
@@ -334,13 +342,20 @@ def test_the_command_is_told_otherwise(tmp_path: Path, small: dict[str, torch.Te
         (["--orientation", "XYZ"], "preparation.orientation"),
         (["--settings", "nowhere.json"], "nowhere.json"),
         (["--name", "a/b"], "plain name"),
+        (["--name", "hüfte"], "unaccented"),
+        (["--name", "con"], "Windows"),
+        (["--segment", "A=1", "--segment", "B=0", "--segment", "C=2"], "output.segments[1].label"),
+        (["--settings", "a.pth"], "a.pth"),
     ],
 )
 def test_wrong_options_cost_one_sentence_and_write_nothing(
-    tmp_path: Path, small: dict[str, torch.Tensor], options: list[str], part: str, capsys: pytest.CaptureFixture
+    tmp_path: Path, small: dict[str, torch.Tensor], options: list[str], part: str, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     checkpoint = save(tmp_path / "a.pth", small)
+    monkeypatch.chdir(tmp_path)
     assert main(["import", str(checkpoint), "--output", str(tmp_path / "out"), *options]) == 2
     sentence = capsys.readouterr().err
     assert part in sentence and sentence.count("\n") == 1
+    # There is none yet.
+    assert "copy of the" not in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

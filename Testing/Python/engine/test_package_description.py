@@ -193,6 +193,7 @@ WRONG = [
     ("overlap", 0.5),
     ("inference.overlp", 0.5),
     ("files", {"model.json": {"sha256": "0" * 64, "bytes": 1}}),
+    ("format_version", 0),
     ("files", {"code.py": {"sha256": "0" * 64, "bytes": 1}}),
     ("files", {"../network.safetensors": {"sha256": "0" * 64, "bytes": 1}}),
     ("files", {"network.safetensors": {"sha256": "abc", "bytes": 1}}),

@@ -187,6 +187,7 @@ def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path
     for arguments, sentence in (
         ((run.folder, "--output", mine), "already exists"),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
+        ((run.folder, "--output", tmp_path / "new", "--name", "hüfte"), "No model package was written"),
         ((mine, "--output", tmp_path / "new"), sentence_of("run-not-found", path=mine)),
         ((run.folder, run.folder, "--output", tmp_path / "new"), sentence_of("run-repeated", path=run.folder)),
     ):
