@@ -20,6 +20,7 @@ from conresnet.images.checks import kind_of
 from conresnet.images.files import check_files
 from conresnet.images.roi import check_locator
 from conresnet.inference.labels import check_postprocessing
+from conresnet.messages import sentence
 from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions, check_backend
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from conresnet.package.description import Input, ModelDescription
 
 _PATH = click.Path(path_type=Path)
+# Of names that seem to be meant for one file with the segmentation.
+_IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 
 def _engine_options(command: Callable) -> Callable:
@@ -143,6 +146,9 @@ def segment(
             raise
         check_replaceable(output, options, overwrite, paths)
         check_writable(output)
+    if output.name.lower().endswith(_IMAGE_SUFFIXES) and not output.exists():
+        # No error, because scripts may name the folder of a case after its image.
+        say(sentence("warn-output-is-folder", {"path": output}), err=True)
     # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
     logging.getLogger("conresnet").addHandler(logging.NullHandler())
     if cases:

@@ -338,6 +338,9 @@ ENGINE: dict[str, str] = {
     ),
     "cannot-access": _("{path} cannot be accessed ({reason}); check its name and permissions."),
     # The folder of a case's results.
+    "warn-output-is-folder": _(
+        "{path} will be a folder despite its name; the segmentation and all other results are files in it."
+    ),
     "output-not-folder": _("The output {path} is not a folder; choose a folder for the results."),
     "results-exist": _(
         "{path} already contains results ({files}); choose another folder, or replace them with --overwrite."

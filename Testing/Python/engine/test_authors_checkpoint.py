@@ -349,7 +349,7 @@ def test_the_command_is_told_otherwise(tmp_path: Path, small: dict[str, torch.Te
     ],
 )
 def test_wrong_options_cost_one_sentence_and_write_nothing(
-    tmp_path: Path, small: dict[str, torch.Tensor], options: list[str], part: str, capsys: pytest.CaptureFixture, monkeypatch
+    tmp_path: Path, small: dict[str, torch.Tensor], options: list[str], part: str, capsys, monkeypatch
 ) -> None:
     checkpoint = save(tmp_path / "a.pth", small)
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ import pytest
 from conresnet.cli.main import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Grid
+from conresnet.messages import sentence
 from engine.cohort_runs import table
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
@@ -81,6 +82,16 @@ def test_everything_it_writes(capsys, tmp_path, model, image):
     for name, shape in {**shapes, "features": (24, 22, 20, 2)}.items():
         written = nibabel.load(output / f"{name}.nii.gz")
         assert written.shape == shape and written.get_data_dtype() == np.float32
+
+
+def test_a_folder_named_like_an_image_gets_a_warning(capsys, tmp_path, model, image):
+    """Whoever names it so may expect one file; scripts that name the folder after the image go on."""
+    output, told = tmp_path / "case.NII.gz", []
+    for _ in range(2):
+        assert call(image, "--model", model, "--output", output, "--overwrite") == 0
+        told.append(capsys.readouterr().err)
+    assert told == [sentence("warn-output-is-folder", {"path": output}) + "\n", ""]
+    assert (output / "segmentation.nii.gz").is_file()
 
 
 def test_channels_by_name_or_in_order(tmp_path, pair_model, image):
