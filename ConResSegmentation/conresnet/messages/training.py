@@ -242,6 +242,15 @@ TRAINING: dict[str, str] = {
         "With {precision}, CPUs compute wrong gradients if a side of the window ({window}) has {smallest} voxels or "
         "fewer. Set training.precision to auto or 32-true, or plan a larger window."
     ),
+    "step-exceeds-memory": _(
+        "A training step with windows of {window} voxels and a batch of {batch} needs at least {needed} GB of memory, "
+        "but this computer has {total} GB. Set a smaller model.inference.window, training.batch or base_width."
+    ),
+    "warn-step-memory": _(
+        "A training step with windows of {window} voxels and a batch of {batch} needs about {needed} GB of memory, "
+        "but only {free} GB are free, so the system may end the training without a message. Close other programs, or "
+        "set a smaller model.inference.window, training.batch or base_width."
+    ),
     "training-out-of-memory": _(
         "There is not enough memory to train {path}. Close other programs that use the device and resume, or start a "
         "new run with a smaller training.batch, inference.window or base_width."

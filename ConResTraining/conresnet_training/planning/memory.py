@@ -21,8 +21,11 @@ from conresnet.errors import UserError
 from conresnet.images.checks import available_memory, total_memory
 from conresnet.inference.devices import choose_backend
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
+from conresnet.messages import sentence
 from conresnet.networks import build_network
+from conresnet_training.planning.plan import Plan
 from conresnet_training.planning.systems import Frame, Network
+from conresnet_training.reporting import product
 from conresnet_training.training.losses import total_loss
 
 # What is kept grows linearly with the voxels of the window.
@@ -41,6 +44,8 @@ ASSUMED_BYTES = 8 * 2**30
 # Samples per step. Small windows leave most of a GPU idle, so a step takes more of them there: up to as many voxels as
 # the engine's batches have, but no more than a share of the data's, as in nnU-Net.
 BATCH = 2
+# Steps of fewer voxels than this take less than two gigabytes with any network of ours, and are not estimated.
+SMALL_STEP = 2**17
 VOXELS_PER_STEP, SHARE_PER_STEP = 2**21, 0.05
 
 Build = Callable[[Frame], Network]
@@ -144,6 +149,40 @@ def _step_cost(network: str, segments: int) -> StepCost:
     per_voxel = (large - small) / (voxels[1] - voxels[0])
     parameters = sum(parameter.numel() for parameter in built.parameters())
     return StepCost(parameters, small - per_voxel * voxels[0], per_voxel)
+
+
+def check_memory(plan: Plan, batch: int) -> str:
+    """A warning if a step of a plan probably does not fit into this computer's free memory; otherwise "".
+
+    For training on a CPU: the system may end it then without a message, or become too slow to use.
+
+    Args:
+        batch: samples per step on this computer.
+
+    Raises:
+        UserError: ``step-exceeds-memory`` if what a step must keep exceeds the memory that the computer has.
+    """
+    window = plan.model.inference.window
+    if batch * math.prod(window) <= SMALL_STEP:
+        return ""
+    try:
+        networks = ({"type": item.type, "arguments": item.arguments} for item in plan.model.system.networks)
+        # Systems train one network after the other.
+        costs = [StepCost.of(network, len(plan.model.output.segments)) for network in networks]
+    except Exception:  # a network of another package may fail in any way on the device "meta"; training goes on
+        return ""
+    values = {"window": product(window), "batch": batch}
+    least = max(cost.kept + cost.kept_per_voxel * batch * math.prod(window) for cost in costs)
+    if (total := total_memory()) is not None and least > total:
+        raise UserError("step-exceeds-memory", needed=_gigabytes(least), total=_gigabytes(total), **values)
+    needed, free = max(cost.bytes(batch, window) for cost in costs), available_memory()
+    if free is None or needed <= free:
+        return ""
+    return sentence("warn-step-memory", {"needed": _gigabytes(needed), "free": _gigabytes(free), **values})
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f}"
 
 
 def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int], largest: int = 0) -> Fit:

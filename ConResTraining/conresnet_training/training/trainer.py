@@ -31,6 +31,7 @@ from conresnet_training.data.label_maps import VALUES
 from conresnet_training.data.preparation import TrainingCase, prepare_case, prepare_label_map
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
+from conresnet_training.planning.memory import check_memory
 from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting import listed
 from conresnet_training.runs.run import (
@@ -87,14 +88,16 @@ def fit(
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
             ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of ``choose_backend``, of the data,
-            of ``check_fits_data``, of ``check_target_names``, of ``TrainingLoop.run_to`` and of ``as_user_error``; of
-            a new run those of ``start_run``.
+            of ``check_memory``, of ``check_fits_data``, of ``check_target_names``, of ``TrainingLoop.run_to`` and of
+            ``as_user_error``; of a new run those of ``start_run``.
     """
     fabric = make_fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0
     steps = steps_of_run(run.plan)
     if is_new and is_first:
         check_new_run(run.plan, run.folder, run.fold)
+    on_cpu = is_first and fabric.device.type == "cpu"
+    shortage = check_memory(run.plan, -(-run.plan.training.batch // nodes)) if on_cpu else ""
     data_set = run.data_set()
     check_fits_data(data_set, run.plan)
     if is_new:
@@ -111,6 +114,8 @@ def fit(
                 # Checks again: another process may have begun a run in the folder meanwhile.
                 start_run(run.plan, run.folder, run.fold, is_locked=True)
         reports = stack.enter_context(contextlib.closing(Reports(run))) if is_first else SilentReports()
+        if shortage:
+            reports.note(shortage)
         try:
             last = min(most_steps or steps, steps)
             outcome = _Training(run, fabric, data_set, reports, stop, steps, last, is_first).fit()

@@ -7,10 +7,15 @@ import sys
 import pytest
 
 from conresnet.errors import UserError
-from conresnet_training.planning.memory import USED_SHARE, Budget, StepCost, fit_memory
+from conresnet_training.planning import memory
+from conresnet_training.planning.memory import USED_SHARE, Budget, StepCost, check_memory, fit_memory
+from conresnet_training.planning.plan import Plan, read_plan, with_settings
 from conresnet_training.planning.systems import SYSTEMS, Frame
+from conresnet_training.runs.run import Run
+from conresnet_training.training import trainer
 from peak_memory import REASON
 from training.data_folders import peak_memory
+from training.tiny_plan import write_tiny_plan
 
 conresnet = SYSTEMS["conresnet"].build
 FRAME = Frame(channels=4, segments=3, exclusive=False, base_width=16, residual_axis="S", batch=2)
@@ -58,6 +63,31 @@ def test_batch_norm_is_not_counted_for_batches_too_small_for_it():
 
     fit_memory(Budget.given(12), build, FRAME, (80, 160, 160))
     assert built == [(32, 2), (16, 2), (16, 1)]
+
+
+@pytest.fixture
+def plan(data_set) -> Plan:
+    return read_plan(write_tiny_plan(data_set, data_set.parent / "plan.yaml"))
+
+
+def test_a_window_that_cannot_fit_is_refused_before_anything_is_written(plan, tmp_path):
+    run = Run(tmp_path / "run", with_settings(plan, ["model.inference.window=[2048, 2048, 2048]"]), 0)
+    with pytest.raises(UserError) as caught:
+        trainer.fit(run, most_steps=1, is_new=True, device="cpu")
+    assert caught.value.code == "step-exceeds-memory" and not run.folder.exists()
+
+
+def test_a_window_that_probably_does_not_fit_gets_a_warning(plan, monkeypatch):
+    window, batch = (64, 64, 64), 2
+    wide = with_settings(plan, [f"model.inference.window={list(window)}"])
+    network = wide.model.system.networks[0]
+    needed = StepCost.of({"type": network.type, "arguments": network.arguments}, 2).bytes(batch, window)
+    for free, is_short in ((needed - 1, True), (needed, False), (None, False)):
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
+        assert bool(check_memory(wide, batch)) == is_short
+    # Small steps are not estimated, so that they begin at once.
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    assert not check_memory(plan, batch)
 
 
 STEP = """
