@@ -111,7 +111,13 @@ def plan(
     from conresnet.package.store import read_model
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.memory import Budget
-    from conresnet_training.planning.plan import check_is_plan, chosen_batch, chosen_orientation, write_plan
+    from conresnet_training.planning.plan import (
+        check_is_plan,
+        chosen_batch,
+        chosen_orientation,
+        chosen_spacing,
+        write_plan,
+    )
     from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
     from conresnet_training.runs.run import check_fits_data, check_folds, check_target_names, check_window
@@ -124,7 +130,8 @@ def plan(
         check_is_plan(output)
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here(device)
-    choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings), chosen_orientation(settings))
+    chosen = (choose(settings) for choose in (chosen_batch, chosen_orientation, chosen_spacing))
+    choices = Choices(system, kind, residual_axis, base_width, *chosen)
     planned, reasons = make_plan(data_set, data, budget, choices, settings)
     check_window(planned)
     check_fits_data(data_set, planned)

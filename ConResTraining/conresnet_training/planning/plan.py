@@ -341,6 +341,19 @@ def chosen_orientation(settings: Iterable[str]) -> str | None:
     return code if is_valid else None
 
 
+def chosen_spacing(settings: Iterable[str]) -> tuple[float | None, ...] | None:
+    """The spacing among settings, for which the window is planned; None for an axis, or as a whole, that is not set.
+
+    An invalid one is refused by ``with_settings``.
+    """
+    key = "model.preparation.spacing"
+    spacing = _chosen(settings, key) or [_chosen(settings, f"{key}.{axis}") for axis in range(3)]
+    if not isinstance(spacing, list) or len(spacing) != 3:
+        return None
+    valid = tuple(mm if type(mm) in (int, float) and 0.01 <= mm <= 100 else None for mm in spacing)
+    return valid if any(valid) else None
+
+
 _AXIS_OF = {letter: axis for axis, letters in enumerate(("SI", "AP", "RL")) for letter in letters}
 
 

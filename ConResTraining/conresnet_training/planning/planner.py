@@ -1,5 +1,6 @@
 """Make a plan from the data, with reasons: the cases decide spacing, orientation, intensities, window and length."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ class Choices:
         base_width: channels of the networks' first stage, a multiple of 8; None: what fits in memory.
         batch: samples per step; None: 2, or 1 where memory is short, or more that fill a GPU.
         orientation: three letters in array order (S, H, W); None: what suits the slices.
+        spacing: mm along these axes; None, also for a single axis: the median.
     """
 
     system: str = DEFAULT
@@ -70,6 +72,7 @@ class Choices:
     base_width: int | None = None
     batch: int | None = None
     orientation: str | None = None
+    spacing: Sequence[float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,10 @@ def make_plan(
     segments, order, targets = _regions(data_set) if kind == "regions" else _labels(data_set)
     model = _model(data_set, found, planned_window(found, entry.declaration.window))
     model["output"] = {"kind": kind, "threshold": 0.5, "segments": segments, "paint_order": order}
+    if choices.spacing:
+        found = found.at(_unprepared(choices.spacing, model, entry))
+        model["preparation"]["spacing"] = list(found.spacing)
+        model["inference"]["window"] = list(planned_window(found, entry.declaration.window))
     remarks = entry.prepare(model)
     frame = Frame.of(model, budget.widths[0], choices.residual_axis or "S", choices.batch or BATCH)
     wanted = tuple(model["inference"]["window"])
@@ -173,6 +180,13 @@ def make_plan(
     changed = with_settings(plan, settings)
     planned = {reason.what: reason.value for reason in _reasons(made)}
     return changed, [_if_set(reason, planned) for reason in _reasons(replace(made, plan=changed))]
+
+
+def _unprepared(spacing: Sequence[float | None], model: dict[str, Any], entry: CatalogEntry) -> list[float | None]:
+    """The spacing from which the system makes the chosen one; some work on larger voxels than others."""
+    entry.prepare(made := copy.deepcopy(model))
+    sides = zip(spacing, model["preparation"]["spacing"], made["preparation"]["spacing"], strict=True)
+    return [wanted and wanted * before / after for wanted, before, after in sides]
 
 
 def _if_set(reason: Reason, planned: Mapping[str, str]) -> Reason:
@@ -343,6 +357,8 @@ def _reasons(made: Planned) -> list[Reason]:
 
 def _why_spacing(made: Planned) -> str:
     median = f"the median of {len(made.data_set.cases)} cases"
+    if made.choices.spacing:
+        return f"set by you ({median}: {product(round(mm, 4) for mm in made.found.median)} mm)"
     if made.found.is_thick:
         median += "; slices are thick, and their plane keeps its resolution"
     return _with_remark(made, "spacing", median)

@@ -3,7 +3,7 @@ the names of segments refer to a side of the body, which flips would exchange.""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,9 @@ class Survey:
 
     Args:
         orientation: three letters in array order (S, H, W).
-        spacing: mm.
+        spacing: mm, the median or what was chosen instead.
         size: voxels at that spacing.
+        median: the median spacing.
         ratio: largest divided by smallest spacing.
         largest: mm along each axis that the largest cases cover, the only ones that are not medians.
     """
@@ -41,6 +42,13 @@ class Survey:
     size: tuple[float, float, float]
     ratio: float
     largest: tuple[float, float, float]
+    median: tuple[float, float, float]
+
+    def at(self, spacing: Sequence[float | None]) -> "Survey":
+        """The same cases at another spacing; None keeps that of an axis."""
+        chosen = tuple(wanted or mm for wanted, mm in zip(spacing, self.spacing, strict=True))
+        sides = zip(self.size, self.spacing, chosen, strict=True)
+        return replace(self, spacing=chosen, size=tuple(size * mm / wanted for size, mm, wanted in sides))
 
     @property
     def is_thick(self) -> bool:
@@ -74,9 +82,8 @@ def survey(data_set: DataSet, orientation: str | None = None) -> Survey:
     spacing = np.median(spacings, axis=0)
     covered = [grid.shape for grid in placed] * spacings
     size, ratio = np.median(covered / spacing, axis=0), float(spacing.max() / spacing.min())
-    return Survey(
-        orientation, tuple(spacing.tolist()), tuple(size.tolist()), ratio, tuple(covered.max(axis=0).tolist())
-    )
+    median, largest = tuple(spacing.tolist()), tuple(covered.max(axis=0).tolist())
+    return Survey(orientation, median, tuple(size.tolist()), ratio, largest, median)
 
 
 def labeled_values(data_set: DataSet, channel: int) -> np.ndarray:

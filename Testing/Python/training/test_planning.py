@@ -232,6 +232,28 @@ def test_orientation_that_is_set_orders_spacing_window_and_flips(tmp_path, monke
     assert "must name three axes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("system", "setting", "spacing", "window"),
+    [
+        ("conresnet", "=[2, 0.5, 1]", (2, 0.5, 1), (16, 64, 40)),
+        ("conresnet", ".1=0.5", (1, 0.5, 1), (32, 64, 40)),
+        # Its last level is trained on the middle half of the window.
+        ("pyramid", "=[2, 2, 4]", (2, 2, 4), (32, 32, 32)),
+    ],
+)
+def test_a_spacing_that_is_set_decides_the_window(tmp_path, monkeypatch, capsys, system, setting, spacing, window):
+    folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"
+    for number in range(3):
+        for kind, array in (("imagesTr", image(number, (40, 30, 32))), ("labelsTr", label(shape=(40, 30, 32)))):
+            save(array, folder / kind / f"case_{number}.nii.gz")
+    options = ("--memory", 80, "--system", system, "--set", f"model.preparation.spacing{setting}")
+    assert run_command(monkeypatch, "plan", folder, "--output", output, *options) == 0
+    model = read_plan(output).model
+    assert (model.preparation.spacing, model.inference.window) == (spacing, window)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("spacing")]
+    assert "set by you (the median of 3 cases: 1 x 1 x 1 mm)" in line
+
+
 def test_one_image_with_an_absurd_size_does_not_prevent_planning(tmp_path):
     """Training and `check` name it; a plan that is refused would name a number nobody entered."""
     folder = decathlon(tmp_path / "set")
