@@ -43,7 +43,7 @@ SWELLING_IGNORED_BYTES = 4 * 2**20
 
 
 class Container(ABC):
-    """What the files of a package are in. Its methods raise UserError ``package-damaged`` where it cannot be read."""
+    """What the files of a package are in. Its methods raise UserError ``package-damaged`` or ``cannot-access``."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -51,6 +51,13 @@ class Container(ABC):
     def damaged(self, reason: str) -> UserError:
         """The error for a package that cannot be read."""
         return UserError("package-damaged", file=str(self.path), reason=reason)
+
+    def unreadable(self, error: OSError, name: str = "") -> UserError:
+        """The error for a file system error at a file of the package, or at the package itself."""
+        reason = error.strerror or str(error)
+        if isinstance(error, PermissionError):
+            return UserError("cannot-access", path=str(self.path / name), reason=reason)
+        return self.damaged(f"{name}: {reason}" if name else reason)
 
     def unsafe(self, reason: str) -> UserError:
         """The error for contents that no model package needs."""
@@ -76,7 +83,7 @@ class Folder(Container):
         try:
             return sorted(item.name for item in self.path.iterdir())
         except OSError as error:
-            raise self.damaged(error.strerror or str(error)) from None
+            raise self.unreadable(error) from None
 
     def size(self, name: str) -> int | None:
         try:
@@ -84,7 +91,7 @@ class Folder(Container):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self.damaged(f"{name}: {error.strerror}") from None
+            raise self.unreadable(error, name) from None
         if not stat.S_ISREG(found.st_mode):
             raise self.unsafe(f"{name} in it is a link or another special file")
         return found.st_size
@@ -95,7 +102,7 @@ class Folder(Container):
             with (self.path / name).open("rb") as file:
                 yield file
         except OSError as error:
-            raise self.damaged(f"{name}: {error.strerror}") from None
+            raise self.unreadable(error, name) from None
 
 
 class Archive(Container):
@@ -136,7 +143,7 @@ class Archive(Container):
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise self.damaged(str(error)) from None
         except OSError as error:
-            raise self.damaged(error.strerror or str(error)) from None
+            raise self.unreadable(error) from None
 
     def _checked(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         """The files by name, with ``/`` between folders regardless of the program that wrote the archive."""

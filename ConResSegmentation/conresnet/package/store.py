@@ -89,7 +89,14 @@ def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
         with contextlib.suppress(OSError):
             recover_packages(folder)
     for kind, folder in model_folders(extra):
-        for path in _packages_in(folder):
+        try:
+            paths = list(_packages_in(folder))
+        except OSError as error:
+            # Otherwise a shipped model would silently take the place of the user's.
+            problem = UserError("cannot-access", path=str(folder), reason=error.strerror)
+            entries.append(ModelEntry(folder.name, folder, kind, None, problem))
+            continue
+        for path in paths:
             entry = _read_entry(kind, path)
             if entry.description:
                 hidden_by = first.setdefault(entry.name, path)
@@ -104,9 +111,9 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
 
     A text that is a listed model's name means that model; any other is a path. So a folder in the current directory
     never stands in for a model by accident: write ``./hippocampus`` for it. Raises UserError ``model-not-found``,
-    ``model-not-found-near``, or the error of the broken model of that name.
+    ``model-not-found-near``, ``cannot-access``, or the error of the broken model of that name.
     """
-    text = os.fspath(name_or_path)
+    text = os.path.expanduser(os.fspath(name_or_path))
     # Without reading every model there is: names have no folders.
     if not extra and os.path.dirname(text) and os.path.exists(text):
         return Path(text)
@@ -114,8 +121,12 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     for entry in entries:
         if entry.description and entry.name == text:
             return entry.path
-    if Path(text).exists():
-        return Path(text)
+    try:
+        # As a path, "" would be the current folder.
+        if text and Path(text).exists():
+            return Path(text)
+    except OSError as error:
+        raise UserError("cannot-access", path=text, reason=error.strerror) from error
     for entry in entries:
         if entry.problem and entry.name == text:
             raise entry.problem
@@ -177,7 +188,11 @@ def place_to_install(name: str) -> Path:
     Next to such a package, the new one could be hidden by it. Raises UserError as ``user_folder``.
     """
     folder = user_folder()
-    entries = (_read_entry("user", path) for path in _packages_in(folder))
+    try:
+        entries = [_read_entry("user", path) for path in _packages_in(folder)]
+    except OSError:
+        # Reported when it is written to.
+        entries = []
     return next((entry.path for entry in entries if entry.description and entry.name == name), folder / name)
 
 
@@ -237,14 +252,16 @@ def _user_folders() -> list[Path]:
 
 
 def _packages_in(folder: Path) -> Iterator[Path]:
-    """The packages directly in a models folder, by name; the folder itself where it is a package."""
+    """The packages directly in a models folder, by name; the folder itself where it is a package.
+
+    None if the folder does not exist yet; raises another OSError if it cannot be read.
+    """
     if os.path.isfile(folder) or os.path.exists(folder / DESCRIPTION_FILE):
         yield folder
         return
     try:
         items = sorted(folder.iterdir())
-    except OSError:
-        # The folder does not exist yet, or this user may not read it, so it has no models.
+    except (FileNotFoundError, NotADirectoryError):
         return
     for item in items:
         # A hidden one is a package that is being written just now.

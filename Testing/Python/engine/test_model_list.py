@@ -113,6 +113,39 @@ def test_a_name_means_the_model_and_a_path_the_path(
     assert find_model(f".{os.sep}organ") == Path("organ")
 
 
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, user_folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    make_folder(tmp_path / "organ")
+    assert find_model("~/organ") == tmp_path / "organ"
+
+
+def test_no_name_is_not_the_current_folder(tmp_path: Path, user_folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(make_folder(tmp_path / "organ"))
+    refusal("model-not-found", find_model, "")
+
+
+def test_a_name_too_long_for_a_file_is_a_sentence(user_folder: Path) -> None:
+    refusal("cannot-access", find_model, "x" * 5000)
+
+
+def test_a_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], monkeypatch) -> None:
+    """A shipped model would otherwise silently take the place of the user's. Root can read any, so it is simulated."""
+    user, shipped = folders
+    make_folder(shipped / "organ")
+    make_folder(user / "organ", document(version="9.0.0"))
+    iterdir = Path.iterdir
+
+    def closed(path: Path):
+        if path == user:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    problem, entry = list_models()
+    assert (problem.path, problem.problem.code, entry.kind) == (user, "cannot-access", "shipped")
+
+
 def test_a_near_name_is_offered(folders: tuple[Path, Path]) -> None:
     make_folder(folders[0] / "organ")
     assert 'did you mean "organ"?' in refusal("model-not-found-near", find_model, "Organ")

@@ -329,3 +329,17 @@ def test_reading_needs_nothing_beyond_the_standard_library_on_import(repository:
         [sys.executable, "-c", code], cwd=repository / "ConResSegmentation", capture_output=True, text=True, timeout=60
     )
     assert finished.stdout.strip() == "set()", finished.stderr
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_package_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch, archived: bool) -> None:
+    """Root may read any file, so that the refusal is simulated."""
+    path = make_folder(tmp_path / "organ")
+    if archived:
+        path = make_zip(tmp_path / "organ.zip", path)
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(*((zipfile, "ZipFile") if archived else (Path, "open")), refuse)
+    assert str(path) in refusal("cannot-access", read_package, path)
