@@ -224,10 +224,12 @@ def convert(tensors: Mapping[str, Tensor], source: str | PathLike) -> tuple[dict
 
     Raises:
         UserError: ``import-missing``, ``import-left-over``, ``import-shape`` or ``import-values``, with the name of a
-            tensor.
+            tensor; ``import-of-own-weights`` for those of a model package.
     """
     names = dict(_names())
     missing = [theirs for theirs in names.values() if theirs not in tensors]
+    if missing and names.keys() <= tensors.keys():
+        raise UserError("import-of-own-weights", path=str(source))
     if missing:
         raise UserError("import-missing", path=str(source), tensor=missing[0], count=len(missing))
     left_over = sorted(set(tensors) - set(names.values()) - _never_acting(set(names.values())))

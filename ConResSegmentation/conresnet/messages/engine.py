@@ -174,6 +174,10 @@ ENGINE: dict[str, str] = {
         "{path} belongs to a training run of ConResNet; make a model package of the run with the command "
         '"python -m conresnet_training export".'
     ),
+    "import-of-own-weights": _(
+        "{path} contains weights of a model package, which need no import; install the package with the command "
+        '"python -m conresnet models install".'
+    ),
     "import-torchscript": _(
         "{path} is a TorchScript program, which is not run; save the network's state_dict with torch.save instead."
     ),

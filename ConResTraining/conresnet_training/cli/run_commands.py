@@ -413,6 +413,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     """
     from conresnet.package import write_package
     from conresnet.package.store import check_replaceable, read_model
+    from conresnet.results.folder import check_writable
     from conresnet.results.review import RANKING_FILE
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
@@ -422,6 +423,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     model = read_model(package)
     # Before the work, because the package will be written anew.
     check_replaceable(model.path, overwrite=True)
+    check_writable(model.path.parent)
     names = [name.strip() for name in (cases or "").split(",") if name.strip()]
     ranking = fit_review(model, read_data_set(data), names)
     files = {name: model.read_file(name) for name in model.description.files}

@@ -13,6 +13,7 @@ from conresnet.package.description import CARD_FILE, describe_new
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_replaceable
+from conresnet.results.folder import check_writable
 from conresnet.results.review import RANKING_FILE
 from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
@@ -58,10 +59,12 @@ def export_runs(
             cases of ``runs``.
 
     Raises:
-        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, or any of
-            reading the data and writing the package.
+        UserError: ``package-exists``, ``cannot-write``, ``checkpoint-not-found``, ``runs-differ``,
+            ``nothing-held-out``, or any of reading the data and writing the package.
     """
     check_replaceable(output, overwrite)
+    # Before the work, which may take hours.
+    check_writable(output.parent)
     measured_by = measured_by or runs
     are_measured = {run.folder.resolve() for run in measured_by} == {run.folder.resolve() for run in runs}
     if are_measured:

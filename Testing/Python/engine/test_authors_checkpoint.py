@@ -286,6 +286,10 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> No
     refusal("import-content", read_checkpoint, save(tmp_path / "a.pth", content))
 
 
+def test_weights_of_a_model_package_need_no_import(small: dict[str, torch.Tensor]) -> None:
+    refusal("import-of-own-weights", convert, convert(small, "a.pth")[1], "b.safetensors")
+
+
 def test_a_dict_that_contains_itself_is_visited_once(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     content: dict = {"epoch": 3}
     content |= {f"copy {number}": content for number in range(300)}

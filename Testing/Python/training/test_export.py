@@ -188,6 +188,7 @@ def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path
         ((run.folder, "--output", mine), "already exists"),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
         ((run.folder, "--output", tmp_path / "new", "--name", "hüfte"), "No model package was written"),
+        ((run.folder, "--output", mine / "thesis.txt" / "new"), "cannot be written"),
         ((mine, "--output", tmp_path / "new"), sentence_of("run-not-found", path=mine)),
         ((run.folder, run.folder, "--output", tmp_path / "new"), sentence_of("run-repeated", path=run.folder)),
     ):
