@@ -95,6 +95,10 @@ ENGINE: dict[str, str] = {
         "The model {model} cannot be built: {reason}; update ConResNet, or install the package that provides this "
         "network."
     ),
+    "network-wrong": _(
+        "The model {model} cannot be built: {reason}; get a fresh copy of the model, or update ConResNet if the model "
+        "is newer."
+    ),
     "network-ambiguous": _(
         "The model {model} combines {count} networks; load one of them by its index, 0 to {last}, or segment with the "
         "whole model."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conresnet.errors import UserError
 from conresnet.inference.devices import Backend
 from conresnet.inference.results import disagreement, entropies
-from conresnet.networks import build_network
+from conresnet.networks import build_network, network_class, unknown_network
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
 from conresnet.networks.conresnet import AXES
 from conresnet.package import ModelPackage
@@ -46,8 +46,8 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
         _check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)
     except ValueError as error:
-        name = package.description.name
-        raise UserError("network-unknown", model=name, reason=str(error).rstrip(".")) from error
+        code = "network-wrong" if _is_available(description) else "network-unknown"
+        raise UserError(code, model=package.description.name, reason=str(error).rstrip(".")) from error
     try:
         tensors = safetensors.torch.load(package.read_file(description.weights))
     except safetensors.SafetensorError as error:
@@ -69,6 +69,15 @@ def _network_named(description: ModelDescription, index: int | None) -> Network:
     if index is not None and not 0 <= index <= last:
         raise UserError("network-not-found", model=description.name, index=index, last=last)
     return networks[index or 0]
+
+
+def _is_available(description: Network) -> bool:
+    """Whether a package here provides the network, so that only its arguments can be wrong."""
+    try:
+        network_class(description.type)
+    except ValueError:
+        return False
+    return not unknown_network(description.type, description.arguments)
 
 
 def _planned(description: Network) -> nn.Module:

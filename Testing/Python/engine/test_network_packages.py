@@ -98,4 +98,20 @@ def test_a_network_of_more_than_can_be_counted_is_refused_in_a_sentence(tmp_path
     package = write_model(tmp_path / "model", description())
     file = package.path / "model.json"
     file.write_text(file.read_text().replace('"base_width": 8', f'"base_width": {width}'))
-    assert "cannot be built" in refusal("network-unknown", load_network, package.path)
+    assert "cannot be built" in refusal("network-wrong", load_network, package.path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ('"base_width": 8', '"base_width": -8', "network-wrong"),
+        ('"base_width": 8', '"base_width": 8, "depth": 3', "network-wrong"),
+        ('"type": "conresnet"', '"type": "othernet"', "network-unknown"),
+    ],
+)
+def test_wrong_arguments_are_told_from_an_unknown_network(tmp_path, old, new, code):
+    """For an unknown one, another package may be missing; wrong arguments are in the model itself."""
+    package = write_model(tmp_path / "model", description())
+    file = package.path / "model.json"
+    file.write_text(file.read_text().replace(old, new))
+    refusal(code, load_network, package.path)
