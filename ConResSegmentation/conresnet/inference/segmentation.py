@@ -52,13 +52,16 @@ class LoadedModel:
     def finder(self) -> LoadedModel:
         """The model that its locator names, loaded when it is first needed.
 
-        Raises UserError "locator-not-installed", "locator-differs", or as ``load_model``.
+        Raises UserError "locator-not-installed", "locator-differs", or as ``find_model`` and ``load_model``.
         """
         if self._finder is None:
             locator = self.description.locator
             try:
                 path = find_model(locator.model)
             except UserError as error:
+                # One that is installed but damaged has a sentence of its own.
+                if not error.code.startswith("model-not-found"):
+                    raise
                 raise UserError("locator-not-installed", model=self.description.title, locator=locator.model) from error
             finder = load_model(path, self.device, self.precision)
             check_locator(locator, finder.description)

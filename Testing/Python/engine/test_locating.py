@@ -167,6 +167,11 @@ def test_the_whole_image_a_crop_and_a_box_need_no_locator(model: LoadedModel, im
     assert caught.value.code == "locator-not-installed"
 
 
+def test_a_damaged_locator_is_not_called_missing(model: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "finder" / "network.safetensors").write_bytes(b"cut off")
+    refusal("package-truncated", model.finder)
+
+
 def test_results_of_another_locator_are_not_taken_for_those_asked_for(model, image, tmp_path) -> None:
     write_volume(image.array, image.grid, tmp_path / "head.nii")
     case, options = ListedCase("case", (tmp_path / "head.nii",), ""), SegmentOptions(review=True, threads=1)
