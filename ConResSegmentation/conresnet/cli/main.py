@@ -34,7 +34,7 @@ _HOME = re.compile(r"((?:--[\w-]+=)?(?:[^=/\\]+=)?)~(?=[/\\])")
 # Command: module in conresnet.cli, its click command, one line on what it does.
 _COMMANDS = {
     "segment": ("segment", "segment", "Segment images with a model."),
-    "models": ("models", "models", "List, show, verify, download and install model packages."),
+    "models": ("models", "models", "List, show, verify, download, install and remove model packages."),
     "import": ("models", "import_checkpoint", "Make a model package from a checkpoint by the paper's authors."),
     "worker": ("main", "worker", "Serve requests on stdin and stdout, for the Slicer module."),
 }

@@ -1,4 +1,4 @@
-"""``python -m conresnet models`` and ``import``: list, show, verify, install and make model packages."""
+"""``python -m conresnet models`` and ``import``: list, show, verify, install, remove and make model packages."""
 
 import textwrap
 from collections import Counter
@@ -17,7 +17,16 @@ from conresnet.package.download import get_model, read_catalog
 from conresnet.package.reader import figures, read_metrics, segment_figures
 from conresnet.package.schema import load_json
 from conresnet.package.segments import Segment
-from conresnet.package.store import check_replaceable, install_model, list_models, read_model, user_folder
+from conresnet.package.store import (
+    check_replaceable,
+    find_model,
+    install_model,
+    is_removable,
+    list_models,
+    read_model,
+    remove_model,
+    user_folder,
+)
 
 _WIDTH = 100
 
@@ -29,7 +38,7 @@ _extra_folder = click.option(
 @click.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List, show, verify, download and install model packages.
+    """List, show, verify, download, install and remove model packages.
 
     Models are searched for in the path given by --folder, then in your own models folder (or in the folders that the
     environment variable CONRESNET_MODELS names instead), then among those shipped. The first match is used.
@@ -112,6 +121,22 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace a model of 
 def install(source: str, overwrite: bool) -> None:
     """Copy a model package, a folder or a .zip file, into your models folder."""
     _say_installed(install_model(source, overwrite))
+
+
+@models.command(short_help="Delete an installed model.")
+@click.argument("model", metavar="NAME|PATH")
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+def remove(model: str, yes: bool) -> None:
+    """Delete a model package from your models folder, even if it is damaged."""
+    # The user's own models come first, and a damaged one is found here, too.
+    removable = [entry.path for entry in list_models() if entry.name == model and is_removable(entry.path)]
+    path = removable[0] if removable else find_model(model)
+    if not is_removable(path):
+        raise UserError("model-not-removable", path=str(path))
+    if not yes:
+        click.confirm(f"Delete {path}?", abort=True)
+    remove_model(path)
+    click.echo(f"Deleted {path}.")
 
 
 _catalog = click.option(

@@ -219,7 +219,7 @@ def free_name(name: str) -> str:
 
 def is_removable(path: str | PathLike) -> bool:
     """Whether a model package lies directly in one of the user's models folders."""
-    return any(Path(path).parent == folder for folder in _user_folders())
+    return Path(path).absolute().parent in [folder.absolute() for folder in _user_folders()]
 
 
 def remove_model(path: str | PathLike) -> None:

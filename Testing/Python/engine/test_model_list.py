@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conresnet.cli.main import main
+from conresnet.errors import UserError
 from conresnet.package import store
 from conresnet.package.store import find_model, install_model, list_models, model_folders
 from engine.package_cases import WEIGHTS, document, make_folder, refusal
@@ -186,6 +188,28 @@ def test_a_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, 
     refusal("package-exists", install_model, source)
     install_model(source, overwrite=True)
     assert [path.name for path in user_folder.iterdir()] == ["organ"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_an_installed_model_is_removed_even_if_it_is_damaged(folders, monkeypatch, capsys, archived: bool) -> None:
+    user_folder, shipped_folder = folders
+    shipped = make_folder(shipped_folder / "organ")
+    package = make_folder(user_folder / "organ")
+    other = make_folder(user_folder / "other", document(name="other"))
+    (package / WEIGHTS).unlink()
+    if archived:
+        package = make_zip(user_folder / "organ.zip", package)
+        shutil.rmtree(user_folder / "organ")
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert main(["models", "remove", package.name]) == 130 and package.exists(), "not confirmed"
+    assert main(["models", "remove", package.name, "--yes"]) == 0
+    assert not package.exists() and other.exists() and find_model("organ") == shipped
+    capsys.readouterr()
+    for name in ("organ", str(shipped)):
+        assert main(["models", "remove", name, "--yes"]) == 2 and shipped.exists()
+        assert UserError("model-not-removable", path=str(shipped)).message in capsys.readouterr().err
+    monkeypatch.chdir(user_folder)
+    assert main(["models", "remove", "./other", "--yes"]) == 0 and not other.exists()
 
 
 @pytest.mark.parametrize("archived", [False, True])
