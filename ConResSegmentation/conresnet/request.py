@@ -36,6 +36,8 @@ class OptionSpec:
         choices: all values, where there are few.
         least: of a number; whole numbers only if it is an int.
         is_flag: whether the option is given without a value, for True.
+        of_labels: whether it decides which label each voxel gets, so that earlier results made with another value are
+            not kept.
         from_text: from the command line's text.
         to_plain, from_plain: to and from what JSON has. ``from_plain`` raises TypeError, ValueError or UserError for
             anything else.
@@ -46,6 +48,7 @@ class OptionSpec:
     choices: tuple[str, ...] = ()
     least: int | float | None = None
     is_flag: bool = False
+    of_labels: bool = True
     from_text: Callable[[str], Any] = str
     to_plain: Callable[[Any], Any] = lambda value: value
     from_plain: Callable[[Any], Any] = lambda value: value
@@ -82,9 +85,9 @@ _volume = _checked("it is not a number above 0", lambda value: _is_positive(valu
 _truth = _checked("it is neither true nor false", lambda value: isinstance(value, bool), bool)
 
 
-def flag(help: str) -> Any:
+def flag(help: str, **spec: Any) -> Any:
     """A field that is False by default."""
-    return option(False, help, is_flag=True, from_text=bool, from_plain=_truth)
+    return option(False, help, is_flag=True, from_text=bool, from_plain=_truth, **spec)
 
 
 def _roi(value: object) -> BoxROI | str:
@@ -118,11 +121,18 @@ class SegmentOptions:
         (),
         f"Also write these maps, separated by commas: {', '.join(MAPS)}.",
         metavar="NAMES",
+        of_labels=False,
         from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
         to_plain=list,
         from_plain=_names,
     )
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.  [default: auto]", metavar="NAME", from_plain=_text)
+    device: str = option(
+        "auto",
+        "auto, cpu, cuda, cuda:N or mps.  [default: auto]",
+        metavar="NAME",
+        of_labels=False,
+        from_plain=_text,
+    )
     precision: str = option(
         "auto",
         "auto uses half precision where the processor benefits from it.  [default: auto]",
@@ -140,6 +150,7 @@ class SegmentOptions:
         "CPU threads, at most one per core.  [default: all cores, minus one if there are three or more]",
         metavar="N",
         least=1,
+        of_labels=False,
         from_text=int,
         from_plain=_whole_number,
     )
@@ -154,15 +165,19 @@ class SegmentOptions:
         from_plain=_volume,
     )
     fill_holes: bool = flag("Fill holes that a segment encloses on all sides.")
-    review: bool = flag("Also write review.csv, the places worth checking, most expected errors first.")
+    review: bool = flag(
+        "Also write review.csv, the places worth checking, most expected errors first.", of_labels=False
+    )
     statistics: bool = flag(
-        "Also write statistics.csv: volume, surface area, mean intensity and uncertainty of each segment."
+        "Also write statistics.csv: volume, surface area, mean intensity and uncertainty of each segment.",
+        of_labels=False,
     )
     report: bool = flag(
-        "Also write report.html, a page with pictures and measurements, without names of patients or files."
+        "Also write report.html, a page with pictures and measurements, without names of patients or files.",
+        of_labels=False,
     )
     report_name: str | None = option(
-        None, "Name of the case in the report.  [default: none]", metavar="NAME", from_plain=_text
+        None, "Name of the case in the report.  [default: none]", metavar="NAME", of_labels=False, from_plain=_text
     )
 
     def checked(self) -> SegmentOptions:
@@ -191,7 +206,8 @@ class SegmentOptions:
 
     def of_labels(self) -> dict:
         """As ``to_dict``, only the options that decide which label each voxel gets."""
-        return {name: value for name, value in self.to_dict().items() if name in _OF_LABELS}
+        specs = self.specs()
+        return {name: value for name, value in self.to_dict().items() if specs[name].of_labels}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> SegmentOptions:
@@ -206,9 +222,6 @@ class SegmentOptions:
             except (TypeError, ValueError) as error:
                 raise UserError("bad-request", reason=f"{name}: {error}") from error
         return cls(**found)
-
-
-_OF_LABELS = ("roi", "precision", "tiling", "fast", "keep_largest", "drop_below", "fill_holes")
 
 
 def check_backend(device: str, precision: str) -> None:

@@ -1,7 +1,7 @@
 """A request is described once: each option is on the command line, in JSON and in Python by its one description."""
 
 import json
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from conresnet.cli.segment import segment
 from conresnet.images.grid import Volume
 from conresnet.images.roi import BoxROI
-from conresnet.request import SegmentOptions, SegmentRequest
+from conresnet.request import SegmentOptions, SegmentRequest, flag
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
 
@@ -56,6 +56,16 @@ def test_a_request_arrives_as_itself(tmp_path):
         if item.name != "roi":
             assert getattr(arrived.options, item.name) == getattr(OPTIONS, item.name)
     assert arrived.options.roi.to_dict() == BOX.to_dict()
+
+
+def test_results_made_with_another_value_of_a_new_option_are_not_kept_unless_it_says_that_labels_are_the_same():
+    @dataclass(frozen=True)
+    class MoreOptions(SegmentOptions):
+        smooth: bool = flag("Smooth the labels.")
+
+    assert MoreOptions(smooth=True, fast=True).of_labels() == {"smooth": True, "fast": True}
+    others = SegmentOptions(maps=("residual",), device="cpu", threads=2, review=True, statistics=True, report=True)
+    assert others.of_labels() == {}
 
 
 def test_defaults_are_not_sent():
