@@ -157,6 +157,14 @@ def test_every_option_that_is_named_by_itself_exists(pages: dict[str, str], repo
     assert sorted(f"{page}: {option}" for page, option in named if option not in known) == []
 
 
+def test_every_option_of_our_commands_is_described(pages: dict[str, str]) -> None:
+    text = "\n".join(part for page in pages if page.startswith("docs/") for part in code_of(pages[page]))
+    described = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+    offered = {name for program in PROGRAMS.values() for name in all_options(program) if name.startswith("--")}
+    # --remote is for Slicer, which starts the worker.
+    assert offered - described == {"--remote"}
+
+
 def test_every_program_of_the_benchmarks_that_is_named_takes_its_options(
     pages: dict[str, str], repository: Path
 ) -> None:
@@ -185,6 +193,8 @@ def test_every_system_and_every_map_is_described(pages: dict[str, str]) -> None:
     guide = pages["docs/user-guide.md"].partition("### Maps")[2].partition("\n### ")[0]
     titles = {kind.title for kind in MAPS.values()}
     assert set(re.findall(r"^\| ([A-Z][\w ]+) \|", guide, re.MULTILINE)) == titles
+    table = pages["docs/maps-and-review.md"].partition("## Maps")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == MAPS.keys()
 
 
 def test_every_control_of_the_panels_that_is_named_exists(pages: dict[str, str], repository: Path) -> None:
