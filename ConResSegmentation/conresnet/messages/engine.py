@@ -352,7 +352,8 @@ ENGINE: dict[str, str] = {
     ),
     "output-not-folder": _("The output {path} is not a folder; choose a folder for the results."),
     "results-exist": _(
-        "{path} already contains results ({files}); choose another folder, or replace them with --overwrite."
+        "{path} already contains results ({files}); choose another folder, or replace them with --overwrite "
+        "(overwrite=True in Python)."
     ),
     "results-not-ours": _(
         "{path} contains files that no ConResNet report there lists as results ({files}); move them, or choose "
