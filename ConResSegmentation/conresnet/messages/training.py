@@ -3,6 +3,10 @@
 from conresnet.messages.images import _
 
 TRAINING: dict[str, str] = {
+    "training-packages-missing": _(
+        'Training requires packages that this Python does not have; run "{python} -m pip install {names}" to install '
+        "them."
+    ),
     # Data sets
     "folder-not-found": _("The folder {path} does not exist."),
     "folder-unreadable": _("The data set {path} cannot be read ({reason}); check its permissions."),

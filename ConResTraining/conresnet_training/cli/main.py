@@ -4,6 +4,7 @@ For exit status see ``conresnet.cli.main``.
 """
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import click
 from conresnet import __version__
 from conresnet.cli.main import LazyGroup
 from conresnet.cli.main import main as run_command
+from conresnet.errors import UserError
+from conresnet_training.cli.needs import missing_packages
 
 
 class FiniteRange(click.FloatRange):
@@ -57,7 +60,20 @@ _COMMANDS = {
 }
 
 
-@click.command(cls=LazyGroup, package="conresnet_training.cli", modules=_COMMANDS)
+class TrainingGroup(LazyGroup):
+    """Names all packages that are missing, since many are if the wheel was installed without its training packages."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except ModuleNotFoundError as error:
+            if not (names := missing_packages()):
+                raise
+            values = {"python": sys.executable, "names": " ".join(names)}
+            raise UserError("training-packages-missing", **values) from error
+
+
+@click.command(cls=TrainingGroup, package="conresnet_training.cli", modules=_COMMANDS)
 @click.version_option(__version__, message="ConResNet %(version)s")
 def conresnet_training() -> None:
     """Train ConResNet's networks and make model packages from them.

@@ -4,7 +4,9 @@ Imports only the standard library and the engine's list of packages, and runs on
 so that it can say so. The packages are really imported: a broken one would otherwise fail hours later.
 """
 
+import contextlib
 import importlib
+import importlib.util
 import json
 import platform
 
@@ -30,6 +32,18 @@ PACKAGES = {
     "tqdm": "4.66",
 }
 _IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2", "lightning-fabric": "lightning_fabric"}
+
+
+def missing_packages() -> list[str]:
+    """The names of the packages that are not installed, by which pip knows them; nothing is imported."""
+    missing = []
+    for name in PACKAGES:
+        spec = None
+        with contextlib.suppress(ImportError):
+            spec = importlib.util.find_spec(_IMPORTED_AS.get(name, name))
+        if not engine.is_whole(spec):
+            missing.append(name)
+    return missing
 
 
 def report() -> dict:

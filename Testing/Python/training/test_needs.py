@@ -31,18 +31,25 @@ import sys
 
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "{name}":
+        if name.split(".")[0] in "{names}".split():
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Hidden())
 """
 
 
-@pytest.mark.parametrize("name", ["monai", pytest.param("tensorboard", marks=pytest.mark.slow)])
-def test_missing_package_is_named_and_no_run_folder_is_left(data_set, tmp_path, name):
+@pytest.mark.parametrize(
+    ("modules", "names"),
+    [
+        ("monai", "monai"),
+        ("scipy yaml jinja2", "PyYAML scipy Jinja2"),
+        pytest.param("tensorboard", "tensorboard", marks=pytest.mark.slow),
+    ],
+)
+def test_missing_packages_are_named_together_and_no_run_folder_is_left(data_set, tmp_path, modules, names):
     plan, run = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
     (tmp_path / "hide").mkdir()
-    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDE.replace("{name}", name), encoding="utf-8")
+    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDE.replace("{names}", modules), encoding="utf-8")
     places = [str(tmp_path / "hide"), *(part for part in sys.path if part)]
     done = subprocess.run(
         [sys.executable, "-m", "conresnet_training", "train", plan, "--output", run],
@@ -51,5 +58,5 @@ def test_missing_package_is_named_and_no_run_folder_is_left(data_set, tmp_path, 
         text=True,
         timeout=300,
     )
-    expected = sentence_of("package-missing", package=name, python=sys.executable)
+    expected = sentence_of("training-packages-missing", names=names, python=sys.executable)
     assert (done.returncode, done.stderr.strip()) == (2, expected) and not run.exists()
