@@ -184,6 +184,9 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
 
 def _say_installed(package: ModelPackage) -> None:
     click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
+    for entry in list_models():
+        if entry.hidden_by == package.path:
+            click.echo(f"It is now used instead of {entry.path}, which has the same name.")
 
 
 def _check_contents(package: ModelPackage) -> None:

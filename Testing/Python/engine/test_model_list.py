@@ -190,6 +190,14 @@ def test_a_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, 
     assert [path.name for path in user_folder.iterdir()] == ["organ"]
 
 
+def test_a_model_that_takes_the_place_of_a_shipped_one_says_so(tmp_path: Path, folders, capsys) -> None:
+    user_folder, shipped_folder = folders
+    source, shipped = make_folder(tmp_path / "download"), make_folder(shipped_folder / "organ")
+    assert main(["models", "install", str(source)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"as {user_folder / 'organ'}.") and f"instead of {shipped}," in lines[1]
+
+
 @pytest.mark.parametrize("archived", [False, True])
 def test_an_installed_model_is_removed_even_if_it_is_damaged(folders, monkeypatch, capsys, archived: bool) -> None:
     user_folder, shipped_folder = folders
