@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import gzip
 import random
@@ -48,9 +49,13 @@ def segment_all(folder: Path, images: dict[str, Path]) -> Trial:
     (folder / "list.csv").write_text(f"name,T1\n{rows}", encoding="utf-8")
 
     def check(answer: Answer) -> list[str]:
+        # The lines about a case on stderr may also be warnings about its result.
+        table = folder / "out" / "cohort.csv"
+        lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+        refused = {row["name"] for row in csv.DictReader(lines) if row["problem"]}
         done = {name for name in images if (folder / "out" / name / "report.json").exists()}
-        told = {name for name in images if any(line.startswith(f"{name}: ") for line in answer.lines)}
-        found = [f"{name} ({images[name].name}) has both a result and a refusal" for name in sorted(done & told)]
+        told = {name for name in refused if any(line.startswith(f"{name}: ") for line in answer.lines)}
+        found = [f"{name} ({images[name].name}) has both a result and a refusal" for name in sorted(done & refused)]
         silent = sorted(set(images) - done - told)
         found += [f"{name} ({images[name].name}) has no result and no sentence" for name in silent]
         found += [f"{name} has no segmentation" for name in done if not _is_whole(folder / "out" / name)]
