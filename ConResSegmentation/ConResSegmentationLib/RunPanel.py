@@ -12,7 +12,10 @@ from conresnet.errors import UserError
 
 from .EnginePanel import EnginePanel
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
-from .Widgets import errorSentence, notStarted, offer, say, showError
+from .Widgets import errorSentence, hint, notStarted, offer, plain, say, showError
+
+# With more segments, the panel does not list their volumes.
+_MOST_VOLUMES = 6
 
 
 class RunPanel(RunListener):
@@ -111,8 +114,9 @@ class RunPanel(RunListener):
         elif self._usesScene:
             self.cancel()
         if not self.isRunning:
-            # What the last sentence names no longer exists.
+            # What the last sentences name no longer exists.
             say(self._ui.statusLabel, "")
+            hint(self._ui.warningsLabel, "")
 
     def onInstallationLine(self, line: str) -> None:
         """Show what an installation prints."""
@@ -138,9 +142,15 @@ class RunPanel(RunListener):
             # The result is already in the scene, so the run must end even if this fails.
             self.log(traceback.format_exc())
             logging.exception("The result could not be shown in the panel")
-        # Warnings get lines of their own, lest they be overlooked behind the volumes.
-        endWith(self, lambda: "\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
-        self.log(_logOf(outcome.report))
+        # Warnings come first and in a color of their own, lest they be overlooked behind the volumes.
+        hint(self._ui.warningsLabel, "\n".join(outcome.notes))
+        endWith(self, lambda: _finished(outcome.report, outcome.seconds))
+        volumes = _volumes(outcome.report.get("volumes_ml", {}))
+        if len(volumes) > _MOST_VOLUMES:
+            self._ui.statusLabel.toolTip = plain("\n".join(volumes))
+            self.log(", ".join(volumes))
+        for line in (*outcome.notes, _logOf(outcome.report)):
+            self.log(line)
 
     def onFailed(self, sentence: str, details: str) -> None:
         self.onEnded(sentence, isError=True)
@@ -167,6 +177,7 @@ class RunPanel(RunListener):
         """Show that a run starts."""
         self.isRunning = True
         self._updateButtons()
+        hint(self._ui.warningsLabel, "")
         self._ui.progressBar.visible = True
         self.log(text)
         self.onProgress(text, 0.0)
@@ -231,21 +242,38 @@ def endWith(control, finish: Callable[[], str]) -> None:
 
 
 def _finished(report: dict, seconds: float) -> str:
-    """How long the user waited, the volume of each segment, including what is painted over it, and what was changed."""
-    volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in report.get("volumes_ml", {}).items())
+    """How long the user waited, the volume of each segment, including what is painted over it, and what was changed.
+
+    Of many segments, only their number; their volumes are in the tooltip.
+    """
+    volumes = _volumes(report.get("volumes_ml", {}))
+    if len(volumes) > _MOST_VOLUMES:
+        found = sum(size > 0 for size in report["volumes_ml"].values())
+        text = _("{found} of {count} segments found (their volumes are in the tooltip and in the log)")
+        volumes = [text.format(found=found, count=len(volumes))]
     done = (
         _("Done in {seconds:.1f} s (fast): {volumes}.")
         if report.get("fast")
         else _("Done in {seconds:.1f} s: {volumes}.")
     )
-    return " ".join([done.format(seconds=seconds, volumes=volumes), *_changes(report.get("postprocessing") or {})])
+    changes = _changes(report.get("postprocessing") or {})
+    return " ".join([done.format(seconds=seconds, volumes=", ".join(volumes)), *changes])
+
+
+def _volumes(sizes: dict[str, float]) -> list[str]:
+    """Volumes in mL by name, each as text."""
+    return [f"{name} {size:.2f} mL" for name, size in sizes.items()]
 
 
 def _changes(postprocessing: dict) -> Iterator[str]:
     """What post-processing has changed, in sentences."""
     sentences = {"removed_ml": _("Removed: {volumes}."), "filled_ml": _("Filled: {volumes}.")}
     for key, template in sentences.items():
-        volumes = [f"{name} {size:.2f} mL" for name, size in postprocessing.get(key, {}).items() if size]
+        sizes = {name: size for name, size in postprocessing.get(key, {}).items() if size}
+        volumes = _volumes(sizes)
+        if len(volumes) > _MOST_VOLUMES:
+            text = _("{total:.2f} mL in {count} segments")
+            volumes = [text.format(total=sum(sizes.values()), count=len(volumes))]
         if volumes:
             yield template.format(volumes=", ".join(volumes))
 

@@ -167,7 +167,8 @@ def click_segment(widget: object, image: Path) -> object:
     while widget.runPanel.isRunning:
         slicer.app.processEvents()
         time.sleep(0.01)
-    print(f"{image.name}, {widget.ui.modelSelector.currentText}. {widget.ui.statusLabel.text}")
+    said = f"{widget.ui.statusLabel.text} {widget.ui.warningsLabel.text}"
+    print(f"{image.name}, {widget.ui.modelSelector.currentText}. {said}")
     choices = widget.logic.getParameterNode()
     if choices.segmentation is None:
         raise RuntimeError(widget.ui.statusLabel.text)

@@ -24,6 +24,13 @@ class PanelDriver(ModuleDriver):
         return self.ui.statusLabel.text
 
     @property
+    def warnings(self) -> str:
+        """The warnings of the last result, above the sentence below the buttons."""
+        label = self.ui.warningsLabel
+        assert bool(label.text) is label.isVisibleTo(self.representation)
+        return label.text
+
+    @property
     def told(self) -> str:
         return self.status
 

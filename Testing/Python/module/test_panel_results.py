@@ -128,7 +128,7 @@ def test_images_segmented_in_turn_have_a_result_each(
     for node in (volume, other, volume, other):
         selector.setCurrentNode(node)
         made.append(panel.segment())
-        assert "was kept unchanged" not in panel.status
+        assert "was kept unchanged" not in panel.warnings
     assert made[:2] == made[2:] and len(segmentations()) == 2
     assert len(result_nodes()) == 2 * 4
 

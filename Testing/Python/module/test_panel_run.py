@@ -10,6 +10,7 @@ import sys
 import types
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,37 @@ def test_a_region_beside_the_structure_is_said_to_be_empty(panel: PanelDriver, v
     panel.ui.regionSelector.setCurrentNode(add_region((bounds[1] - 4, bounds[3] - 4, bounds[5] - 4), (6, 6, 6)))
     node = panel.segment()
     assert not label_array(node, volume).any()
-    assert "found nothing in the ROI; move it" in panel.status and "in this image" not in panel.status
+    assert "found nothing in the ROI; move it" in panel.warnings and "in this image" not in panel.warnings
+
+
+def test_warnings_are_seen_before_the_volumes(panel: PanelDriver, result: object, tmp_path: Path) -> None:
+    from ConResSegmentationLib.SegmentationRun import SegmentationOutcome
+
+    def finish(count: int, notes: list[str]) -> None:
+        volumes = {f"Structure {number}": 1.0 for number in range(count - 1)} | {"<b>Last": 0.0}
+        kept = {"model": {"name": "organ"}, "volumes_ml": volumes, "postprocessing": {"removed_ml": volumes}}
+        panel.widget.runPanel.onFinished(SegmentationOutcome(result, [], kept, 2.0, notes))
+
+    ui = panel.ui
+    finish(32, ["T1 is a CT."])
+    assert panel.warnings == "T1 is a CT." and "color" in ui.warningsLabel.styleSheet
+    assert "CT" not in panel.status and "31 of 32 segments" in panel.status and "Structure" not in panel.status
+    assert "Removed: 31.00 mL in 31 segments" in panel.status
+    panel.picture(tmp_path / "panel.png")
+    assert ui.warningsLabel.geometry.bottom() < ui.statusLabel.geometry.top()
+    assert ui.statusLabel.height < 5 * ui.statusLabel.fontMetrics().height()
+    for place in (ui.statusLabel.toolTip, ui.logTextEdit.toPlainText()):
+        assert "Structure 17 1.00 mL" in place
+    assert "&lt;b&gt;Last" in ui.statusLabel.toolTip and "T1 is a CT." in ui.logTextEdit.toPlainText()
+    finish(6, [])
+    assert panel.warnings == "" and "Structure 4 1.00 mL" in panel.status
+    finish(6, ["A warning."])
+    panel.widget.runPanel.launch(lambda: lambda: None)
+    assert panel.warnings == "", "it was about the last result"
+    panel.widget.runPanel.cancel()
+    finish(6, ["A warning."])
+    slicer.mrmlScene.Clear(0)
+    assert panel.warnings == panel.status == ""
 
 
 def test_the_time_that_is_told_is_what_the_user_waited(panel: PanelDriver, volume: object) -> None:
@@ -137,7 +168,7 @@ def test_an_edited_segmentation_is_kept(panel: PanelDriver, volume: object) -> N
     assert second is not first
     assert first.GetSegmentation().GetNthSegment(0).GetName() == "corrected by hand"
     np.testing.assert_array_equal(label_array(first, volume), before)
-    assert f"{first.GetName()} was kept unchanged" in panel.status and second.GetName() in panel.status
+    assert f"{first.GetName()} was kept unchanged" in panel.warnings and second.GetName() in panel.warnings
 
 
 def test_a_result_lies_right_under_any_linear_transform(panel: PanelDriver, volume: object) -> None:

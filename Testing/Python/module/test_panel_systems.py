@@ -48,6 +48,6 @@ def test_a_coarse_pass_that_finds_nothing_is_said(coarse_to_fine_panel: PanelDri
     panel = coarse_to_fine_panel
     panel.choose(panel.ui.modelSelector, "Blind")
     node = panel.segment()
-    assert "The model found nothing in this image" in panel.status
+    assert "The model found nothing in this image" in panel.warnings
     assert "The model found nothing in this image" in panel.ui.logTextEdit.toPlainText()
     assert not np.any(label_array(node, volume))
