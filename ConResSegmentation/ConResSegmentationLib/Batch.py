@@ -261,6 +261,7 @@ class BatchRow:
     name: str
     volumes: dict[str, float] = field(default_factory=dict)
     seconds: float = math.nan
+    warnings: Sequence[str] = ()
     problem: str = ""
 
 
@@ -272,7 +273,7 @@ class BatchRun(RunListener):
         task: the choices; its volumes are replaced by those of each case.
         segment: starts a task with a listener.
         control: receives progress, lines for the log, and the result.
-        onEntry: called with an entry's key and a sentence when its status changes.
+        onEntry: called with an entry's key, a sentence and warnings when its status changes.
         folder: where results are saved. Defaults to the scene.
     """
 
@@ -282,7 +283,7 @@ class BatchRun(RunListener):
         task: SegmentationTask,
         segment: Callable[[SegmentationTask, RunListener], object],
         control,
-        onEntry: Callable[[Path | tuple, str], None],
+        onEntry: Callable[[Path | tuple, str, Sequence[str]], None],
         folder: Path | None = None,
     ):
         self._entries, self._task, self._segment = list(entries), task, segment
@@ -315,9 +316,7 @@ class BatchRun(RunListener):
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
         volumes = dict(outcome.report.get("volumes_ml", {}))
-        for note in outcome.notes:
-            self._control.log(f"{self._case.name}: {note}")
-        self._close(BatchRow(self._case.name, volumes, outcome.seconds), outcome)
+        self._close(BatchRow(self._case.name, volumes, outcome.seconds, outcome.notes), outcome)
 
     def onFailed(self, sentence: str, details: str) -> None:
         if details:
@@ -351,9 +350,10 @@ class BatchRun(RunListener):
     def _note(self, row: BatchRow) -> None:
         self.rows.append(row)
         self._entryRows.append(row)
-        if row.problem:
-            self._control.log(f"{row.name}: {row.problem}")
-        self._onEntry(self._entries[self._number].key, self._summary())
+        for text in filter(None, (*row.warnings, row.problem)):
+            self._control.log(f"{row.name}: {text}")
+        warnings = [text for one in self._entryRows for text in one.warnings]
+        self._onEntry(self._entries[self._number].key, self._summary(), warnings)
 
     def _summary(self) -> str:
         """The text in the list for the current entry."""
@@ -417,33 +417,30 @@ class BatchRun(RunListener):
     def _end(self, text: str) -> None:
         self._isOver = True
         self._case = None
-        failed = sum(bool(row.problem) for row in self.rows)
+        count, failed = len(self.rows), sum(bool(row.problem) for row in self.rows)
         parts = [text] if text else []
         if self.rows and not slicer.mrmlScene.IsClosing():
-            table = volumesTable(self.rows)
+            table, seconds = volumesTable(self.rows), time.monotonic() - self._began
             sentence = _("{done} of {count} segmented in {seconds:.0f} s; the volumes are in the table {table}.")
-            parts.append(
-                sentence.format(
-                    done=len(self.rows) - failed,
-                    count=len(self.rows),
-                    seconds=time.monotonic() - self._began,
-                    table=table.GetName(),
-                )
-            )
+            parts.append(sentence.format(done=count - failed, count=count, seconds=seconds, table=table.GetName()))
+            if warned := sum(bool(row.warnings) for row in self.rows):
+                parts.append(_("With warnings: {count}.").format(count=warned))
             try:
                 if self._folder:
                     exportCsv(table, _freePath(self._folder, table.GetName(), ".csv"))
             except UserError as error:
                 parts.append(errorSentence(error))
-        self._control.onEnded(" ".join(parts), failed == len(self.rows) > 0)
+        self._control.onEnded(" ".join(parts), failed == count > 0)
 
 
 def volumesTable(rows: Sequence[BatchRow]):
-    """A table node with one row per case: its name, the volume of each segment in mL, seconds, and what went wrong."""
+    """A table node with one row per case: its name, each segment's volume in mL, seconds, warnings, what went wrong."""
     segments = dict.fromkeys(name for row in rows for name in row.volumes)
     columns: dict[str, list] = {_("Case"): [row.name for row in rows]}
     columns |= {f"{name} (mL)": [row.volumes.get(name, math.nan) for row in rows] for name in segments}
-    columns |= {_("Seconds"): [row.seconds for row in rows], _("Problem"): [row.problem for row in rows]}
+    columns[_("Seconds")] = [row.seconds for row in rows]
+    columns[_("Warnings")] = [" ".join(row.warnings) for row in rows]
+    columns[_("Problem")] = [row.problem for row in rows]
     node = addTable(slicer.mrmlScene.GenerateUniqueName(_("ConResNet volumes")), columns)
     showTable(node)
     return node

@@ -1,7 +1,7 @@
 """The widgets of a batch: the list of its cases, and their results."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import qt
@@ -18,6 +18,8 @@ from .SegmentationRun import SegmentationTask
 from .Widgets import WorkInSteps, pathIn, showError, singleShotTimer, textItem
 
 _WIDTH_OF_NAMES = 150
+# In a tooltip; the frames of a sequence may have one each.
+_MOST_WARNINGS = 10
 
 
 class BatchPanel:
@@ -41,8 +43,8 @@ class BatchPanel:
         self._modelPanel, self._runPanel, self._task = modelPanel, runPanel, task
         self._entries: list[BatchEntry] = []
         self._checked: set[Path | tuple] = set()
-        # By model and entry: what another model has found in a case says nothing about this one.
-        self._texts: dict[tuple[str, Path | tuple], str] = {}
+        # Status and warnings by model and entry: what another model has found in a case says nothing about this one.
+        self._texts: dict[tuple[str, Path | tuple], tuple[str, Sequence[str]]] = {}
         # The model that the texts in the list belong to.
         self._model = ""
         # Images found in each folder, including single files, and whether each is a sequence.
@@ -142,19 +144,22 @@ class BatchPanel:
     def end(self) -> None:
         """The run has ended, perhaps early."""
         self._isRunning = False
-        for _model, key in [place for place, text in self._texts.items() if text == _("Waiting")]:
+        for _model, key in [place for place, (text, _warnings) in self._texts.items() if text == _("Waiting")]:
             self.setText(key, "")
         self.refresh()
 
-    def setText(self, key: Path | tuple, text: str) -> None:
-        """Show the status of an entry."""
-        self._texts[self._model, key] = text
+    def setText(self, key: Path | tuple, text: str, warnings: Sequence[str] = ()) -> None:
+        """Show the status of an entry, marked if there are warnings, which are in the tooltip."""
+        self._texts[self._model, key] = text, tuple(dict.fromkeys(warnings))
         for row, entry in enumerate(self._entries):
             if entry.key == key:
                 self._show(row, key)
 
     def _show(self, row: int, key: Path | tuple) -> None:
-        item = textItem(self._texts.get((self._model, key), ""))
+        text, warnings = self._texts.get((self._model, key), ("", ()))
+        shown, more = warnings[:_MOST_WARNINGS], "..." if len(warnings) > _MOST_WARNINGS else ""
+        tip = "\n".join(filter(None, (*shown, more, text)))
+        item = textItem(f"\N{WARNING SIGN} {text}" if warnings else text, tip)
         item.setFlags(qt.Qt.ItemIsEnabled)
         self._ui.batchTable.setItem(row, 1, item)
 

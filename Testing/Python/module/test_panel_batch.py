@@ -115,6 +115,27 @@ def test_one_broken_volume_among_five_does_not_stop_the_others(
     assert batch.ui.batchButton.enabled and batch.ui.applyButton.enabled
 
 
+def test_warnings_are_marked_in_the_list_and_kept_in_the_table(batch: PanelDriver, volume: object) -> None:
+    ct = np.full((48, 48, 48), -1000, np.int16)
+    ct[8:40, 8:40, 8:40] = np.random.default_rng(0).normal(40, 20, (32, 32, 32))
+    slicer.util.addVolumeFromArray(ct, name="thorax")
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    run(batch)
+    said, table, list_ = cases(batch), volumes(), batch.ui.batchTable
+    assert said["thorax"].startswith("\N{WARNING SIGN} Anterior") and said["hippocampus_004"].startswith("Anterior")
+    warnings = dict(zip(table["Case"], table["Warnings"], strict=True))
+    assert warnings["hippocampus_004"] == "" != warnings["thorax"] and table["Problem"] == ["", ""]
+    tips = {list_.item(row, 0).text(): list_.item(row, 1).toolTip() for row in range(list_.rowCount)}
+    first = tips["thorax"].splitlines()[0]
+    assert first in warnings["thorax"] and first in batch.ui.logTextEdit.toPlainText()
+    assert "With warnings: 1." in batch.status
+    # Each frame of a long sequence may have one.
+    key = batch.widget.batchPanel.chosen[0].key
+    batch.widget.batchPanel.setText(key, "300 of 300", [f"Frame {number % 200}." for number in range(300)])
+    assert len(list_.item(0, 1).toolTip().splitlines()) == 12
+
+
 def test_no_volume_gets_the_result_of_another_one(batch: PanelDriver, volume: object, hippocampus_image: Path) -> None:
     batch.settle()
     batch.ui.checkAllButton.click()
