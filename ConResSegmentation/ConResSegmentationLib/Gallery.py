@@ -43,7 +43,7 @@ class Card:
     """What the gallery shows for a model.
 
     Args:
-        lines: modality and structures, measured figures, license, and time on this computer or size.
+        lines: modality and structures, description, measured figures, license, and time on this computer or size.
         segments: the names of all segments.
         choice: the installed model; None if it is not installed.
         entry: the catalog's entry if the model can be downloaded.
@@ -78,6 +78,7 @@ def _installed(choice: ModelChoice) -> Card:
     seconds = textSetting(_SECONDS_SETTING + description.name)
     lines = (
         _contents({item.modality for item in description.inputs}, segments),
+        description.description,
         _("Measured: {figures}").format(figures="; ".join(measured(choice.path, isBrief=True))),
         _("License: {license}").format(license=description.license),
         _("Last run on this computer: {seconds} s").format(seconds=seconds)
@@ -89,7 +90,7 @@ def _installed(choice: ModelChoice) -> Card:
         picture = package.read_file(_PICTURE) if _PICTURE in description.files else b""
     except UserError:
         picture = b""
-    return Card(choice.name, choice.title, lines, segments, choice=choice, picture=picture)
+    return Card(choice.name, choice.title, tuple(filter(None, lines)), segments, choice=choice, picture=picture)
 
 
 def _available(entry: CatalogEntry) -> Card:

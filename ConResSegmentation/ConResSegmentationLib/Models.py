@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import provided_maps, residual_plane
-from conresnet.package.reader import OWN_WEIGHTS, figures, read_metrics
+from conresnet.package.reader import MAY_HAVE_LEARNED, OWN_WEIGHTS, figures, read_metrics
 from conresnet.package.store import (
     ModelEntry,
     free_name,
@@ -27,6 +27,8 @@ from .CheckpointImport import askForCheckpoint
 from .Widgets import FittedHeight, errorSentence, megabytesOf, plain, showError, textSetting
 
 _LAST_SETTING = "ConResSegmentation/Model"
+# A mean of fewer cases says little.
+_FEWEST_CASES = 5
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def details(choice: ModelChoice) -> str:
 
 
 def measured(path: Path, isBrief: bool = False) -> list[str]:
-    """The figures of a model as sentences, in brief without those of the segments; empty if none can be read."""
+    """The figures of a model and their data as sentences, in brief without the segments; empty if none can be read."""
     try:
         return list(_sentences(read_metrics(read_package(path, verify=False)), isBrief))
     except UserError:
@@ -148,13 +150,21 @@ def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
         and isinstance(segments, dict)
         and all(isinstance(one, float | int) for one in (overall, *segments.values()))
     ):
-        sentence = (
-            _("mean Dice {overall:.3f} on {count} cases, for a model trained the same way without them")
-            if OWN_WEIGHTS in metrics
-            else _("mean Dice {overall:.3f} on {count} cases not used for training")
-        )
+        split = str(metrics.get("split") or "")
+        if OWN_WEIGHTS in metrics:
+            sentence = _("mean Dice {overall:.3f} on {count} cases, for a model trained the same way without them")
+        elif MAY_HAVE_LEARNED in split:
+            sentence = _("mean Dice {overall:.3f} on {count} cases, some of which may have been used for training")
+        else:
+            sentence = _("mean Dice {overall:.3f} on {count} cases not used for training")
         each = "" if isBrief else ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
         yield sentence.format(overall=overall, count=len(cases)) + (f" ({each})" if each else "")
+        if len(cases) < _FEWEST_CASES:
+            yield _("too few cases for a reliable figure")
+        if metrics.get("data"):
+            yield _("data set: {name}").format(name=metrics["data"])
+        if split and not isBrief:
+            yield split
         return
     for name, value in figures(metrics):
         if isinstance(value, str | int | float):

@@ -190,16 +190,29 @@ def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, fo
     panel.ui.installModelButton.click()
 
 
-@pytest.mark.parametrize("weights", ["", "trained on all cases; not measured"])
-def test_figures_say_which_weights_were_measured(panel: PanelDriver, tmp_path: Path, weights: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"split": "fold 0 of 2"}, "cases not used for training"),
+        ({"own_weights": "trained on all cases; not measured"}, "for a model trained the same way without them"),
+        (
+            {"split": "training started with other weights, which may have learned from some of them"},
+            "some of which may have been used for training",
+        ),
+    ],
+)
+def test_figures_say_which_weights_were_measured_and_on_what(
+    panel: PanelDriver, tmp_path: Path, more: dict, expected: str
+) -> None:
     figures = {"mean_dice": 0.9, "mean_dice_a_segment": {"Whole": 0.9}, "dice_a_case": {"a": {"Whole": 0.9}}}
-    metrics = json.dumps(figures | ({"own_weights": weights} if weights else {})).encode()
+    metrics = json.dumps(figures | {"data": "<b>Few"} | more).encode()
     install_model(write_four_channels(tmp_path / "four", metrics))
     panel.widget.modelPanel.refresh()
     panel.choose_model("four")
     text = panel.ui.modelDetailsLabel.text
-    assert ("cases not used for training" in text) == (not weights)
-    assert ("for a model trained the same way without them" in text) == bool(weights)
+    for phrase in ("not used for training", "trained the same way without them", "may have been used for training"):
+        assert (phrase in text) == (phrase in expected)
+    assert "too few cases for a reliable figure; data set: &lt;b&gt;Few" in text and more.get("split", "") in text
 
 
 @pytest.mark.parametrize(
