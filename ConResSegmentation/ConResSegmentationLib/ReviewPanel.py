@@ -9,35 +9,47 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.messages import reason
 
 from .ResultParts import REVIEW, SEEN
 from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, showTable, tableOf, writeReport
-from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say, textItem
+from .Widgets import WorkInSteps, addShortcuts, hint, nameOf, openFile, plain, say, textItem
 
 # As the engine names all segments together.
 _ALL = "all"
 # The columns that tell a place from the others.
 _PLACE = ("rank", "kind", "segment", "slice")
 # The least in pixels, of the columns before the reason.
-_COLUMN_WIDTHS = (46, 78, 48, 38)
+_COLUMN_WIDTHS = (46, 86, 48, 48)
+_SEEN_COLUMN, _PLACE_COLUMN, _ERRORS_COLUMN, _DICE_COLUMN, _REASON_COLUMN = range(5)
+# As conresnet.results.review.BAD_DICE, whose module takes time to import.
+_BAD_DICE = 0.8
+# A large slice has many voxels that may be wrong, and a typical one nothing to look for.
+_NO_REASONS = ("reason-large", "reason-typical")
 
 
 class ReviewPanel:
     """The widgets of the review list, and the buttons for the statistics and the report of a result.
 
-    The list shows each slice once, for all segments together, and every spot; the table in the scene has all rows.
+    The list shows every spot, and slices for all segments together: adjacent ones with the same reason on the same side
+    of a Dice of 0.8 in one row. The table in the scene has all rows.
     """
 
     def __init__(self, section):
         self._section = section
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._tableNode = None
-        self._rows: list[dict] = []
+        # What each row of the list shows: a spot, or the slices of a run, most expected errors first.
+        self._places: list[list[dict]] = []
+        self._sorting = (_ERRORS_COLUMN, False)
         self._shortcutsWanted = False
         self._work = WorkInSteps(section)
         header = ui.reviewTable.horizontalHeader()
+        header.connect("sectionClicked(int)", self._onHeaderClicked)
+        self._titles = [ui.reviewTable.horizontalHeaderItem(column).text() for column in range(header.count())]
         for column, width in enumerate(_COLUMN_WIDTHS):
-            header.resizeSection(column, max(width, header.sectionSizeHint(column)))
+            header.resizeSection(column, width)
+        self._sort()
         ui.reviewTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.reviewTable.connect("cellClicked(int,int)", lambda row, _column: self.go(row))
         # By the keyboard: Return.
@@ -65,7 +77,7 @@ class ReviewPanel:
         """Whether N and P go to the next and the previous place; they do nothing without a list."""
         self._shortcutsWanted = isEnabled
         for shortcut in self._shortcuts:
-            shortcut.enabled = isEnabled and bool(self._rows)
+            shortcut.enabled = isEnabled and bool(self._places)
 
     def show(self, segmentationNode) -> None:
         """Show the list of a result; None for no result."""
@@ -77,13 +89,14 @@ class ReviewPanel:
             return
         self._tableNode = tableNode
         rows = rowsOf(tableNode) if tableNode else ()
-        self._rows = [row for row in rows if row["kind"] != "slice" or row["segment"] == _ALL]
+        self._places = _placesIn([row for row in rows if row["kind"] != "slice" or row["segment"] == _ALL])
         # Unfolding shows all widgets again, hidden ones too.
-        self._section.collapsed = not self._rows
+        self._section.collapsed = not self._places
+        self._sort()
         self._fill()
         self._count()
         for widget in (self._ui.previousPlaceButton, self._ui.nextPlaceButton, self._ui.exportReviewButton):
-            widget.enabled = bool(self._rows)
+            widget.enabled = bool(self._places)
         self.setShortcutsEnabled(self._shortcutsWanted)
 
     def refresh(self) -> None:
@@ -93,47 +106,89 @@ class ReviewPanel:
 
     def step(self, by: int) -> None:
         """Go to the next (1) or the previous (-1) place of the list."""
-        if self._rows:
+        if self._places:
             row = self._ui.reviewTable.currentRow() + by
-            self.go(min(max(row, 0), len(self._rows) - 1))
+            self.go(min(max(row, 0), len(self._places) - 1))
 
     def go(self, row: int) -> None:
-        """Go to a place of the list by its row, from 0."""
+        """Go to a place of the list by its row, from 0; of several slices, to the one that the list is sorted by."""
         self._ui.reviewTable.setCurrentCell(row, 0)
-        goTo(self._rows[row], self._segmentationNode)
+        byDice = self._sorting[0] == _DICE_COLUMN
+        goTo(min(self._places[row], key=_dice) if byDice else self._places[row][0], self._segmentationNode)
+
+    def _onHeaderClicked(self, column: int) -> None:
+        """Sort by a column, or in the opposite order if the list is sorted by it."""
+        row = self._ui.reviewTable.currentRow()
+        current = self._places[row] if row >= 0 else None
+        # The column of errors begins with the most.
+        sameColumn, isAscending = column == self._sorting[0], self._sorting[1]
+        self._sorting = column, not isAscending if sameColumn else column != _ERRORS_COLUMN
+        self._sort()
+        self._fill()
+        if current is not None:
+            self._ui.reviewTable.setCurrentCell(self._places.index(current), 0)
+
+    def _sort(self) -> None:
+        """Sort the places by the chosen column, those that are equal there by their rank."""
+        column, isAscending = self._sorting
+        keys = {
+            _SEEN_COLUMN: lambda place: all(row[SEEN] for row in place),
+            _PLACE_COLUMN: lambda place: (place[0]["kind"] != "slice", min(row["slice"] for row in place)),
+            _ERRORS_COLUMN: lambda place: place[0]["expected_wrong_voxels"],
+            # Spots have no Dice.
+            _DICE_COLUMN: lambda place: min(map(_dice, place)),
+            _REASON_COLUMN: lambda place: place[0]["reason"],
+        }
+        self._places.sort(key=lambda place: place[0]["rank"])
+        self._places.sort(key=keys[column], reverse=not isAscending)
+        header = self._ui.reviewTable.horizontalHeader()
+        arrow = "\N{BLACK UP-POINTING TRIANGLE}" if isAscending else "\N{BLACK DOWN-POINTING TRIANGLE}"
+        for number, title in enumerate(self._titles):
+            # Below the title, since Qt's own indicator would need room in every column.
+            line = "" if "\n" in title else "\n"
+            text = f"{title}{line} {arrow}" if number == column else title
+            self._ui.reviewTable.horizontalHeaderItem(number).setText(text)
+            header.resizeSection(number, max(header.sectionSize(number), header.sectionSizeHint(number)))
 
     def _fill(self) -> None:
         table = self._ui.reviewTable
         table.blockSignals(True)
         table.rowCount = 0
-        table.rowCount = len(self._rows)
-        for number, row in enumerate(self._rows):
-            where = _("Slice {slice}") if row["kind"] == "slice" else _("Spot: {segment}")
-            dice = "" if row["expected_dice"] is None else f"{row['expected_dice']:.2f}"
+        table.rowCount = len(self._places)
+        for number, place in enumerate(self._places):
+            row, slices, seen = place[0], [row["slice"] for row in place], [row[SEEN] for row in place]
+            if row["kind"] != "slice":
+                where = _("Spot: {segment}")
+            else:
+                where = _("Slices {first}-{last}") if len(place) > 1 else _("Slice {first}")
+            dice = "" if row["expected_dice"] is None else f"{min(map(_dice, place)):.2f}"
             texts = [
                 str(row["rank"]),
-                where.format(slice=row["slice"], segment=row["segment"]),
+                where.format(first=min(slices), last=max(slices), segment=row["segment"]),
                 f"{row['expected_wrong_voxels']:.0f}",
                 dice,
-                row["reason"],
+                _reasonShown(row),
             ]
             for column, text in enumerate(texts):
                 item = textItem(text)
-                if column == 0:
-                    item.setCheckState(qt.Qt.Checked if row[SEEN] else qt.Qt.Unchecked)
+                if column == _SEEN_COLUMN:
+                    some = qt.Qt.PartiallyChecked if any(seen) else qt.Qt.Unchecked
+                    item.setCheckState(qt.Qt.Checked if all(seen) else some)
                 table.setItem(number, column, item)
         table.blockSignals(False)
 
     def _onChecked(self, item) -> None:
-        if item.column() != 0:
+        if item.column() != _SEEN_COLUMN:
             return
-        row = self._rows[item.row()]
-        row[SEEN] = item.checkState() == qt.Qt.Checked
+        isSeen, changed = item.checkState() == qt.Qt.Checked, set()
+        for row in self._places[item.row()]:
+            row[SEEN] = isSeen
+            changed.add(tuple(row[name] for name in _PLACE))
         # The user may have removed columns, and removed or moved rows, in the Tables module.
         column = self._tableNode.GetTable().GetColumnByName(SEEN)
         for index, other in enumerate(rowsOf(self._tableNode) if column is not None else ()):
-            if all(other.get(name) == row[name] for name in _PLACE):
-                column.SetValue(index, int(row[SEEN]))
+            if tuple(other.get(name) for name in _PLACE) in changed:
+                column.SetValue(index, int(isSeen))
         # So that the scene asks to be saved.
         self._tableNode.Modified()
         self._tableNode.StorableModified()
@@ -142,14 +197,15 @@ class ReviewPanel:
     def _count(self) -> None:
         """Show in the title how many places were checked."""
         title, text, note = _("Review"), _("Segment with “Review list” checked to list the places worth checking."), ""
-        if self._rows:
-            seen, text = sum(row[SEEN] for row in self._rows), ""
-            title = _("Review: {seen} of {count} places seen").format(seen=seen, count=len(self._rows))
+        if self._places:
+            seen, text = sum(all(row[SEEN] for row in place) for place in self._places), ""
+            title = _("Review: {seen} of {count} places seen").format(seen=seen, count=len(self._places))
             note = self._tableNode.GetAttribute(NOTE_ATTRIBUTE) or ""
         self._section.text = title
         say(self._ui.reviewLabel, text)
-        explained = _("Places worth checking, most expected errors first. Click one to go there.")
-        self._ui.reviewTable.toolTip = plain(f"{explained} {note}".strip())
+        hint(self._ui.reviewNoteLabel, note)
+        explained = _("Places worth checking. Click one to go there, or a header to sort by it.")
+        self._ui.reviewTable.toolTip = plain(explained)
 
     def _onStatistics(self) -> None:
         """Show the statistics in Slicer's table view, and offer to save them."""
@@ -201,6 +257,34 @@ class ReviewPanel:
             say(self._ui.reviewLabel, error)
         else:
             say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
+
+
+def _dice(row: dict) -> float:
+    """The expected Dice of a slice; above any other for a spot, which has none."""
+    return 2.0 if row["expected_dice"] is None else row["expected_dice"]
+
+
+def _reasonShown(row: dict) -> str:
+    """Why a place is in the list, without what is no reason to look there."""
+    text = row["reason"]
+    for code in _NO_REASONS:
+        words = reason((code,), _)
+        text = text.removeprefix(f"{words}; ").replace(f"; {words}", "").removeprefix(words)
+    return text.strip()
+
+
+def _placesIn(rows: list[dict]) -> list[list[dict]]:
+    """Spots one by one, and slices in runs of adjacent ones that are alike, most expected errors first in each."""
+    places = [[row] for row in rows if row["kind"] != "slice"]
+    last = None
+    for row in sorted((row for row in rows if row["kind"] == "slice"), key=lambda row: row["slice"]):
+        alike = _reasonShown(row), _dice(row) < _BAD_DICE
+        if last == (row["slice"] - 1, alike):
+            places[-1].append(row)
+        else:
+            places.append([row])
+        last = row["slice"], alike
+    return [sorted(place, key=lambda row: row["rank"]) for place in places]
 
 
 def _askPath(title: str, name: str, ending: str, kind: str) -> Path | None:

@@ -91,6 +91,111 @@ def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object
     np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (10.5, 20.25, 20))
 
 
+# Slice, expected wrong voxels and Dice, reasons; as of hippocampus_004.
+SLICES = [
+    (17, 49.7, 0.87, "large cross-section; uncertain boundary"),
+    (16, 44.9, 0.92, "uncertain boundary; large cross-section"),
+    (15, 43.6, 0.93, "large cross-section"),
+    (14, 41.3, 0.93, "large cross-section"),
+    (18, 35.2, 0.88, "uncertain boundary"),
+    (19, 21.6, 0.89, "typical slice"),
+    (20, 13.1, 0.81, "typical slice"),
+    (13, 11.6, 0.85, "typical slice"),
+    (21, 11.5, 0.79, "typical slice"),
+    (22, 10.7, 0.73, "small cross-section"),
+    (24, 8.6, 0.53, "small cross-section"),
+]
+
+
+@pytest.fixture
+def runs(panel: PanelDriver, result: object) -> object:
+    """A result with a longer list."""
+    rows = [
+        {"rank": rank, "kind": "slice", "segment": "all", "slice": number, "r": 0.0, "a": 0.0, "s": float(number),
+         "expected_wrong_voxels": wrong, "expected_dice": dice, "reason": reason}
+        for rank, (number, wrong, dice, reason) in enumerate(SLICES, start=1)
+    ]  # fmt: skip
+    spot = {**REPORT["review"]["rows"][2], "rank": 12}
+    review().keep(result, {**REPORT, "review": {"rows": [*rows, spot], "note": ""}})
+    panel.choices.segmentation = result
+    panel.settle()
+    return result
+
+
+def places(panel: PanelDriver) -> list[str]:
+    return [panel.ui.reviewTable.item(row, 1).text() for row in range(panel.ui.reviewTable.rowCount)]
+
+
+def click_header(panel: PanelDriver, column: int) -> None:
+    header = panel.ui.reviewTable.horizontalHeader()
+    x = header.sectionViewportPosition(column) + 5
+    QtTest.QTest.mouseClick(header.viewport(), QtCore.Qt.MouseButton.LeftButton, pos=QtCore.QPoint(x, 5))
+
+
+def test_adjacent_slices_that_are_alike_are_one_row(panel: PanelDriver, runs: object, tmp_path: Path) -> None:
+    import qt
+
+    from conresnet.results.review import BAD_DICE
+
+    panel.picture(tmp_path / "panel.png")
+    table = panel.ui.reviewTable
+    assert places(panel) == [
+        "Slices 16-18", "Slices 13-15", "Slices 19-20", "Slice 21", "Slice 22", "Slice 24", "Spot: =Posterior"
+    ]  # fmt: skip
+    assert table_texts(panel, 0) == ["1", "Slices 16-18", "50", "0.87", "uncertain boundary"]
+    assert table_texts(panel, 1) == ["3", "Slices 13-15", "44", "0.85", ""], "neither large nor typical is a reason"
+    assert table_texts(panel, 2)[3] == "0.81" and table_texts(panel, 3)[3:] == ["0.79", ""], "a Dice below 0.8 is apart"
+    assert BAD_DICE == 0.8
+    assert "0 of 7" in panel.ui.reviewCollapsibleButton.text
+    assert table.viewport().height >= 7 * table.rowHeight(0), "all of it can be seen"
+    panel.widget.reviewPanel.go(1)
+    assert cross_point(slicer.util.getNode("Red"))[2] == 15, "most expected errors"
+    table.item(1, 0).setCheckState(qt.Qt.Checked)
+    assert "1 of 7" in panel.ui.reviewCollapsibleButton.text
+    node = review().tableOf(runs, "review")
+    assert {row["slice"] for row in review().rowsOf(node) if row["seen"]} == {13, 14, 15}
+    assert review().rowsOf(node)[2]["reason"] == "large cross-section", "the table and the file have all rows unchanged"
+    assert node.GetNumberOfRows() == 12
+    column = node.GetTable().GetColumnByName("seen")
+    column.SetValue(2, 0)
+    panel.widget.reviewPanel.show(None)
+    panel.widget.reviewPanel.show(runs)
+    assert table.item(1, 0).checkState() == qt.Qt.PartiallyChecked
+    assert "0 of 7" in panel.ui.reviewCollapsibleButton.text
+
+
+def test_the_list_is_sorted_by_clicks_on_its_headers(panel: PanelDriver, runs: object, tmp_path: Path) -> None:
+    import qt
+
+    panel.picture(tmp_path / "panel.png")
+    first = places(panel)
+    panel.widget.reviewPanel.go(1)
+    click_header(panel, 3)
+    assert places(panel) == [
+        "Slice 24", "Slice 22", "Slice 21", "Slices 19-20", "Slices 13-15", "Slices 16-18", "Spot: =Posterior"
+    ]  # fmt: skip
+    assert panel.ui.reviewTable.currentRow() == 4, "the place where the user is"
+    panel.widget.reviewPanel.go(4)
+    assert cross_point(slicer.util.getNode("Red"))[2] == 13, "the lowest Dice of the run"
+    press(panel, "P")
+    assert cross_point(slicer.util.getNode("Red"))[2] == 20
+    panel.ui.reviewTable.item(0, 0).setCheckState(qt.Qt.Checked)
+    seen = [row["slice"] for row in review().rowsOf(review().tableOf(runs, "review")) if row["seen"]]
+    assert seen == [24], "the mark belongs to the place that is shown"
+    click_header(panel, 3)
+    assert places(panel)[-1] == "Slice 24"
+    click_header(panel, 0)
+    assert places(panel) == [*(place for place in first if place != "Slice 24"), "Slice 24"]
+    click_header(panel, 1)
+    assert places(panel) == [
+        "Slices 13-15", "Slices 16-18", "Slices 19-20", "Slice 21", "Slice 22", "Slice 24", "Spot: =Posterior"
+    ]  # fmt: skip
+    click_header(panel, 2)
+    assert places(panel) == first
+    click_header(panel, 4)
+    assert table_texts(panel, 6)[4] == "uncertain boundary"
+
+
 def test_places_move_with_the_volume(panel: PanelDriver, reviewed: object, volume: object) -> None:
     place, crosshair = (10.5, 20.25, 20), slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
 
@@ -119,7 +224,9 @@ def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
 ) -> None:
     import qt
 
-    assert "0 of 2" in panel.ui.reviewCollapsibleButton.text and "Not fitted." in panel.ui.reviewTable.toolTip
+    note = panel.ui.reviewNoteLabel
+    assert "0 of 2" in panel.ui.reviewCollapsibleButton.text and note.text == "Not fitted."
+    assert note.isVisibleTo(panel.representation)
     panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
     assert "1 of 2" in panel.ui.reviewCollapsibleButton.text
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
