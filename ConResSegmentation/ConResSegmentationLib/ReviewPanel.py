@@ -289,6 +289,11 @@ def _placesIn(rows: list[dict]) -> list[list[dict]]:
 
 def _askPath(title: str, name: str, ending: str, kind: str) -> Path | None:
     path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{ending}", f"{kind} (*{ending})")
-    if not path:
+    if not path or path.lower().endswith(ending):
+        return Path(path) if path else None
+    # The dialog has asked about the file without the ending.
+    completed = Path(f"{path}{ending}")
+    question = _("{path} already exists. Replace it?").format(path=completed)
+    if completed.exists() and not slicer.util.confirmYesNoDisplay(plain(question)):
         return None
-    return Path(path if path.lower().endswith(ending) else f"{path}{ending}")
+    return completed

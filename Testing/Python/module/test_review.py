@@ -253,6 +253,29 @@ def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
     assert rows[2]["segment"] != "=Posterior", "no spreadsheet may take a name for a formula"
 
 
+def test_a_file_is_not_replaced_unasked_although_its_ending_was_not_typed(
+    panel: PanelDriver, reviewed: object, tmp_path: Path
+) -> None:
+    (tmp_path / "result.csv").write_text("another", encoding="utf-8")
+    for button, ending, kept in (
+        (panel.ui.exportReviewButton, ".csv", "another"),
+        (panel.ui.reportButton, ".html", ""),
+    ):
+        path = (tmp_path / "result").with_suffix(ending)
+        path.write_text(kept, encoding="utf-8")
+        dialogs.answer(str(tmp_path / "result"), "No")
+        button.click()
+        assert path.name in dialogs.shown[-1].text and path.read_text(encoding="utf-8") == kept
+    dialogs.answer(str(tmp_path / "result"), "Yes")
+    panel.ui.exportReviewButton.click()
+    assert "rank" in (tmp_path / "result.csv").read_text(encoding="utf-8")
+    shown = len(dialogs.shown)
+    # Qt's dialog has asked about what was typed.
+    dialogs.answer(str(tmp_path / "result.csv"))
+    panel.ui.exportReviewButton.click()
+    assert len(dialogs.shown) == shown + 1
+
+
 def test_places_that_were_seen_stay_so_in_the_list_of_the_same_result(
     panel: PanelDriver, reviewed: object, volume: object
 ) -> None:
