@@ -172,9 +172,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onSceneStartClose(self, caller, event) -> None:
         """A run must not reach into the next scene, and the parameter node is about to be reset."""
         self.runPanel.onSceneClosing()
-        for part in (self.map3DPanel, self.partRemover, self.comparisonButton):
+        for part in (self.map3DPanel, self.partRemover, self.comparisonButton, self.reviewPanel):
             part.forget()
-        self.reviewPanel.close()
         self._smoothing.stop()
         self.setParameterNode(None)
 

@@ -13,7 +13,7 @@ from conresnet.messages import reason
 
 from .ResultParts import REVIEW, SEEN
 from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, showTable, tableOf, writeReport
-from .Widgets import WorkInSteps, addShortcuts, hint, nameOf, openFile, plain, say, textItem
+from .Widgets import ViewLayout, WorkInSteps, addShortcuts, hint, nameOf, openFile, plain, say, textItem
 
 # As the engine names all segments together.
 _ALL = "all"
@@ -26,6 +26,8 @@ _SEEN_COLUMN, _PLACE_COLUMN, _ERRORS_COLUMN, _DICE_COLUMN, _REASON_COLUMN = rang
 _BAD_DICE = 0.8
 # A large slice has many voxels that may be wrong, and a typical one nothing to look for.
 _NO_REASONS = ("reason-large", "reason-typical")
+# Slicer's own, which is described already.
+_withTable = ViewLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView, str)
 
 
 class ReviewPanel:
@@ -38,7 +40,7 @@ class ReviewPanel:
     def __init__(self, section):
         self._section = section
         self._ui = ui = slicer.util.childWidgetVariables(section)
-        self._segmentationNode = self._tableNode = None
+        self._segmentationNode = self._tableNode = self._statisticsNode = None
         # What each row of the list shows: a spot, or the slices of a run, most expected errors first.
         self._places: list[list[dict]] = []
         self._sorting = (_ERRORS_COLUMN, False)
@@ -57,7 +59,7 @@ class ReviewPanel:
         ui.reviewTable.connect("itemChanged(QTableWidgetItem*)", self._onChecked)
         ui.previousPlaceButton.connect("clicked(bool)", lambda _checked: self.step(-1))
         ui.nextPlaceButton.connect("clicked(bool)", lambda _checked: self.step(1))
-        ui.exportReviewButton.connect("clicked(bool)", lambda _checked: self._export(self._tableNode))
+        ui.exportReviewButton.connect("clicked(bool)", lambda _checked: self._onExport())
         ui.statisticsButton.connect("clicked(bool)", lambda _checked: self._onStatistics())
         ui.reportButton.connect("clicked(bool)", lambda _checked: self._onReport())
         actions = {"P": lambda: self.step(-1), "N": lambda: self.step(1)}
@@ -70,8 +72,14 @@ class ReviewPanel:
         return self._work.isBusy
 
     def close(self) -> None:
-        """Stop writing a report, because the scene is closed or Slicer quits."""
+        """Stop writing a report, because Slicer quits."""
         self._work.stop()
+
+    def forget(self) -> None:
+        """The scene is closed: stop writing a report, and do not show the statistics."""
+        self.close()
+        if self._showsStatistics:
+            _withTable.hide()
 
     def setShortcutsEnabled(self, isEnabled: bool) -> None:
         """Whether N and P go to the next and the previous place; they do nothing without a list."""
@@ -83,8 +91,9 @@ class ReviewPanel:
         """Show the list of a result; None for no result."""
         tableNode = tableOf(segmentationNode, REVIEW)
         self._segmentationNode = segmentationNode
-        self._ui.statisticsButton.enabled = tableOf(segmentationNode, STATISTICS) is not None
+        self._showStatisticsOf(segmentationNode)
         self._ui.reportButton.enabled = hasReport(segmentationNode) and not self.isBusy
+        self._ui.exportReviewButton.enabled = bool(tableNode or self._statisticsNode)
         if tableNode is self._tableNode:
             return
         self._tableNode = tableNode
@@ -95,7 +104,7 @@ class ReviewPanel:
         self._sort()
         self._fill()
         self._count()
-        for widget in (self._ui.previousPlaceButton, self._ui.nextPlaceButton, self._ui.exportReviewButton):
+        for widget in (self._ui.previousPlaceButton, self._ui.nextPlaceButton):
             widget.enabled = bool(self._places)
         self.setShortcutsEnabled(self._shortcutsWanted)
 
@@ -207,17 +216,35 @@ class ReviewPanel:
         explained = _("Places worth checking. Click one to go there, or a header to sort by it.")
         self._ui.reviewTable.toolTip = plain(explained)
 
+    @property
+    def _showsStatistics(self) -> bool:
+        """Whether Slicer's table view shows the statistics, or did until they were removed."""
+        if self._statisticsNode is None or not _withTable.isShown:
+            return False
+        shownID = slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID()
+        return not shownID or shownID == self._statisticsNode.GetID()
+
+    def _showStatisticsOf(self, segmentationNode) -> None:
+        """Those of a new result take the place of shown ones; without any, the earlier layout comes back."""
+        tableNode, wereShown = tableOf(segmentationNode, STATISTICS), self._showsStatistics
+        isSame, self._statisticsNode = tableNode is self._statisticsNode, tableNode
+        self._ui.statisticsButton.enabled = tableNode is not None
+        if wereShown and not isSame:
+            showTable(tableNode) if tableNode else _withTable.hide()
+
     def _onStatistics(self) -> None:
-        """Show the statistics in Slicer's table view, and offer to save them."""
-        tableNode = tableOf(self._segmentationNode, STATISTICS)
-        if tableNode is None:
+        """Show the statistics in Slicer's table view, or the layout before them if they are shown."""
+        if tableOf(self._segmentationNode, STATISTICS) is None:
             self.refresh()
-            return
-        manager = slicer.app.layoutManager()
-        if manager is not None:
-            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
-            showTable(tableNode)
-        self._export(tableNode)
+        elif self._showsStatistics:
+            _withTable.hide()
+        elif _withTable.isPossible:
+            _withTable.show()
+            showTable(self._statisticsNode)
+
+    def _onExport(self) -> None:
+        """Save the statistics while they are shown, or else the list."""
+        self._export(self._statisticsNode if self._showsStatistics or not self._tableNode else self._tableNode)
 
     def _onReport(self) -> None:
         """Write the report, and open it in the browser."""

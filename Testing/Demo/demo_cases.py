@@ -83,8 +83,9 @@ def segment_case(module: object, output: Path) -> None:
     save_png(with_legend(four_views(1200, 900), outcome.segmentation, outcome.shownMap), output / "views.png")
     widget.ui.modelDetailsButton.collapsed = True
     save_png(panel_image(panel), output / "panel.png")
-    for button, name in (("exportReview", "review.csv"), ("statistics", "statistics.csv"), ("report", "report.html")):
-        dialogs.answer(str(output / name))
+    dialogs.answer(*(str(output / name) for name in ("review.csv", "statistics.csv", "report.html")))
+    # While the statistics are shown, they are exported.
+    for button in ("exportReview", "statistics", "exportReview", "statistics", "report"):
         getattr(widget.ui, f"{button}Button").click()
     while widget.reviewPanel.isBusy:
         slicer.app.processEvents()

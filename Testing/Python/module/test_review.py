@@ -338,8 +338,13 @@ def test_reasons_are_told_in_the_users_language(
 
 
 def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
-    dialogs.answer(str(tmp_path / "figures.csv"))
+    manager = slicer.app.layoutManager()
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    before = manager.layout
     panel.ui.statisticsButton.click()
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView
+    dialogs.answer(str(tmp_path / "figures.csv"))
+    panel.ui.exportReviewButton.click()
     (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLTableNode") if "statistics" in n.GetName()]
     assert slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == node.GetID()
     assert node.GetTable().GetColumnByName("volume_ml").GetValue(0) == 1.84
@@ -347,6 +352,36 @@ def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, revi
     assert rows[0] == {"segment": "Anterior", "voxels": "1840", "volume_ml": "1.84", "surface_cm2": "9.5",
                        "mean_intensity T1": "311.5", "mean_uncertainty": "0.04"}  # fmt: skip
     assert rows[1]["mean_intensity T1"] == rows[1]["mean_uncertainty"] == ""
+    panel.ui.statisticsButton.click()
+    assert manager.layout == before
+    dialogs.answer(str(tmp_path / "list.csv"))
+    panel.ui.exportReviewButton.click()
+    assert (tmp_path / "list.csv").read_text(encoding="utf-8").startswith("rank,")
+
+
+def test_shown_statistics_follow_the_result(panel: PanelDriver, reviewed: object) -> None:
+    manager, selection = slicer.app.layoutManager(), slicer.app.applicationLogic().GetSelectionNode()
+    before = manager.layout
+    panel.ui.statisticsButton.click()
+    review().keep(reviewed, REPORT)
+    panel.widget.reviewPanel.show(reviewed)
+    assert selection.GetActiveTableID() == review().tableOf(reviewed, "statistics").GetID()
+    # Another table that the user looks at stays.
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "another")
+    review().showTable(other)
+    panel.widget.reviewPanel.show(reviewed)
+    assert selection.GetActiveTableID() == other.GetID()
+    panel.ui.statisticsButton.click()
+    assert selection.GetActiveTableID() != other.GetID() and manager.layout != before
+    review().keep(reviewed, {"review": REPORT["review"]})
+    panel.widget.reviewPanel.show(reviewed)
+    assert manager.layout == before and not panel.ui.statisticsButton.enabled
+    review().keep(reviewed, REPORT)
+    panel.widget.reviewPanel.show(reviewed)
+    panel.ui.statisticsButton.click()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert manager.layout == before
 
 
 def test_lists_are_replaced_and_removed_with_the_result(panel: PanelDriver, reviewed: object) -> None:
