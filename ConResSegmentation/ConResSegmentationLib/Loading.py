@@ -18,11 +18,12 @@ from .Widgets import DroppedFiles, nameOf, showError
 
 _MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 EXAMPLES_FOLDER = _MODULE_RESOURCES / "Examples"
-_CT = "head_neck_ct.nii.gz"
+_CT, _HEAD = "head_neck_ct.nii.gz", "head.nii.gz"
 _EXAMPLES = {
-    "hippocampus": "hippocampus.nii.gz",
-    "brain-structures": "head.nii.gz",
-    "brain-tissue": "head.nii.gz",
+    # A whole head shows more of this model than the crop: its automatic ROI, and both sides.
+    "hippocampus": _HEAD,
+    "brain-structures": _HEAD,
+    "brain-tissue": _HEAD,
     "head-neck-organs": _CT,
 }
 _NIFTI = (".nii", ".nii.gz")
@@ -37,12 +38,12 @@ def examples() -> dict[str, Path]:
 
 
 def registerSampleData() -> None:
-    """Offer the examples in Slicer's Sample Data module."""
+    """Offer the examples in Slicer's Sample Data module, for the model hippocampus a crop around one of them."""
     try:
         import SampleData
     except ImportError:
         return
-    for model, path in examples().items():
+    for model, path in (examples() | {"hippocampus": EXAMPLES_FOLDER / "hippocampus.nii.gz"}).items():
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category="ConResNet",
             sampleName=f"ConResNet {model}",
