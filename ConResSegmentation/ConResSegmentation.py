@@ -419,7 +419,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
             choices.model, choices.channels = name, []
         return name
 
-    def importCheckpoint(self, checkpoint: str, settings: dict, listener, install=None) -> CheckpointImport:
+    def importCheckpoint(self, checkpoint: str, settings: dict | None, listener, install=None) -> CheckpointImport:
         """Convert a checkpoint by the paper's authors without waiting, then `install` it; see `CheckpointImport`."""
         return CheckpointImport(self.enginePython, Path(checkpoint), settings, listener, install or self.install)
 

@@ -1,11 +1,12 @@
-"""Importing a checkpoint by the paper's authors: the questions, and the engine's process that converts it."""
+"""Importing a checkpoint by the paper's authors: the engine's processes that read and convert it, and the questions."""
 
-import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -18,6 +19,7 @@ from conresnet.importing import (
     INFERENCE,
     SEGMENTS,
     TITLE,
+    describe,
     inputs_named,
     model_name,
     segments_named,
@@ -36,16 +38,21 @@ def askForCheckpoint() -> str:
     return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Import a checkpoint"), "", kinds)
 
 
-def askForSettings(checkpoint: Path) -> dict | None:
+def askForSettings(checkpoint: Path, arguments: Mapping[str, Any]) -> dict | None:
     """Ask for settings of `conresnet.importing.describe` that the checkpoint does not contain; None if canceled.
 
-    What is left empty has the default.
+    What is left empty has the default. The dialog comes again until the settings suit the network.
+
+    Args:
+        arguments: of the network in the checkpoint.
     """
-    dialog = _Dialog(checkpoint)
+    dialog = _Dialog(checkpoint, arguments)
     try:
         while dialog.widget.exec_():
             try:
-                return dialog.settings()
+                settings = dialog.settings()
+                describe(arguments, settings, checkpoint.name)
+                return settings
             except UserError as error:
                 showError(errorSentence(error))
         return None
@@ -57,12 +64,17 @@ def askForSettings(checkpoint: Path) -> dict | None:
 class _Dialog:
     """The dialog with the questions."""
 
-    def __init__(self, checkpoint: Path):
+    def __init__(self, checkpoint: Path, arguments: Mapping[str, Any]):
         self.widget = qt.QDialog(slicer.util.mainWindow())
         self.widget.windowTitle = _("Import a checkpoint")
         self.widget.minimumWidth = 480
         form = qt.QFormLayout(self.widget)
-        hint = qt.QLabel(_("Fields left empty take the values of the authors' BraTS 2018 models."))
+        contents = _(
+            "The network in this file has {channels} channels and {outputs} outputs. Fields left empty take the values "
+            "of the authors' BraTS 2018 models."
+        )
+        counts = {"channels": arguments["input_channels"], "outputs": arguments["outputs"]}
+        hint = qt.QLabel(contents.format(**counts))
         hint.wordWrap = True
         form.addRow(hint)
         channels = ", ".join(item["name"] for item in CHANNELS)
@@ -123,23 +135,22 @@ def _parts(text: str) -> list[str]:
 
 
 def importAsking(path: Path, control, start: Callable, install: Callable[[str], str]) -> None:
-    """Import a checkpoint by the paper's authors, after asking what it does not say.
+    """Import a checkpoint by the paper's authors: look at it, and ask what it does not say.
 
     Args:
         control: launches the import if nothing else is running, and follows it.
-        start: starts it; called with the file's path, the settings, ``control`` and ``install``.
+        start: starts it; called with the file's path, no settings, ``control`` and ``install``.
         install: see `CheckpointImport`.
     """
-    settings = control.isFree() and askForSettings(path)
-    if settings:
-        control.launch(lambda: lambda: start(str(path), settings, control, install), usesScene=False)
+    if control.isFree():
+        control.launch(lambda: lambda: start(str(path), None, control, install), usesScene=False)
 
 
 class CheckpointImport:
     """Converts a checkpoint in a process of the engine's Python, and installs the model package.
 
     Args:
-        settings: see `askForSettings`.
+        settings: see `askForSettings`; None to ask for them, once another process has found that the file is suitable.
         control: receives progress, lines for the log, and the result.
         install: called with the path of the package; it returns the name of the installed model, or "". May raise
             UserError.
@@ -148,22 +159,60 @@ class CheckpointImport:
         UserError: the engine's Python cannot be started.
     """
 
-    def __init__(self, python: EnginePython, checkpoint: Path, settings: dict, control, install: Callable[[str], str]):
-        self._control, self._install, self._name = control, install, settings["name"]
-        self._folder = Path(tempfile.mkdtemp(prefix="conresnet-import-"))
-        self._package, answers = self._folder / "package", self._folder / "settings.json"
+    def __init__(
+        self,
+        python: EnginePython,
+        checkpoint: Path,
+        settings: dict | None,
+        control,
+        install: Callable[[str], str],
+    ):
+        self._python, self._checkpoint, self._control, self._install = python, checkpoint, control, install
+        self._name, self._isCanceled = "", False
+        self._folder: Path | None = None
+        if settings is None:
+            self._start(_("Reading {file}"), self._onRead)
+        else:
+            self._convert(settings)
+
+    def _start(self, text: str, onEnded: Callable[[int | None, str, str], None], *arguments: str) -> None:
+        launch = self._python.launchModule("conresnet.importing", str(self._checkpoint), *arguments)
+        self._control.onProgress(text.format(file=self._checkpoint.name), None)
+        self._process = ChildProcess(launch, onEnded, self._control.log)
+        self._process.start()
+
+    def _onRead(self, exitCode: int | None, output: str, errors: str) -> None:
+        """The file was read; ask what it does not say."""
+        if exitCode != 0:
+            self._onEnded(exitCode, output, errors)
+            return
+        try:
+            settings = askForSettings(self._checkpoint, json.loads(lastLine(output)))
+            # Slicer may have been closed while the dialog was open.
+            if settings is not None and not self._isCanceled:
+                self._convert(settings)
+            elif not self._isCanceled:
+                self.cancel()
+        except UserError as error:
+            self._control.onEnded(errorSentence(error), True)
+        except Exception:
+            # Otherwise the run would never end.
+            self._control.log(traceback.format_exc())
+            self._fail()
+
+    def _convert(self, settings: dict) -> None:
+        self._name, self._folder = settings["name"], Path(tempfile.mkdtemp(prefix="conresnet-import-"))
+        answers = self._folder / "settings.json"
         answers.write_text(json.dumps(settings), encoding="utf-8")
         try:
-            launch = python.launchModule("conresnet.importing", str(checkpoint), str(self._package), str(answers))
+            self._start(_("Importing {file}"), self._onEnded, str(self._folder / "package"), str(answers))
         except UserError:
             self._cleanUp()
             raise
-        control.onProgress(_("Importing {file}").format(file=checkpoint.name), None)
-        self._process = ChildProcess(launch, self._onEnded, control.log)
-        self._process.start()
 
     def cancel(self) -> None:
         """Stop; nothing is installed."""
+        self._isCanceled = True
         self._process.drop()
         self._cleanUp()
         self._control.onCancelled()
@@ -172,13 +221,16 @@ class CheckpointImport:
         if exitCode == 0:
             endWith(self._control, self._installed)
         else:
-            self._control.onEnded(lastLine(errors, output) or _("The import failed; see the log."), True)
+            self._fail(lastLine(errors, output))
         self._cleanUp()
 
+    def _fail(self, sentence: str = "") -> None:
+        self._control.onEnded(sentence or _("The import failed; see the log."), True)
+
     def _installed(self) -> str:
-        name = self._install(str(self._package))
+        name = self._install(str(self._folder / "package"))
         return _("Imported {model}.").format(model=name) if name else notInstalled(self._name)
 
     def _cleanUp(self) -> None:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
-from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForCheckpoint, askForSettings
+from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForCheckpoint
 from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say, textItem
 
 from .Backend import Backend, BackendTask
@@ -107,10 +107,10 @@ class ResultsPanel:
             slicer.util.errorDisplay(self._busy)
         elif not source.casefold().endswith(CHECKPOINT_SUFFIXES):
             self._install(Path(source), _("Canceled."))
-        elif settings := askForSettings(Path(source)):
+        else:
             logic = slicer.util.getModuleLogic(_SEGMENTATION_MODULE)
             try:
-                self._checkpointImport = logic.importCheckpoint(source, settings, self)
+                self._checkpointImport = logic.importCheckpoint(source, None, self)
             except UserError as error:
                 self.onEnded(errorSentence(error), isError=True)
             self.updateButtons()

@@ -181,6 +181,13 @@ def import_checkpoint(
     return package, read.average
 
 
+def network_arguments(checkpoint: Path) -> dict[str, Any]:
+    """The arguments of the network in a checkpoint. Raises UserError as ``read_checkpoint`` and ``convert``."""
+    from conresnet.importing.checkpoint import convert, read_checkpoint
+
+    return convert(read_checkpoint(checkpoint).tensors, checkpoint)[0]
+
+
 def model_name(text: str) -> str:
     """The valid model name that is closest to a text."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100].strip("-._") or "imported"

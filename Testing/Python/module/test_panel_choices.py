@@ -13,10 +13,13 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 from conresnet.package.store import SHIPPED_FOLDER, find_model, install_model
+from module.checkpoints import checkpoint
 from module.models import write_broken, write_four_channels
 from module.panel_driver import PanelDriver, result_nodes
 from module.test_scene_inputs import add_region
 from slicer_host import dialogs
+
+__all__ = ["checkpoint"]
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
@@ -323,12 +326,12 @@ def test_a_shipped_model_that_an_installed_one_hides_is_listed_too(panel: PanelD
 
 
 def test_a_checkpoint_is_not_called_a_broken_package_and_no_dialog_is_left_behind(
-    panel: PanelDriver, tmp_path: Path
+    panel: PanelDriver, checkpoint: Path
 ) -> None:
-    (tmp_path / "weights.pth").write_bytes(b"PK")
     for _time in range(2):
-        dialogs.answer("A .zip file", str(tmp_path / "weights.pth"), lambda dialog: 0)
+        dialogs.answer("A .zip file", str(checkpoint), lambda dialog: 0)
         panel.ui.installModelButton.click()
+        panel.wait(lambda: not panel.widget.runPanel.isRunning)
         assert dialogs.shown[-1].title == "Import a checkpoint"
     panel.app.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
     assert slicer.util.mainWindow().findChildren(QtWidgets.QDialog) == []

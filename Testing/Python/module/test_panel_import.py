@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -28,13 +29,14 @@ def test_a_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpo
     def look(dialog: QtWidgets.QDialog) -> int:
         dialog.grab().save(str(tmp_path / "dialog.png"))
         shown.append(dialog.findChild(QtWidgets.QLineEdit, "nameEdit").text)
+        shown.extend(re.findall(r"\d+ channels and \d+ outputs", dialog.findChildren(QtWidgets.QLabel)[0].text))
         return 1
 
     dialogs.answer(look)
     panel.drop(checkpoint)
     assert panel.widget.runPanel.isRunning
     end(panel)
-    assert shown == ["BraTS-final"] and panel.status == "Imported BraTS-final."
+    assert shown == ["BraTS-final", "4 channels and 3 outputs"] and panel.status == "Imported BraTS-final."
     assert panel.choices.model == "BraTS-final" and len(panel.widget.channels.combos) == 4
     assert "Enhancing tumor" in panel.ui.modelSummaryLabel.text
     assert read_package(find_model("BraTS-final")).description.inference.tiling == "authors"
@@ -42,6 +44,7 @@ def test_a_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpo
 
 def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Path) -> None:
     wrong = answers(nameEdit="mine", segmentsEdit="Big")
+    several = [answers(segmentsEdit="Big=1"), answers(segmentsEdit="", orientationEdit="XYZ")]
     right = answers(
         titleEdit="Mine",
         licenseEdit="CC0-1.0",
@@ -50,10 +53,12 @@ def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Pa
         orientationEdit="sar",
         spacingEdit="2, 1, 1",
     )
-    dialogs.answer("A checkpoint", str(checkpoint), wrong, right)
+    dialogs.answer("A checkpoint", str(checkpoint), wrong, *several, right)
     panel.ui.installModelButton.click()
-    assert "Big" in dialogs.shown[-2].text, "the dialog comes again, with what was filled in"
     end(panel)
+    said = [shown.text for shown in dialogs.shown if shown.text]
+    for words, text in zip(("Big", "1 segments were named", "orientation"), said[-3:], strict=True):
+        assert words in text, "the dialog comes again, with what was filled in"
     description = read_package(find_model("mine")).description
     assert (description.title, description.license) == ("Mine", "CC0-1.0")
     assert [item.name for item in description.inputs] == ["A", "B", "C", "D"]
@@ -70,17 +75,13 @@ def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
 ) -> None:
     (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
     titles = [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
-    for path, answer, words in (
-        (tmp_path / "broken.pth", answers(), "broken.pth"),
-        (checkpoint, answers(orientationEdit="XYZ"), "orientation"),
-    ):
-        dialogs.answer(answer)
-        panel.drop(path)
-        end(panel)
-        assert words in panel.status
+    panel.drop(tmp_path / "broken.pth")
+    end(panel)
+    assert "broken.pth" in panel.status and not dialogs.shown, "it is refused before any question"
     dialogs.answer(answers(result=0))
     panel.drop(checkpoint)
-    assert not panel.widget.runPanel.isRunning
+    end(panel)
+    assert panel.status == "Canceled."
     dialogs.answer(answers())
     panel.drop(checkpoint)
     panel.wait(lambda: panel.status.startswith("Importing"))

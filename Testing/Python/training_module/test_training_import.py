@@ -35,7 +35,8 @@ def test_a_checkpoint_is_imported_after_the_questions_of_the_command(
     button = training.ui.checkpointButton
     dialogs.answer(str(checkpoint), look)
     training.click(button)
-    assert status(training) == "Importing BraTS final.pth" and button.text == "Cancel"
+    assert status(training) == "Reading BraTS final.pth" and button.text == "Cancel"
+    training.wait(lambda: status(training) == "Importing BraTS final.pth")
     training.picture(tmp_path / "importing.png")
     training.wait(lambda: button.text == "Checkpoint...")
     assert status(training) == "Imported BraTS-final." and shown == ["BraTS-final"]
@@ -55,15 +56,16 @@ def test_an_import_is_canceled_and_what_is_wrong_is_said(
     button = training.ui.checkpointButton
     dialogs.answer(answers(result=0))
     training.drop(checkpoint)
-    assert status(training) == "" and button.text == "Checkpoint..."
+    training.wait(lambda: button.text == "Checkpoint...")
+    assert status(training) == "Canceled."
     dialogs.answer(answers())
     training.drop(checkpoint)
+    training.wait(lambda: status(training).startswith("Importing"))
     training.drop(checkpoint)
     assert dialogs.shown[-1].text == "Wait until the other command has ended."
     training.click(button)
     assert status(training) == "Canceled." and button.text == "Checkpoint..."
     (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
-    dialogs.answer(answers())
     training.drop(tmp_path / "broken.pth")
     training.wait(lambda: button.text == "Checkpoint...")
     assert "broken.pth" in status(training) and "color" in training.ui.resultsStatusLabel.styleSheet
