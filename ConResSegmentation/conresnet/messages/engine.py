@@ -140,7 +140,8 @@ ENGINE: dict[str, str] = {
     ),
     "model-is-checkpoint": _(
         '{name} is a checkpoint, not a model package. Convert it with the command "python -m conresnet import", or '
-        '"python -m conresnet_training export" if you trained it; then install the result.'
+        '"python -m conresnet_training export" if you trained it; then install the result. In Slicer, use Install..., '
+        "or Import into ConRes Segmentation in ConRes Training."
     ),
     "package-damaged": _("The model package {file} cannot be read ({reason}); get a fresh copy."),
     "package-unsafe": _("The model package {file} was refused because {reason}; get it from a source that you trust."),
@@ -172,11 +173,12 @@ ENGINE: dict[str, str] = {
     "import-cannot-read": _("{path} cannot be read ({reason}); check the file."),
     "import-folder": _("{path} is a folder; choose the checkpoint file in it."),
     "import-of-package": _(
-        '{path} is already a model package; install it with the command "python -m conresnet models install".'
+        '{path} is already a model package; install it with the command "python -m conresnet models install" (in '
+        "Slicer, use Install... and A .zip file)."
     ),
     "import-of-run": _(
         "{path} belongs to a training run of ConResNet; make a model package of the run with the command "
-        '"python -m conresnet_training export".'
+        '"python -m conresnet_training export" (in Slicer, use Import into ConRes Segmentation in ConRes Training).'
     ),
     "import-of-own-weights": _(
         "{path} contains weights of a model package, which need no import; install the package with the command "
@@ -222,7 +224,7 @@ ENGINE: dict[str, str] = {
     "import-setting-unknown": _("{key} cannot be set when {path} is imported; the fields that can be set are {known}."),
     "import-channels-differ": _(
         "{path} has {channels} channels and {segments} segments, but {given_channels} channels and {given_segments} "
-        "segments were named; name them with --channel and --segment."
+        "segments were named; name them with --channel and --segment (in Slicer, under Channels and Segments)."
     ),
     # Finding models
     "models-folder-not-found": _("There is no models folder at {file}; check the path."),
