@@ -188,7 +188,7 @@ class RunPanel(RunListener):
 
     def _updateButtons(self) -> None:
         busy = self._busy
-        offer(self._ui.applyButton, busy or self._problem, _("Segment the chosen volumes."))
+        offer(self._ui.applyButton, busy or self._problem, _("Segment the chosen volumes (Ctrl+Return)."))
         offer(self._ui.batchButton, busy or self._batchProblem, _("Segment all checked cases, one after another."))
         self._ui.cancelButton.enabled = self.isRunning
 

@@ -76,7 +76,7 @@ def test_segment_says_why_it_cannot_start(panel: PanelDriver) -> None:
     add_volume("a T1")
     panel.settle()
     assert panel.ui.applyButton.enabled
-    assert panel.ui.applyButton.toolTip == "Segment the chosen volumes."
+    assert panel.ui.applyButton.toolTip == "Segment the chosen volumes (Ctrl+Return)."
 
 
 def test_a_volume_that_comes_later_fills_the_empty_channel(panel: PanelDriver) -> None:

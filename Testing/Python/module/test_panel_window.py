@@ -140,6 +140,13 @@ def test_every_button_has_a_text_or_an_accessible_name(panel: PanelDriver) -> No
     assert buttons and nameless == ["qt_tableview_cornerbutton"], "which is Qt's own"
 
 
+def test_the_tooltips_of_segment_and_cancel_name_their_shortcuts(panel: PanelDriver, volume: object) -> None:
+    panel.settle()
+    keys = {shortcut.key.toString() for shortcut in panel.widget._shortcuts}
+    for button, shortcut in ((panel.ui.applyButton, "Ctrl+Return"), (panel.ui.cancelButton, "Ctrl+Backspace")):
+        assert f"({shortcut})" in button.toolTip and shortcut in keys
+
+
 def test_the_tab_key_follows_the_order_on_the_screen(panel: PanelDriver, tmp_path: Path) -> None:
     panel.drop(write_four_channels(tmp_path / "four.zip"))
     panel.unfold()
