@@ -238,7 +238,7 @@ ENGINE: dict[str, str] = {
     "model-not-found-near": _(
         'There is no model named "{name}" and no model package at that path; did you mean "{near}"?'
     ),
-    "model-not-removable": _("{path} is not in your models folder, so it was not deleted."),
+    "model-not-removable": _("{path} is not a model package in your models folder, so it was not deleted."),
     # Why a place is in the review list; reasons are parts of a sentence.
     "reason-typical": _("typical slice"),
     "reason-end": _("first or last slice of the segment"),

@@ -218,8 +218,14 @@ def free_name(name: str) -> str:
 
 
 def is_removable(path: str | PathLike) -> bool:
-    """Whether a model package lies directly in one of the user's models folders."""
-    return Path(path).absolute().parent in [folder.absolute() for folder in _user_folders()]
+    """Whether a path is a model package directly in one of the user's models folders, and not anything else there."""
+    path = Path(path).absolute()
+    for folder in _user_folders():
+        # Compared with what is there, because the parent of "models/.." is "models", too.
+        with contextlib.suppress(OSError):
+            if path.parent == folder.absolute() and path in [found.absolute() for found in _packages_in(folder)]:
+                return True
+    return False
 
 
 def remove_model(path: str | PathLike) -> None:
@@ -254,7 +260,7 @@ def _user_folders() -> list[Path]:
 def _packages_in(folder: Path) -> Iterator[Path]:
     """The packages directly in a models folder, by name; the folder itself where it is a package.
 
-    None if the folder does not exist yet; raises another OSError if it cannot be read.
+    There are none if the folder does not exist yet. Raises OSError if it cannot be read.
     """
     if os.path.isfile(folder) or os.path.exists(folder / DESCRIPTION_FILE):
         yield folder

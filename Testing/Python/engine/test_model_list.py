@@ -261,3 +261,11 @@ def test_a_broken_model_is_not_installed(tmp_path: Path, user_folder: Path) -> N
     (source / WEIGHTS).write_bytes(b"")
     refusal("package-truncated", install_model, source)
     assert not user_folder.exists()
+
+
+def test_only_packages_in_the_models_folder_are_removed(user_folder: Path, capsys) -> None:
+    """Neither other folders there, nor what the folder itself is in."""
+    (user_folder / "notes").mkdir(parents=True)
+    for path in (user_folder / "notes", f"{user_folder}/..", f"{user_folder}/notes/.."):
+        assert main(["models", "remove", str(path), "--yes"]) == 2 and (user_folder / "notes").exists()
+        assert UserError("model-not-removable", path=str(path)).message in capsys.readouterr().err
