@@ -261,14 +261,18 @@ def shown_progress() -> Iterator[Progress]:
         yield Progress()
         return
 
-    class Bar(Progress):
-        def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-            left = "" if seconds_left is None else f"{duration(seconds_left)} left"
-            bar.update(round(_STEPS * fraction) - bar.pos, f"{phase} {left}")
+    how = {"show_eta": False, "show_percent": True, "item_show_func": lambda text: text}
+    with contextlib.ExitStack() as stack:
 
-    with click.progressbar(
-        length=_STEPS, file=sys.stderr, show_eta=False, show_percent=True, item_show_func=lambda text: text or ""
-    ) as bar:
+        class Bar(Progress):
+            bar = None
+
+            def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+                # Not before, because a case that is already segmented needs none.
+                self.bar = self.bar or stack.enter_context(click.progressbar(length=_STEPS, file=sys.stderr, **how))
+                left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+                self.bar.update(round(_STEPS * fraction) - self.bar.pos, f"{phase} {left}")
+
         yield Bar()
 
 

@@ -465,3 +465,10 @@ def test_loading_the_model_counts_for_the_first_case_of_a_list(tmp_path, model, 
     assert seconds[0]["loading"] > 0 and seconds[1]["loading"] == 0
     for each in seconds:
         assert each.pop("total") == pytest.approx(sum(each.values()))
+
+
+def test_a_case_that_is_kept_has_no_progress_bar(capsys, tmp_path, model, image, monkeypatch):
+    how = "--cases", write_list(tmp_path, image, "name,T1\na,{image}\n"), "--model", model, "--output", tmp_path / "out"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert call(*how) == 0 and "100%" in capsys.readouterr().err
+    assert call(*how) == 0 and "%" not in capsys.readouterr().err
