@@ -119,14 +119,14 @@ def segment_cohort(
     threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
     options = replace(options, threads=threads)
     cases = [_absolute(case) for case in cases]
-    # Only images in the folder of a case could be replaced by its results.
-    endangered: defaultdict[Path, list[Path]] = defaultdict(list)
-    for image in (image for case in cases for image in case.images if output.absolute() in image.parents):
-        endangered[image.resolve().parent].append(image)
+    # Only images in the folder of a case could be replaced by its results, whatever links lead there.
+    endangered: defaultdict[str, list[Path]] = defaultdict(list)
+    for image in (image for case in cases for image in case.images):
+        endangered[os.path.dirname(os.path.realpath(image))].append(image)
     model, folder, waiting = package.path.absolute(), output.absolute(), deque()
     digest = digest_with_locator(package)
     for case in cases:
-        inputs = (*case.images, *endangered.get((folder / case.name).resolve(), ()))
+        inputs = (*case.images, *endangered.get(os.path.realpath(folder / case.name), ()))
         waiting.append(Job(case, model, options, folder, overwrite, inputs, digest=digest))
     folders = [output / PICTURES, *(job.folder for job in waiting)]
     outcomes: list[Outcome] = []

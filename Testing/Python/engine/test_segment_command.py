@@ -472,3 +472,16 @@ def test_a_case_that_is_kept_has_no_progress_bar(capsys, tmp_path, model, image,
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert call(*how) == 0 and "100%" in capsys.readouterr().err
     assert call(*how) == 0 and "%" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("linked", ["folder", "image"])
+def test_an_image_of_another_case_is_not_replaced_through_a_link(capsys, tmp_path, model, image, linked):
+    (tmp_path / "other name").symlink_to(tmp_path / "out")
+    assert call(image, "--model", model, "--output", tmp_path / "out" / "b") == 0
+    result = tmp_path / "out" / "b" / "segmentation.nii.gz"
+    (tmp_path / "link.nii.gz").symlink_to(result)
+    before = result.read_bytes()
+    second, output = ("out/b/segmentation.nii.gz", "other name") if linked == "folder" else ("link.nii.gz", "out")
+    path = write_list(tmp_path, image, f"name,T1\nb,{{image}}\na,{second}\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / output, "--overwrite") == 2
+    assert "b: " in capsys.readouterr().err and result.read_bytes() == before
