@@ -25,8 +25,9 @@ from conresnet.errors import Cancelled, UserError, as_user_error
 
 PROGRAM = "python -m conresnet"
 _INTERRUPTED = 128 + signal.SIGINT
-# Those that mean "end now": a user's, a session's and a job queue's.
+# Signals that mean "end now": a user's, a session's and a job queue's. Windows has only some of them.
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
+ENDING = tuple(getattr(signal, name) for name in _ENDING if hasattr(signal, name))
 _BLANK = re.compile(r"(--[\w-]+)=\s*")
 # A ~ at the beginning of an argument, or of the value in --option=value, NAME=value or both.
 _HOME = re.compile(r"((?:--[\w-]+=)?(?:[^=/\\]+=)?)~(?=[/\\])")
@@ -148,8 +149,7 @@ def _terminable() -> Iterator[list[int]]:
         if len(heard) in (1, 3):
             raise KeyboardInterrupt
 
-    numbers = (getattr(signal, name) for name in _ENDING if hasattr(signal, name))
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in ENDING}
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
     for number in before:
         signal.signal(number, stop)

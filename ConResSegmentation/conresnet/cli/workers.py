@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from conresnet import __version__
-from conresnet.cli.main import say
+from conresnet.cli.main import ENDING, say
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders
 from conresnet.package.store import digest_with_locator
@@ -160,8 +160,8 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def in_one_piece(work: Callable[[], T]) -> T:
-    """Do work in a thread and return its result. Ctrl-C raises KeyboardInterrupt only after the work is finished; if it
-    is pressed again, at once.
+    """Do work in a thread and return its result. Ctrl-C, or another signal that ends the command, takes effect only
+    after the work is finished; if there is a second one, at once.
     """
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
@@ -172,32 +172,42 @@ def in_one_piece(work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     # Starting a thread may be interrupted when it already runs, so catching KeyboardInterrupt would not be enough.
-    with _interrupts_later():
+    with _signals_later():
         threading.Thread(target=run, daemon=True).start()
         return future.result()
 
 
 @contextlib.contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Raise KeyboardInterrupt for the first Ctrl-C at the end of the block. Only Python's main thread receives it."""
+def _signals_later() -> Iterator[None]:
+    """Let the first signal that ends the command take effect at the end of the block. Only Python's main thread
+    receives signals, and those that are ignored stay ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    interrupted = False
+    handlers = {number: handler for number in ENDING if callable(handler := signal.getsignal(number))}
+    received: list[tuple[int, FrameType | None]] = []
+    is_over = False
 
     def take_note(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        if interrupted:
-            signal.default_int_handler(number, frame)
-        interrupted = True
+        received.append((number, frame))
+        if is_over or len(received) > 1:
+            pass_on()
 
-    handler = signal.signal(signal.SIGINT, take_note)
+    def pass_on() -> None:
+        while received:
+            number, frame = received.pop(0)
+            handlers[number](number, frame)
+
     try:
+        for number in handlers:
+            signal.signal(number, take_note)
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if interrupted:
-            raise KeyboardInterrupt
+        is_over = True
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        pass_on()
 
 
 def _has_dashboard() -> bool:

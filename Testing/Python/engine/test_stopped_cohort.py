@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conresnet.cli.main import main
+from conresnet.cli.main import _terminable, main
 from conresnet.cli.workers import in_one_piece
 
 # If Dask's own cleanup is interrupted, it waits for 10 s.
@@ -115,3 +116,39 @@ def test_interrupted_while_its_thread_starts_work_is_finished_first(presses: int
         may_go_on.set()
         signal.signal(signal.SIGINT, before)
     assert finished == ([True] if presses == 1 else [])
+
+
+def signaled(number: int) -> list[bool]:
+    """Send a signal during work in one piece, and return what it has finished when the signal has taken effect."""
+    finished = []
+
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(0.2)
+        finished.append(True)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        in_one_piece(work)
+        finished.append(False)
+    return finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_work_is_finished_before_any_signal_ends_the_command(number: int) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _terminable() as heard:
+            assert signaled(number) == [True]
+            # The next one must not interrupt the cleanup.
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [number, signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stays_ignored_during_work_in_one_piece() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert signaled(signal.SIGINT) == [True, False]
+    finally:
+        signal.signal(signal.SIGINT, before)
