@@ -47,7 +47,7 @@ from conresnet.images.roi import roi_from_text
 from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
 from conresnet.results.folder import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
-from conresnet.results.review import ALL
+from conresnet.results.review import ALL, read_ranking
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -115,6 +115,9 @@ def segment_cohort(
             kept; ``cases-failed`` at the end.
     """
     check_summary_replaceable(output, case_list)
+    if options.review and (note := read_ranking(package).note):
+        # Once, because it is the same for every case.
+        say(note, err=True)
     jobs = min(jobs, len(cases))
     threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
     options = replace(options, threads=threads)

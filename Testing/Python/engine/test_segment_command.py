@@ -18,6 +18,7 @@ from conresnet.cli.main import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Grid
 from conresnet.messages import sentence
+from conresnet.results.review import FALLBACK
 from engine.cohort_runs import table
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
@@ -485,3 +486,9 @@ def test_an_image_of_another_case_is_not_replaced_through_a_link(capsys, tmp_pat
     path = write_list(tmp_path, image, f"name,T1\nb,{{image}}\na,{second}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / output, "--overwrite") == 2
     assert "b: " in capsys.readouterr().err and result.read_bytes() == before
+
+
+def test_how_good_the_review_lists_are_is_said_once_for_all_cases(capsys, tmp_path, model, image):
+    path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out", "--review") == 0
+    assert capsys.readouterr().err.count(FALLBACK.note) == 1
