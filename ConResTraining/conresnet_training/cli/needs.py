@@ -54,8 +54,10 @@ def report() -> dict:
             module = importlib.import_module(_IMPORTED_AS.get(name, name))
             if not engine.is_whole(module.__spec__):
                 raise ImportError("only parts of it are installed")
+            found[name] = str(getattr(module, "__version__", ""))
             # Not every package says its version itself, and not every one was installed by pip.
-            found[name] = str(getattr(module, "__version__", "") or importlib.metadata.version(name))
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = found[name] or importlib.metadata.version(name)
         except Exception as error:
             problems[name] = str(error).partition("\n")[0] or type(error).__name__
         else:

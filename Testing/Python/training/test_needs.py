@@ -1,5 +1,6 @@
 """What training finds of its needs in the Python that runs it."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -60,3 +61,13 @@ def test_missing_packages_are_named_together_and_no_run_folder_is_left(data_set,
     )
     expected = sentence_of("training-packages-missing", names=names, python=sys.executable)
     assert (done.returncode, done.stderr.strip()) == (2, expected) and not run.exists()
+
+
+def test_a_package_whose_version_is_unknown_is_no_problem(monkeypatch):
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.delattr(monai, "__version__")
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    found = report()
+    assert found["packages"]["monai"] == "" and "monai" not in found["problems"]
