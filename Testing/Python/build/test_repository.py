@@ -171,6 +171,7 @@ def test_a_release_has_the_archives_for_every_slicer_that_is_supported(repositor
     (newest,) = re.findall(r"^SLICER_VERSION \?= (.+)$", makefile, re.MULTILINE)
     (versions,) = re.findall(r"for version in (.+); do", steps)
     assert versions.split()[-1] == newest and "make PYTHON=python SLICER_VERSION=" in steps and "dist/*" in steps
+    assert "requirements/debian.txt" in steps, "make refuses to work without these libraries"
 
 
 def test_the_license_is_apache_2_with_our_copyright_line(repository: Path) -> None:
