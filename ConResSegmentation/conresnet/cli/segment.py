@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from conresnet.package.description import Input, ModelDescription
 
 _PATH = click.Path(path_type=Path)
-# Of names that seem to be meant for one file with the segmentation.
+# Endings of an --output that seems to be meant as one file with the segmentation.
 _IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 

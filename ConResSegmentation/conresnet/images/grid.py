@@ -195,7 +195,7 @@ class ImageFile:
 
 
 def affine_of(linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """(4, 4) matrix of a (3, 3) one and what is then added."""
+    """The (4, 4) matrix that applies a (3, 3) matrix and then adds an offset."""
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = linear, offset
     return matrix

@@ -92,7 +92,7 @@ def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
         try:
             paths = list(_packages_in(folder))
         except OSError as error:
-            # Otherwise a shipped model would silently take the place of the user's.
+            # Otherwise nobody would know why a shipped model takes the place of the user's.
             problem = UserError("cannot-access", path=str(folder), reason=error.strerror)
             entries.append(ModelEntry(folder.name, folder, kind, None, problem))
             continue
@@ -183,9 +183,10 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
 
 
 def place_to_install(name: str) -> Path:
-    """Where a model of this name goes: to an installed package of the name, whatever its folder is called, or its own.
+    """Where to install a model of this name: in place of the installed package of that name, whatever that package's
+    folder is called, because it could otherwise hide the new one. If there is none, in a folder of this name.
 
-    Next to such a package, the new one could be hidden by it. Raises UserError as ``user_folder``.
+    Raises UserError as ``user_folder``.
     """
     folder = user_folder()
     try:
@@ -409,7 +410,7 @@ def _put_back(owned: OwnedFolder, folder: Path) -> None:
 
 
 def packed_file(content: bytes | PathLike) -> PackedFile:
-    """What a package's description says of a file with this content, or of the file at this path."""
+    """The size and checksum of a content, or of the file at a path, as in a package's description."""
     if isinstance(content, bytes):
         return PackedFile(hashlib.sha256(content).hexdigest(), len(content))
     with open(content, "rb") as file:
