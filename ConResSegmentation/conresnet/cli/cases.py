@@ -214,12 +214,14 @@ def segment_to_folder(
     inputs: Sequence[Path],
     progress: Progress | None = None,
     loading: float = 0.0,
+    picture: Path | None = None,
 ) -> Result:
     """Segment one case, and write its results folder, which is unchanged after an error.
 
     Args:
         inputs: images that the results must not replace.
         loading: seconds taken to load the model, for the report.
+        picture: where to write a picture of the result, if that is possible.
     """
     from conresnet.api import segment_images
 
@@ -228,6 +230,10 @@ def segment_to_folder(
         result = segment_images(model, images, options, progress, loading)
         progress.report("writing", 1.0, None)
         result.write(folder)
+        # Before the results are complete, because a case that has them is not segmented again.
+        if picture:
+            with contextlib.suppress(UserError), replacing(picture) as path:
+                path.write_bytes(result.picture())
     return result
 
 

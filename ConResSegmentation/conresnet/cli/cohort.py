@@ -42,7 +42,7 @@ from conresnet.cli.cases import (
 from conresnet.cli.main import say
 from conresnet.cli.workers import Workers, connected, in_one_piece, is_same_model, numbered_by_computer
 from conresnet.errors import UserError
-from conresnet.files import OwnedFolder, make_folder, replacing, write_error
+from conresnet.files import OwnedFolder, make_folder, write_error
 from conresnet.images.roi import roi_from_text
 from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
@@ -283,23 +283,21 @@ def segment_case(job: Job, progress: Progress | None = None, loading: float = 0.
         if not job.overwrite and _has_results(job, options, description):
             if job.had_results:
                 return _read_outcome(job, SKIPPED)
-            # Its worker was killed before it could draw the picture or report the case.
+            # Its worker was killed before it could report the case.
             job = replace(job, overwrite=True)
         # The page is sorted by the expected Dice, which comes from the review list.
         made = replace(options, device=_device(options.device, job.workers), review=True)
         try:
             with _one_at_a_time:
                 model = _warm_model().get(package)
-                how = job.folder, job.overwrite, job.inputs, progress, loading
-                result = segment_to_folder(model, job.case.images, made, *how)
+                how = job.folder, job.overwrite, job.inputs, progress, loading, picture_file(job.output, name)
+                segment_to_folder(model, job.case.images, made, *how)
         except UserError as error:
             # Another command with the same list has segmented it in the meantime, or a run that was killed while it
             # replaced results was undone.
             if error.code != "results-exist" or not _has_results(job, options, description):
                 raise
             return _read_outcome(job, SKIPPED)
-        with contextlib.suppress(UserError), replacing(picture_file(job.output, name)) as path:
-            path.write_bytes(result.picture())
         return _read_outcome(job, DONE)
     except Exception as error:
         return Outcome(name, FAILED, CaseProblem.of(name, error))

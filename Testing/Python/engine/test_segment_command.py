@@ -492,3 +492,15 @@ def test_how_good_the_review_lists_are_is_said_once_for_all_cases(capsys, tmp_pa
     path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out", "--review") == 0
     assert capsys.readouterr().err.count(FALLBACK.note) == 1
+
+
+def test_a_case_that_is_stopped_while_its_picture_is_drawn_is_segmented_again(tmp_path, model, image, monkeypatch):
+    how = "--cases", write_list(tmp_path, image, "name,T1\na,{image}\n"), "--model", model, "--output", tmp_path / "out"
+
+    def interrupted(_result):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("conresnet.api.Result.picture", interrupted)
+        assert call(*how) == 130
+    assert call(*how) == 0 and (tmp_path / "out" / ".cohort" / "a.png").is_file()
