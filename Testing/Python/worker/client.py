@@ -1,4 +1,4 @@
-"""A plain client of the worker, for tests: real processes, no Qt."""
+"""A plain client of the worker for tests: real processes, no Qt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 
 ENGINE = Path(__file__).resolve().parents[3] / "ConResSegmentation"
 FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
-# The program that follows runs as on a full disk: it can make files, but not write to them.
+# Runs the program that follows as on a full disk: it can create files, but not write to them.
 NO_FILES = (
     "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); del sys.argv[0]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -28,7 +28,7 @@ REAL = ("-m", "conresnet", "worker")
 
 
 def engine_environment(temporary: Path | str | None = None) -> dict[str, str]:
-    """The environment of an engine started from the sources, one thread, its temporary files where told."""
+    """Environment of an engine started from the sources: one thread, temporary files in ``temporary``."""
     environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"}
     if temporary:
         environment["TMPDIR"] = str(temporary)
@@ -39,9 +39,9 @@ class Client:
     """Talks to a worker.
 
     Args:
-        arguments: of Python, to start it.
-        temporary: its temporary folder.
-        environment: further variables.
+        arguments: Arguments of Python that start the worker.
+        temporary: The worker's temporary folder.
+        environment: Additional variables.
     """
 
     def __init__(self, *arguments: str, temporary: Path, environment: dict[str, str] | None = None):
@@ -69,7 +69,7 @@ class Client:
             self.log += line
 
     def expect(self, event: str, seconds: float = 30.0) -> dict:
-        """The next event of that name; others before it are dropped, an unexpected error fails."""
+        """Return the next event with this name; skip others before it, and fail on an unexpected error."""
         deadline = time.monotonic() + seconds
         while True:
             message = self.events.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -79,13 +79,13 @@ class Client:
                 return message
 
     def ready(self) -> dict:
-        """Wait until requests are taken; returns the hello."""
+        """Wait until the worker accepts requests; returns its hello message."""
         hello = self.expect("hello")
         self.expect("ready", 60)
         return hello
 
     def send(self, **message: object) -> None:
-        """Write a request."""
+        """Send a request."""
         self.process.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8") + b"\n")
         self.process.stdin.flush()
 
@@ -98,7 +98,7 @@ class Client:
         digest: str | None = None,
         **options: object,
     ) -> None:
-        """Ask for a segmentation of an array with voxels of 1 mm, as each of the channels."""
+        """Request the segmentation of an array with 1 mm voxels, which is used for every channel."""
         folder = self.temporary / "inputs of ä"
         folder.mkdir(exist_ok=True)
         path = folder / f"{number}.npy"
@@ -109,25 +109,25 @@ class Client:
         self.send(request="segment", id=number, **message)
 
     def close(self, seconds: float = 120.0) -> int:
-        """Close the worker's standard input and wait for its end; returns the exit status."""
+        """Close the worker's standard input and wait until it exits; returns the exit status."""
         self.process.stdin.close()
         return self.wait(seconds)
 
     def wait(self, seconds: float = 120.0) -> int:
-        """Wait for its end."""
+        """Wait until the worker exits; returns the exit status."""
         status = self.process.wait(seconds)
         for reader in self._readers:
             reader.join(10)
         return status
 
     def sessions(self) -> list[str]:
-        """The session folders that lie about."""
+        """Names of the session folders that exist."""
         return sorted(path.name for path in self.temporary.glob("conresnet-*"))
 
 
 @contextmanager
 def running(*arguments: str, temporary: Path | None = None, **options: object) -> Iterator[Client]:
-    """A client whose worker is gone afterwards, whatever happened."""
+    """Yield a client, and stop its worker afterwards in any case."""
     with tempfile.TemporaryDirectory(prefix="ä b ") as folder:
         client = Client(*arguments, temporary=temporary or Path(folder), **options)
         try:
@@ -141,7 +141,7 @@ def running(*arguments: str, temporary: Path | None = None, **options: object) -
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody waits for does not."""
+    """Whether a process is running; a zombie is not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -149,8 +149,8 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until(condition, seconds: float = 120.0) -> None:
-    """Wait for a condition."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)

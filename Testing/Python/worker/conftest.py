@@ -1,4 +1,4 @@
-"""Workers in processes of their own, with temporary folders of their own; the module's side in the stand-in Slicer."""
+"""Workers in separate processes with their own temporary folders, and the Slicer module's side in the stand-in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["slicer_app", "slicer_session"]
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    """A worker around the stand-in engine, ready."""
+    """A worker with the stand-in engine, ready for requests."""
     with running(*FAKE) as client:
         client.hello = client.ready()
         yield client
@@ -31,7 +31,7 @@ def image() -> np.ndarray:
 
 @pytest.fixture
 def driver(slicer_app: object, tmp_path: Path) -> Iterator[Driver]:
-    """The module's side, with an engine around the stand-in engine; nothing of it may be left."""
+    """The module's side, with the stand-in engine; checks that no processes or files remain."""
     folder = tmp_path / "temporary ä"
     folder.mkdir()
     driver = Driver(slicer_app, folder)

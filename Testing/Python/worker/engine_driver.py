@@ -1,4 +1,4 @@
-"""The module's side of the engine, driven from Qt's event loop: who asks, and who hears."""
+"""The module's side of the engine, driven by Qt's event loop: a driver, and an observer that records events."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from worker.client import FAKE, engine_environment, is_alive
 
 
 class Recorder(EngineObserver):
-    """Keeps what it hears, in order."""
+    """Records the events it receives, in order."""
 
     def __init__(self):
         self.number = 0
-        self.heard: list[str] = []
+        self.events: list[str] = []
         self.result: EngineResult | None = None
         self.error: EngineError | None = None
         self.devices: list[dict] = []
@@ -30,44 +30,44 @@ class Recorder(EngineObserver):
 
     @property
     def ending(self) -> str | None:
-        """How it ended; it must have ended once at most."""
-        endings = [name for name in self.heard if name in ("done", "devices", "error", "cancelled")]
+        """The event that ended the request, if any; fails if there are several."""
+        endings = [name for name in self.events if name in ("done", "devices", "error", "cancelled")]
         assert len(endings) <= 1
         return endings[0] if endings else None
 
     def onStarting(self) -> None:
-        self.heard.append("starting")
+        self.events.append("starting")
 
     def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
-        self.heard.append("progress")
+        self.events.append("progress")
         self.fractions.append(fraction)
 
     def onArray(self, name: str, array: np.ndarray) -> None:
-        self.heard.append("array")
+        self.events.append("array")
         self.arrays[name] = array
 
     def onDone(self, result: EngineResult) -> None:
-        self.heard.append("done")
+        self.events.append("done")
         self.result = result
 
     def onDevices(self, devices: list[dict]) -> None:
-        self.heard.append("devices")
+        self.events.append("devices")
         self.devices = devices
 
     def onError(self, error: EngineError) -> None:
-        self.heard.append("error")
+        self.events.append("error")
         self.error = error
 
     def onCancelled(self) -> None:
-        self.heard.append("cancelled")
+        self.events.append("cancelled")
 
 
 class Driver:
     """An engine process and the event loop around it.
 
     Args:
-        app: the application.
-        folder: for temporary files.
+        app: The application.
+        folder: Folder for temporary files.
     """
 
     def __init__(self, app, folder: Path):
@@ -93,7 +93,7 @@ class Driver:
     def until(self, condition, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"it did not happen; {self.engine.diagnostics()}"
+            assert time.monotonic() < deadline, f"the condition did not become true; {self.engine.diagnostics()}"
             self.app.processEvents()
             time.sleep(0.005)
 
@@ -110,6 +110,6 @@ class Driver:
         return sorted(self.folder.glob("conresnet-*"))
 
     def children(self) -> list[psutil.Process]:
-        """Living processes of the engine; not those of earlier tests, such as the reader of untrusted images."""
+        """Running processes of the engine, without those of earlier tests, such as the reader of untrusted images."""
         children = psutil.Process().children(recursive=True)
         return [child for child in children if is_alive(child.pid) and child.pid not in self._earlier]

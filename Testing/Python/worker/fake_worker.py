@@ -1,6 +1,6 @@
-"""A worker whose engine needs no torch and does what its "model" says: the real worker around a stand-in for the work.
+"""A real worker around a stand-in engine, which needs no torch and does what the name of the "model" says.
 
-Run as a program; the worker's own code is what is tested.
+Run as a program, so that the worker's own code is tested.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from conresnet.worker.server import Job, serve
 
 
 class FakeEngine:
-    """Thresholds at the mean; slice by slice, so that the result grows."""
+    """Thresholds the image at its mean, slice by slice, so that the result grows."""
 
     def __init__(self):
         self.requests = 0
@@ -50,13 +50,13 @@ class FakeEngine:
         self.requests = 0
 
     def _deaf(self, job: Job) -> None:
-        """Computes and never asks whether it shall stop."""
+        """Computes without ever checking whether it must stop."""
         job.allocate("labels", (2, 2, 2), "uint8")
         job.report("segmenting", 0.1, 60.0)
         time.sleep(60)
 
     def _patient(self, job: Job) -> None:
-        """Computes for a minute and stops when asked."""
+        """Computes for a minute, and stops when asked."""
         for step in range(1200):
             job.check()
             job.report("segmenting", step / 1200, 60.0)
@@ -83,7 +83,7 @@ class FakeEngine:
         shutil.rmtree(job._session.path)
 
     def _unlocked(self, job: Job) -> None:
-        """It is killed while its temporary folder is being removed: the lock file has gone first."""
+        """Killed while its temporary folder is being removed; the lock file is removed first."""
         (job._session.path / LOCK_FILE).unlink()
         self._misleading(job)
 
@@ -93,7 +93,7 @@ class FakeEngine:
 
 
 def load() -> FakeEngine:
-    """What the command line asks for, or the engine."""
+    """Return the stand-in that the command line selects, or the real engine."""
     if "without-torch" in sys.argv:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     if "broken-torch" in sys.argv:

@@ -1,4 +1,4 @@
-"""Model packages with fresh weights: small ones that are quick, and one that computes long within a single window."""
+"""Model packages with random weights: small, fast ones, and one that needs a long time for a single window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.package_cases import WEIGHTS, document
 def make_model(
     folder: Path, name: str = "organ", base_width: int = 8, window: tuple[int, int, int] = (16, 32, 32)
 ) -> Path:
-    """Write a model package with random weights; takes MR images in their own voxels."""
+    """Write a model package with random weights; it accepts MR images and does not resample."""
     torch.manual_seed(0)
     arguments = {"input_channels": 1, "outputs": 3, "residual_outputs": 2, "base_width": base_width}
     network = build_network("conresnet", arguments)

@@ -1,4 +1,4 @@
-"""A real OpenSSH server on this computer, for the current user, with keys of its own; and ssh set up to reach it."""
+"""A real OpenSSH server on this computer, for the current user, with its own keys; and ssh configured to reach it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SSH, _SSHD = shutil.which("ssh"), shutil.which("sshd", path=f"{os.environ['PATH
 
 
 class SshServer:
-    """The server, running. Skips the test where OpenSSH is not installed.
+    """A running server. Skips the test if OpenSSH is not installed.
 
     Args:
-        folder: for keys and settings, and for the temporary files of what runs there.
+        folder: Folder for keys and settings, and for the temporary files of the programs that run there.
     """
 
     def __init__(self, folder: Path):
@@ -58,7 +58,7 @@ class SshServer:
         if os.getuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)
         self.process = subprocess.Popen([_SSHD, "-D", "-e", "-f", config], stderr=subprocess.PIPE)
-        # Its log must be read, or it would wait for that one day.
+        # Its log must be read: once the pipe is full, the server would wait forever.
         self.log: list[bytes] = []
         threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
         wait_until(lambda: b"listening" in b"".join(self.log) or self.process.poll() is not None)
@@ -84,15 +84,15 @@ class SshServer:
         config = self.folder / "ssh_config"
         lines = [f"Host {NAME}", *(f"  {name} {value}" for name, value in options.items())]
         config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        # ssh finds its own settings by the user's entry in the system, and not by HOME.
+        # ssh finds its settings through the user's entry in the system, not through HOME.
         self._script(self.bin / "ssh", f'exec {_SSH} -F {config} "$@"')
 
     def python(self, *fake: str, limits: str = "", **environment: object) -> str:
         """A Python on the server that runs the engine of this source tree.
 
         Args:
-            fake: arguments of Python instead of those that are given.
-            limits: a line of shell before it.
+            fake: Arguments of Python to use instead of those it is given.
+            limits: A shell command to run first.
         """
         variables = {
             "PYTHONPATH": ENGINE,
@@ -106,18 +106,18 @@ class SshServer:
         return self._script(self.bin / "python", *exports, limits, f"exec {shlex.quote(sys.executable)} {arguments}")
 
     def cut(self) -> None:
-        """Kill every session: the connections break."""
+        """Kill every session, which breaks the connections."""
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if child.name().startswith("sshd"):
                     child.kill()
 
     def sessions(self) -> list[Path]:
-        """The contents of the workers' temporary folder."""
+        """Contents of the workers' temporary folder."""
         return sorted(self.temporary.iterdir())
 
     def stop(self) -> None:
-        """Stop the server and all of its sessions."""
+        """Stop the server and all its sessions."""
         self.cut()
         self.process.terminate()
         self.process.wait(30)
@@ -126,7 +126,7 @@ class SshServer:
         return (self.folder / "sshd_config").read_text(encoding="utf-8").split()[1]
 
     def _script(self, path: Path, *lines: str) -> str:
-        # Under another name first: the system does not run a file that is being written.
+        # Written under another name first: the system does not run a file that is open for writing.
         new = path.with_suffix(".new")
         new.write_text("\n".join(["#!/bin/sh", *lines]) + "\n", encoding="utf-8")
         new.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the module sees of an engine that fails, and what is left of one that ends: nothing."""
+"""What the module reports when the engine fails; an engine that ends leaves no files or processes behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.engine_driver import Driver, Recorder
 
 
 @pytest.mark.parametrize("how", ["segmentation fault", "killed"])
-def test_a_crash_is_told_and_the_next_request_starts_anew(driver: Driver, image: np.ndarray, how: str) -> None:
+def test_crash_is_reported_and_next_request_restarts_engine(driver: Driver, image: np.ndarray, how: str) -> None:
     recorder = driver.segment("crashing" if how == "segmentation fault" else "patient", image)
     driver.until(lambda: driver.engine.isRunning)
     pid = driver.hello["pid"]
@@ -38,15 +38,15 @@ def test_a_crash_is_told_and_the_next_request_starts_anew(driver: Driver, image:
     assert driver.run("any", image).ending == "done"
 
 
-def test_a_crash_while_nothing_is_asked_is_no_error_of_the_next_request(driver: Driver, image: np.ndarray) -> None:
+def test_crash_while_idle_does_not_fail_next_request(driver: Driver, image: np.ndarray) -> None:
     driver.run("any", image)
     os.kill(driver.hello["pid"], signal.SIGKILL)
     driver.until(lambda: not driver.engine.isRunning)
     assert driver.run("any", image).ending == "done"
 
 
-def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, image: np.ndarray) -> None:
-    """Slicer's Python is started by a launcher that does not take its child along when it is killed."""
+def test_interpreter_started_by_launcher_is_killed(driver: Driver, image: np.ndarray) -> None:
+    """Slicer's Python is started by a launcher that does not kill its child process when it is killed."""
     driver.program = shutil.which("PythonSlicer")
     recorder = driver.segment("deaf", image)
     driver.until(lambda: recorder.fractions)
@@ -58,7 +58,7 @@ def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, imag
     driver.until(lambda: driver.sessions() == [])
 
 
-def test_a_session_that_is_still_held_is_removed_a_little_later(
+def test_locked_session_folder_is_removed_later(
     driver: Driver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.run("any", image)
@@ -69,7 +69,7 @@ def test_a_session_that_is_still_held_is_removed_a_little_later(
     driver.until(lambda: driver.sessions() == [])
 
 
-def test_errors_of_the_engine_keep_code_values_and_log(driver: Driver, image: np.ndarray) -> None:
+def test_engine_errors_keep_code_values_and_log(driver: Driver, image: np.ndarray) -> None:
     refused, failed = driver.run("refusing", image), driver.run("faulty", image)
     assert (refused.error.code, refused.error.values["path"]) == ("image-constant", "a.nii")
     assert "Traceback" in failed.error.log and "ä" in failed.error.message
@@ -77,7 +77,7 @@ def test_errors_of_the_engine_keep_code_values_and_log(driver: Driver, image: np
     assert failed.error.log in diagnostics and "log of faulty ä" in diagnostics and sys.executable in diagnostics
 
 
-def test_a_program_that_is_not_there(driver: Driver, image: np.ndarray) -> None:
+def test_missing_program_is_reported(driver: Driver, image: np.ndarray) -> None:
     driver.program = "/no/such/python"
     recorders = [driver.segment("any", image) for _ in range(2)]
     driver.until(lambda: all(recorder.ending for recorder in recorders))
@@ -87,7 +87,7 @@ def test_a_program_that_is_not_there(driver: Driver, image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (("-c", "import sys; sys.exit('no such module: ä')"), "engine-start-failed", "no such module: ä"),
         (("-c", "raise SystemExit(7)"), "engine-start-failed", "exit code 7"),
@@ -97,17 +97,17 @@ def test_a_program_that_is_not_there(driver: Driver, image: np.ndarray) -> None:
         (("-c", 'print(\'{"event":"hello","protocol":99,"version":"9"}\')'), "engine-version", "protocol 99 instead"),
     ],
 )
-def test_an_engine_that_cannot_start_says_why(
-    driver: Driver, image: np.ndarray, arguments: tuple[str, ...], code: str, words: str
+def test_engine_that_cannot_start_reports_reason(
+    driver: Driver, image: np.ndarray, arguments: tuple[str, ...], code: str, message: str
 ) -> None:
     driver.arguments = arguments
     recorder = driver.run("any", image)
-    assert recorder.error.code == code and words in recorder.error.message and recorder.error.message.endswith(".")
+    assert recorder.error.code == code and message in recorder.error.message and recorder.error.message.endswith(".")
     driver.arguments = FAKE
     assert driver.run("any", image).ending == "done"
 
 
-def test_no_python_chosen_is_told_like_any_error(driver: Driver, image: np.ndarray) -> None:
+def test_missing_choice_of_python_is_reported(driver: Driver, image: np.ndarray) -> None:
     def launch() -> ProcessLaunch:
         raise UserError("engine-python-not-found", "There is no Python.", program="x")
 
@@ -117,7 +117,7 @@ def test_no_python_chosen_is_told_like_any_error(driver: Driver, image: np.ndarr
     assert recorder.error == EngineError("engine-python-not-found", "There is no Python.", {"program": "x"})
 
 
-def test_what_prints_before_the_engine_does_no_harm(driver: Driver, image: np.ndarray) -> None:
+def test_output_before_engine_starts_is_ignored(driver: Driver, image: np.ndarray) -> None:
     printing = "print('Willkommen ä'); print('[1]', flush=True)"
     code = f"import runpy; {printing}; runpy.run_path({FAKE[0]!r}, run_name='__main__')"
     driver.arguments = ("-c", code)
@@ -125,7 +125,9 @@ def test_what_prints_before_the_engine_does_no_harm(driver: Driver, image: np.nd
     assert "Willkommen ä" in driver.engine.diagnostics()
 
 
-def test_a_full_disk_for_the_channels(driver: Driver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_writing_channels_is_reported(
+    driver: Driver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments, **options) -> None:
         raise OSError(28, "No space left on device")
 
@@ -136,8 +138,8 @@ def test_a_full_disk_for_the_channels(driver: Driver, image: np.ndarray, monkeyp
     assert driver.run("any", image).ending == "done"
 
 
-def test_a_temporary_folder_that_was_swept_away(driver: Driver, image: np.ndarray) -> None:
-    """macOS and systemd clean temporary folders of what was not used for days."""
+def test_removed_temporary_folder_is_reported(driver: Driver, image: np.ndarray) -> None:
+    """macOS and systemd remove files from temporary folders that were not used for days."""
     driver.run("any", image)
     shutil.rmtree(driver.hello["session"])
     assert driver.run("any", image).error.code == "engine-folder-gone"
@@ -153,7 +155,7 @@ def test_a_temporary_folder_that_was_swept_away(driver: Driver, image: np.ndarra
         ("unlocked", "engine-folder-gone"),
     ],
 )
-def test_whatever_the_engine_sends_ends_a_request(driver: Driver, image: np.ndarray, model: str, code: str) -> None:
+def test_invalid_message_from_engine_ends_request(driver: Driver, image: np.ndarray, model: str, code: str) -> None:
     recorder = driver.run(model, image)
     assert recorder.error.code == code
     assert driver.run("any", image).ending == "done"
@@ -166,9 +168,7 @@ def _raise(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("event", ["onStarting", "onSent", "onProgress", "onArray", "onDone"])
-def test_a_fault_of_an_observer_ends_its_request_and_not_the_engine(
-    driver: Driver, image: np.ndarray, event: str
-) -> None:
+def test_exception_in_observer_ends_request_but_not_engine(driver: Driver, image: np.ndarray, event: str) -> None:
     recorder, following = driver.segment("any", image), driver.segment("any", image)
     setattr(recorder, event, lambda *_arguments: 1 / 0)
     driver.until(lambda: recorder.ending and following.ending)
@@ -182,7 +182,7 @@ def test_a_fault_of_an_observer_ends_its_request_and_not_the_engine(
     assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
 
 
-def test_an_observer_that_fails_in_the_end_stops_no_other(driver: Driver, image: np.ndarray) -> None:
+def test_exception_in_final_callback_does_not_affect_other_requests(driver: Driver, image: np.ndarray) -> None:
     recorder = Recorder()
     recorder.onDevices = lambda _devices: 1 / 0
     driver.engine.listDevices(recorder)
@@ -193,7 +193,7 @@ def test_an_observer_that_fails_in_the_end_stops_no_other(driver: Driver, image:
     assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
 
 
-def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None:
+def test_stop_ends_all_requests_immediately(driver: Driver, image: np.ndarray) -> None:
     running, waiting = driver.segment("patient", image), driver.segment("any", image)
     driver.until(lambda: running.fractions)
     pid = driver.hello["pid"]
@@ -203,7 +203,7 @@ def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None
     assert driver.run("any", image).ending == "done"
 
 
-def test_stop_and_wait_needs_no_event_loop(driver: Driver, image: np.ndarray) -> None:
+def test_stop_and_wait_works_without_event_loop(driver: Driver, image: np.ndarray) -> None:
     running = driver.segment("deaf", image)
     driver.until(lambda: running.fractions)
     driver.engine.stop(wait=True)
@@ -216,8 +216,8 @@ def test_stop_without_an_engine(driver: Driver) -> None:
 
 
 @pytest.mark.parametrize("model", ["patient", "deaf"])
-def test_nothing_is_left_when_slicer_is_killed(tmp_path: Path, image: np.ndarray, model: str) -> None:
-    """The whole chain in processes of its own: an application, the launcher of its Python, the engine behind it."""
+def test_no_processes_or_files_remain_after_slicer_is_killed(tmp_path: Path, image: np.ndarray, model: str) -> None:
+    """The whole chain in separate processes: an application, the launcher of its Python, and the engine."""
     code = """
 import sys
 from pathlib import Path

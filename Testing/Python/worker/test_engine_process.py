@@ -1,4 +1,4 @@
-"""The engine as the module sees it: real processes, driven from Qt's event loop."""
+"""The engine as seen by the module: real processes, driven by Qt's event loop."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from worker.client import is_alive
 from worker.engine_driver import Driver, Recorder
 
 
-def test_a_result_arrives(driver: Driver, image: np.ndarray) -> None:
+def test_result_is_received(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.run("any", image, maps=["residual"])
-    assert recorder.heard[0] == "starting" and recorder.ending == "done"
+    assert recorder.events[0] == "starting" and recorder.ending == "done"
     np.testing.assert_array_equal(recorder.result.labels, image > image.mean())
     assert set(recorder.result.maps) == set(recorder.arrays) - {"labels"} == {"residual"}
     assert recorder.result.report["name"] == "Bild ä"
@@ -28,22 +28,22 @@ def test_a_result_arrives(driver: Driver, image: np.ndarray) -> None:
     assert recorder.fractions[-1] == 1.0
 
 
-def test_nothing_happens_before_the_event_loop(driver: Driver, image: np.ndarray) -> None:
+def test_nothing_happens_before_event_loop_runs(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("any", image)
-    assert recorder.heard == [] and driver.engine.isSegmenting and not driver.engine.isRunning
+    assert recorder.events == [] and driver.engine.isSegmenting and not driver.engine.isRunning
     driver.until(lambda: recorder.ending)
     assert not driver.engine.isSegmenting and driver.engine.isRunning
 
 
-def test_the_engine_stays_for_the_next_request(driver: Driver, image: np.ndarray) -> None:
+def test_engine_is_reused_for_next_request(driver: Driver, image: np.ndarray) -> None:
     driver.run("any", image)
     pid = driver.hello["pid"]
     second = driver.run("any", image)
     assert driver.hello["pid"] == pid and second.result.report["requests"] == 2
-    assert "starting" not in second.heard
+    assert "starting" not in second.events
 
 
-def test_requests_wait_for_each_other(driver: Driver, image: np.ndarray) -> None:
+def test_requests_are_processed_one_at_a_time(driver: Driver, image: np.ndarray) -> None:
     recorders = [driver.segment("any", image) for _ in range(2)]
     listing = Recorder()
     driver.engine.listDevices(listing)
@@ -52,7 +52,7 @@ def test_requests_wait_for_each_other(driver: Driver, image: np.ndarray) -> None
     assert listing.devices == [{"name": "cpu", "title": "A processor"}]
 
 
-def test_an_observer_may_ask_for_the_next_thing_at_once(driver: Driver, image: np.ndarray) -> None:
+def test_observer_may_send_next_request_immediately(driver: Driver, image: np.ndarray) -> None:
     following = []
 
     class Chain(Recorder):
@@ -65,7 +65,7 @@ def test_an_observer_may_ask_for_the_next_thing_at_once(driver: Driver, image: n
     driver.until(lambda: following and following[0].ending == "done")
 
 
-def test_the_result_can_be_watched_while_it_grows(driver: Driver, image: np.ndarray) -> None:
+def test_result_is_visible_while_it_grows(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("slow", image)
     driver.until(lambda: recorder.fractions)
     labels = recorder.arrays["labels"]
@@ -74,14 +74,14 @@ def test_the_result_can_be_watched_while_it_grows(driver: Driver, image: np.ndar
     assert labels[-1].any()
 
 
-def test_disk_space_is_freed_and_arrays_stay_readable(driver: Driver, image: np.ndarray) -> None:
+def test_disk_space_is_freed_and_arrays_remain_readable(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.run("any", image)
     session = Path(driver.hello["session"])
     driver.until(lambda: [path.name for path in session.iterdir() if path.is_dir()] == [])
     np.testing.assert_array_equal(recorder.result.labels, image > image.mean())
 
 
-def test_cancel_is_heard_and_the_engine_stays(driver: Driver, image: np.ndarray) -> None:
+def test_cancel_keeps_engine_running(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("patient", image)
     driver.until(lambda: recorder.fractions)
     pid = driver.hello["pid"]
@@ -89,13 +89,13 @@ def test_cancel_is_heard_and_the_engine_stays(driver: Driver, image: np.ndarray)
     driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     assert recorder.ending == "cancelled"
-    # Had it not been heard, the engine would have been killed and be another one.
+    # Otherwise, the engine would have been killed and replaced by a new process.
     assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
 
 
 @pytest.mark.parametrize("how", ["cancel", "stop"])
-def test_an_input_that_is_no_longer_written_is_let_go(driver: Driver, how: str) -> None:
-    """An input may have gigabytes, and on Windows its file could not be removed while it is open."""
+def test_input_memory_is_released_once_written(driver: Driver, how: str) -> None:
+    """An input can be gigabytes in size, and on Windows an open file cannot be removed."""
     array = np.zeros((5, 1, BYTES_AT_ONCE // 4), np.float32)
     recorder, held = driver.segment("any", array), weakref.ref(array)
     del array
@@ -106,7 +106,7 @@ def test_an_input_that_is_no_longer_written_is_let_go(driver: Driver, how: str) 
     assert recorder.ending == "cancelled"
 
 
-def test_an_engine_that_does_not_listen_is_killed_after_two_seconds(driver: Driver, image: np.ndarray) -> None:
+def test_unresponsive_engine_is_killed_after_two_seconds(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("deaf", image)
     driver.until(lambda: recorder.fractions)
     pid, begun = driver.hello["pid"], time.monotonic()
@@ -119,9 +119,9 @@ def test_an_engine_that_does_not_listen_is_killed_after_two_seconds(driver: Driv
     assert driver.sessions() == [Path(driver.hello["session"])]
 
 
-def test_cancel_before_the_engine_runs(driver: Driver, image: np.ndarray) -> None:
+def test_cancel_before_engine_runs(driver: Driver, image: np.ndarray) -> None:
     first, second = driver.segment("any", image), driver.segment("any", image)
-    driver.until(lambda: "starting" in first.heard)
+    driver.until(lambda: "starting" in first.events)
     driver.cancel(first)
     driver.cancel(second)
     driver.until(lambda: first.ending and second.ending)
@@ -131,9 +131,7 @@ def test_cancel_before_the_engine_runs(driver: Driver, image: np.ndarray) -> Non
 
 @pytest.mark.parametrize("cancelled", [0, 1])
 @pytest.mark.parametrize("model", ["patient", "deaf"])
-def test_cancelling_one_request_leaves_those_of_others(
-    driver: Driver, image: np.ndarray, model: str, cancelled: int
-) -> None:
+def test_cancelling_one_request_keeps_others(driver: Driver, image: np.ndarray, model: str, cancelled: int) -> None:
     recorders = [driver.segment(model if place == cancelled else "any", image) for place in (0, 1)]
     devices = Recorder()
     driver.engine.listDevices(devices)
@@ -144,7 +142,7 @@ def test_cancelling_one_request_leaves_those_of_others(
     assert devices.ending == "devices"
 
 
-def test_a_result_that_comes_after_the_cancel_is_no_result(driver: Driver, image: np.ndarray) -> None:
+def test_result_after_cancel_is_discarded(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("any", image[:1])
     driver.until(lambda: driver.engine._current)
     driver.cancel(recorder)
@@ -152,8 +150,8 @@ def test_a_result_that_comes_after_the_cancel_is_no_result(driver: Driver, image
     assert recorder.ending == "cancelled" and recorder.arrays == {}
 
 
-def test_the_event_loop_is_never_held_up(driver: Driver, image: np.ndarray) -> None:
-    """A timer of ten milliseconds goes on while the engine starts, and in the two seconds until it is killed."""
+def test_event_loop_is_never_blocked(driver: Driver, image: np.ndarray) -> None:
+    """A 10 ms timer keeps firing while the engine starts, and in the two seconds before it is killed."""
     ticks = []
     timer = qt.QTimer()
     timer.connect("timeout()", lambda: ticks.append(None))
@@ -164,5 +162,5 @@ def test_the_event_loop_is_never_held_up(driver: Driver, image: np.ndarray) -> N
     driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     timer.stop()
-    # A loop that waited for the process would have seen one or two.
+    # With a blocked event loop, it would have fired once or twice.
     assert while_starting > 5 and len(ticks) - while_starting > 20

@@ -23,26 +23,26 @@ from worker.engine_driver import Recorder
 
 
 def checked(app, python: EnginePython) -> EngineCheck:
-    """What a check finds."""
-    answers: list[EngineCheck] = []
-    python.check(answers.append)
-    assert answers == [], "it does not wait"
+    """Run a check and return its result."""
+    results: list[EngineCheck] = []
+    python.check(results.append)
+    assert results == [], "it does not wait"
     deadline = time.monotonic() + 60
-    while not answers:
+    while not results:
         assert time.monotonic() < deadline
         app.processEvents()
-    return answers[0]
+    return results[0]
 
 
 def pretend(folder: Path, *lines: str) -> str:
-    """A program that behaves as a Python with those answers."""
+    """Write a program that acts as a Python with the given output."""
     program = folder / "my python ä"
     program.write_text("#!/bin/sh\n" + "\n".join(lines) + "\n", encoding="utf-8")
     program.chmod(0o755)
     return str(program)
 
 
-def test_slicers_python_has_slicers_environment(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slicers_python_gets_slicers_environment(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "of slicer")
     launch = EnginePython().launch()
     assert Path(launch.program).name == "PythonSlicer"
@@ -51,7 +51,7 @@ def test_slicers_python_has_slicers_environment(slicer_app, monkeypatch: pytest.
     assert launch.environment["PATH"] == os.environ["PATH"]
 
 
-def test_another_python_has_the_environment_from_before_slicer(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_python_gets_environment_without_slicers_changes(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "of slicer")
     monkeypatch.setenv("PYTHONHOME", "of slicer")
     launch = EnginePython(sys.executable).launch()
@@ -70,7 +70,7 @@ def test_another_python_has_the_environment_from_before_slicer(slicer_app, monke
         ("/bin/sh", "engine-python-name"),
     ],
 )
-def test_what_is_not_a_python_is_named_and_never_run(slicer_app, program: str, code: str) -> None:
+def test_program_that_is_not_python_is_reported_and_not_run(slicer_app, program: str, code: str) -> None:
     python = EnginePython(program)
     for ask in (python.launch, lambda: python.check(print)):
         with pytest.raises(UserError) as caught:
@@ -78,19 +78,19 @@ def test_what_is_not_a_python_is_named_and_never_run(slicer_app, program: str, c
         assert caught.value.code == code and caught.value.values == {"program": program}
 
 
-def test_a_slicer_without_its_python(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slicer_without_python_is_reported(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="PythonSlicer"):
         EnginePython().launch()
 
 
-def test_a_complete_python_passes(slicer_app) -> None:
+def test_complete_python_passes(slicer_app) -> None:
     assert checked(slicer_app, EnginePython()) == EngineCheck()
     assert checked(slicer_app, EnginePython(sys.executable)) == EngineCheck()
 
 
 @pytest.mark.parametrize("program", ["", sys.executable])
-def test_a_file_in_the_working_directory_is_no_module_of_python(
+def test_files_in_working_directory_are_not_imported(
     slicer_app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')\n", encoding="utf-8")
@@ -99,7 +99,7 @@ def test_a_file_in_the_working_directory_is_no_module_of_python(
     assert checked(slicer_app, EnginePython(program)) == EngineCheck()
 
 
-def test_what_another_python_lacks_is_said_with_the_command(slicer_app, tmp_path: Path) -> None:
+def test_packages_missing_from_other_python_are_listed_with_install_command(slicer_app, tmp_path: Path) -> None:
     program = pretend(tmp_path, f'exec "{sys.executable}" -S "$@"')
     check = checked(slicer_app, EnginePython(program))
     assert check.missing == tuple(PACKAGES)
@@ -107,24 +107,24 @@ def test_what_another_python_lacks_is_said_with_the_command(slicer_app, tmp_path
 
 
 @pytest.mark.parametrize("line", ["exit 1", "echo hello", "echo 5", "kill -9 $$", "true"])
-def test_what_is_no_python_is_said(slicer_app, tmp_path: Path, line: str) -> None:
+def test_program_that_is_not_python_is_reported(slicer_app, tmp_path: Path, line: str) -> None:
     check = checked(slicer_app, EnginePython(pretend(tmp_path, line)))
     assert "does not run as a Python" in check.problem and check.missing == ()
 
 
-def test_a_program_that_never_answers_is_no_python(slicer_app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_never_responds_is_not_python(slicer_app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ConResSegmentationLib.EnginePython.SECONDS_TO_CHECK", 1)
     check = checked(slicer_app, EnginePython(pretend(tmp_path, "exec sleep 70")))
     assert "does not run as a Python" in check.problem
 
 
-def test_an_old_python_is_said(slicer_app, tmp_path: Path) -> None:
+def test_old_python_is_reported(slicer_app, tmp_path: Path) -> None:
     answer = '{"python": "3.9.10", "python_is_enough": false, "packages": {}, "missing": []}'
     check = checked(slicer_app, EnginePython(pretend(tmp_path, f"echo '{answer}'")))
     assert "3.9.10" in check.problem and "3.11" in check.problem
 
 
-def test_a_slicer_whose_own_packages_are_too_old_is_said(slicer_app, tmp_path: Path, monkeypatch) -> None:
+def test_outdated_packages_in_slicer_are_reported(slicer_app, tmp_path: Path, monkeypatch) -> None:
     answer = '{"python": "3.12.1", "python_is_enough": true, "packages": {}, "missing": ["torch", "numpy"]}'
     program = pretend(tmp_path, f"echo '{answer}'")
     os.rename(program, tmp_path / "PythonSlicer")
@@ -134,7 +134,7 @@ def test_a_slicer_whose_own_packages_are_too_old_is_said(slicer_app, tmp_path: P
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "arm64"])
-def test_on_an_intel_mac_nothing_is_offered(slicer_app, tmp_path: Path, monkeypatch, machine: str) -> None:
+def test_no_installation_is_offered_on_intel_mac(slicer_app, tmp_path: Path, monkeypatch, machine: str) -> None:
     answer = {"python": "3.12.10", "python_is_enough": True, "platform": "darwin", "machine": machine}
     answer |= {"packages": {}, "missing": ["torch", "safetensors"]}
     os.rename(pretend(tmp_path, f"echo '{json.dumps(answer)}'"), tmp_path / "PythonSlicer")
@@ -145,16 +145,16 @@ def test_on_an_intel_mac_nothing_is_offered(slicer_app, tmp_path: Path, monkeypa
     assert machine == "arm64" or all(name in check.problem for name in PACKAGES)
 
 
-def test_a_newer_check_replaces_the_one_that_runs(slicer_app, tmp_path: Path) -> None:
-    answers: list[EngineCheck] = []
+def test_newer_check_replaces_running_check(slicer_app, tmp_path: Path) -> None:
+    results: list[EngineCheck] = []
     python = EnginePython(pretend(tmp_path, "exec sleep 60"))
-    python.check(answers.append)
+    python.check(results.append)
     python.program = sys.executable
     assert checked(slicer_app, python) == EngineCheck()
-    assert answers == []
+    assert results == []
 
 
-def test_a_process_that_has_ended_stays_in_no_memory(slicer_app) -> None:
+def test_finished_process_is_freed(slicer_app) -> None:
     ended: list[int] = []
     process = ChildProcess(EnginePython().launch(), lambda code, _output, _errors: ended.append(code))
     kept = weakref.ref(process)
@@ -170,7 +170,7 @@ def test_a_process_that_has_ended_stays_in_no_memory(slicer_app) -> None:
 
 
 @pytest.mark.parametrize("program", ["", "/bin/nothing"])
-def test_an_engine_that_has_ended_stays_in_no_memory(slicer_app, program: str) -> None:
+def test_stopped_engine_is_freed(slicer_app, program: str) -> None:
     launch = EnginePython().launch()
     launch = ProcessLaunch(program or launch.program, launch.arguments, launch.environment)
     connection = EngineConnection(launch, lambda _message: None, lambda _error: None)
@@ -187,8 +187,8 @@ def test_an_engine_that_has_ended_stays_in_no_memory(slicer_app, program: str) -
 
 
 @pytest.mark.parametrize("program", ["", sys.executable])
-def test_the_real_engine_answers_from_either_python(slicer_app, program: str) -> None:
-    """Behind the launcher and without it, from paths derived from where the sources lie."""
+def test_real_engine_responds_with_either_python(slicer_app, program: str) -> None:
+    """With and without the launcher, with paths derived from the location of the sources."""
 
     def launch() -> ProcessLaunch:
         made = EnginePython(program).launch()

@@ -1,4 +1,4 @@
-"""The engine on another computer: a real OpenSSH server on this one, real workers there, and connections that break."""
+"""The engine on another computer: a real OpenSSH server on this computer, real workers, and broken connections."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from worker.ssh_server import NAME, SshServer
 
 PATIENT = "DOE^JANE 19700101"
 REMOTE_FAKE = (*FAKE, "--remote")
-# In make test; make test-all cuts the connection twenty times.
+# For make test; make test-all breaks the connection twenty times.
 FEW_CUTS = 3
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    """The server of all tests of this file."""
+    """The server used by all tests in this file."""
     server = SshServer(tmp_path_factory.mktemp("server"))
     yield server
     server.stop()
@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model packages, some named after what the stand-in engine must do; the server has none of them."""
+    """Model packages, some named after what the stand-in engine does with them; the server has none of them."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("any", "slow", "patient", "deaf", "faulty", "hungry", "crashing", "organ"):
         make_model(folder, name)
@@ -80,7 +80,7 @@ class ServerDriver(Driver):
 def driver(
     slicer_app: object, tmp_path: Path, server: SshServer, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ServerDriver]:
-    """The module's side; no files may be left on either side."""
+    """The module's side; checks that no files remain on either side."""
     folder = tmp_path / "here ä"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -97,24 +97,24 @@ def driver(
     wait_until(lambda: server.sessions() == [] and driver.children() == [])
 
 
-def test_the_result_is_the_local_one_voxel_for_voxel(driver: ServerDriver, hippocampus_image: Path) -> None:
-    """With the real engine, a shipped model and maps; the server has the model, so that it is not sent."""
+def test_result_is_identical_to_local_result(driver: ServerDriver, hippocampus_image: Path) -> None:
+    """With the real engine, a shipped model and maps; the server has the model, so it is not sent."""
     array = read_volume(hippocampus_image).array
     model = str(SHIPPED_FOLDER / "hippocampus")
-    wanted = {"maps": ("residual", "uncertainty"), "precision": "fp32", "threads": 1, "review": True}
+    options = {"maps": ("residual", "uncertainty"), "precision": "fp32", "threads": 1, "review": True}
     local = Driver(driver.app, driver.folder)
     local.arguments = REAL
-    expected = local.run(model, array, **wanted).result
+    expected = local.run(model, array, **options).result
     expected = EngineResult(
         np.array(expected.labels), {name: np.array(values) for name, values in expected.maps.items()}, expected.report
     )
     local.engine.stop(wait=True)
     driver.python = driver.server.python()
-    recorder = driver.run(model, array, **wanted)
+    recorder = driver.run(model, array, **options)
     assert recorder.ending == "done", recorder.error
-    assert expected.labels.any() and recorder.heard.count("array") == 3
+    assert expected.labels.any() and recorder.events.count("array") == 3
     np.testing.assert_array_equal(recorder.result.labels, expected.labels)
-    assert recorder.result.maps.keys() == expected.maps.keys() == set(wanted["maps"])
+    assert recorder.result.maps.keys() == expected.maps.keys() == set(options["maps"])
     for name, values in expected.maps.items():
         np.testing.assert_array_equal(recorder.result.maps[name], values)
     assert recorder.result.report["volumes_ml"] == expected.report["volumes_ml"]
@@ -122,7 +122,7 @@ def test_the_result_is_the_local_one_voxel_for_voxel(driver: ServerDriver, hippo
     assert not any(message.get("file", "").startswith("models/") for message in driver.sent)
 
 
-def test_a_model_that_the_server_does_not_have_is_sent_once(driver: ServerDriver, image: np.ndarray) -> None:
+def test_model_missing_on_server_is_sent_once(driver: ServerDriver, image: np.ndarray) -> None:
     driver.python = driver.server.python()
     array = np.resize(image, (16, 32, 32))
     first, second = (driver.run("organ", array, precision="fp32") for _ in range(2))
@@ -130,24 +130,24 @@ def test_a_model_that_the_server_does_not_have_is_sent_once(driver: ServerDriver
     np.testing.assert_array_equal(first.result.labels, second.result.labels)
     sent = [message["file"] for message in driver.sent if message.get("file", "").startswith("models/organ/")]
     assert sent[-1] == "models/organ/model.json" and sent.count("models/organ/model.json") == 1
-    # It has changed under its name: the server's copy must, too.
+    # The model changed while keeping its name, so the server's copy must change, too.
     changed = make_model(driver.folder / "changed", "organ", base_width=16)
     third = driver.run(str(changed), array, precision="fp32")
     assert third.ending == "done", third.error
     assert (third.result.labels != first.result.labels).any()
 
 
-def test_a_locator_is_sent_with_its_model() -> None:
+def test_locator_is_sent_with_its_model() -> None:
     sent, known = [], {}
     for _ in sendModels(read_package(SHIPPED_FOLDER / "hippocampus"), known, sent.append):
         pass
     assert {message["file"].split("/")[1] for message in sent} == {"hippocampus", "brain-structures"} == known.keys()
 
 
-def test_a_model_is_sent_whole_even_if_files_are_empty_or_its_locator_is_missing(
+def test_all_model_files_are_sent_even_if_empty_or_without_locator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an ROI, it is used without the locator."""
+    """With an ROI, the model is used without its locator."""
     shipped = read_package(SHIPPED_FOLDER / "hippocampus")
     description = replace(shipped.description, locator=replace(shipped.description.locator, model="not-installed"))
     files = {**{name: shipped.read_file(name) for name in shipped.description.files}, "LICENSE.txt": b""}
@@ -160,10 +160,10 @@ def test_a_model_is_sent_whole_even_if_files_are_empty_or_its_locator_is_missing
     assert received.description.digest == package.description.digest
 
 
-def test_neither_names_nor_paths_leave_this_computer(driver: ServerDriver, image: np.ndarray) -> None:
+def test_names_and_paths_are_not_sent(driver: ServerDriver, image: np.ndarray) -> None:
     recorder = driver.run("any", image, maps=("residual",))
     assert recorder.ending == "done" and recorder.result.report["name"] == "T1"
-    # Without the arrays, in whose base64 any few letters may occur.
+    # Without the arrays: in base64, any few letters may occur by chance.
     text = json.dumps([{**message, "data": ""} for message in driver.sent])
     for private in (PATIENT, "DOE", str(driver.models), str(driver.folder), str(Path.home())):
         assert private not in text, private
@@ -171,7 +171,7 @@ def test_neither_names_nor_paths_leave_this_computer(driver: ServerDriver, image
     assert (request["model"], request["channels"][0]["npy"]) == ("any", f"{recorder.number}/channel0.npy")
 
 
-def test_progress_preview_and_cancel_are_those_of_a_local_engine(driver: ServerDriver, image: np.ndarray) -> None:
+def test_progress_preview_and_cancel_work_as_with_local_engine(driver: ServerDriver, image: np.ndarray) -> None:
     slow = driver.segment("slow", image)
     driver.until(lambda: "labels" in slow.arrays and slow.arrays["labels"].any())
     labels = slow.arrays["labels"]
@@ -188,8 +188,8 @@ def test_progress_preview_and_cancel_are_those_of_a_local_engine(driver: ServerD
     assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
 
 
-def test_a_deaf_worker_is_left_behind_and_ends(driver: ServerDriver, image: np.ndarray) -> None:
-    """The process id belongs to another computer, so no process with that id may be killed here."""
+def test_unresponsive_worker_is_abandoned_and_exits(driver: ServerDriver, image: np.ndarray) -> None:
+    """The process id belongs to another computer, so no process with this id may be killed here."""
     deaf = driver.segment("deaf", image)
     driver.until(lambda: max(deaf.fractions, default=0) > 0)
     pid = driver.hello["pid"]
@@ -201,7 +201,7 @@ def test_a_deaf_worker_is_left_behind_and_ends(driver: ServerDriver, image: np.n
 
 
 @pytest.mark.slow
-def test_a_large_image_is_sent_piece_by_piece_and_can_be_cancelled(driver: ServerDriver) -> None:
+def test_large_image_is_sent_in_chunks_and_can_be_cancelled(driver: ServerDriver) -> None:
     array = np.random.default_rng(0).normal(size=(64, 256, 256)).astype(np.float32)
     first = driver.segment("any", array)
     driver.until(lambda: sum("data" in message for message in driver.sent) > 3)
@@ -216,18 +216,18 @@ def test_a_large_image_is_sent_piece_by_piece_and_can_be_cancelled(driver: Serve
 @pytest.mark.parametrize(
     "seed", [pytest.param(seed, marks=[] if seed < FEW_CUTS else pytest.mark.slow) for seed in range(20)]
 )
-def test_a_connection_cut_at_any_moment_is_one_sentence(driver: ServerDriver, image: np.ndarray, seed: int) -> None:
+def test_connection_lost_at_any_time_is_reported(driver: ServerDriver, image: np.ndarray, seed: int) -> None:
     chance = random.Random(seed)
-    heard, seconds = chance.randint(0, 16), chance.uniform(0, 0.5)
-    print(f"seed {seed}: cut {seconds:.2f} s after {heard} signs of the engine")
+    events, seconds = chance.randint(0, 16), chance.uniform(0, 0.5)
+    print(f"seed {seed}: cut {seconds:.2f} s after {events} signs of the engine")
     recorder = driver.segment("slow", image, maps=("residual",))
-    driver.until(lambda: recorder.ending or len(recorder.heard) >= heard)
+    driver.until(lambda: recorder.ending or len(recorder.events) >= events)
     end = time.monotonic() + seconds
     driver.until(lambda: time.monotonic() > end)
-    print(f"it was {recorder.heard[-1] if recorder.heard else 'starting'}")
+    print(f"it was {recorder.events[-1] if recorder.events else 'starting'}")
     was_done = recorder.ending == "done"
     driver.server.cut()
-    # Before ssh was there, nothing was cut; after the result, the next request must not be made before it is noticed.
+    # Before ssh started, nothing was cut; after the result, wait until the module has noticed before the next request.
     driver.until(lambda: not was_done or not driver.engine.isRunning)
     driver.until(lambda: recorder.ending)
     print(recorder.ending, recorder.error and recorder.error.code)
@@ -251,7 +251,9 @@ def test_a_connection_cut_at_any_moment_is_one_sentence(driver: ServerDriver, im
         ({"Port": 1}, "engine-server-unreachable"),
     ],
 )
-def test_why_a_server_cannot_be_used(driver: ServerDriver, image: np.ndarray, changes: dict, code: str) -> None:
+def test_connection_failures_are_reported_with_reason(
+    driver: ServerDriver, image: np.ndarray, changes: dict, code: str
+) -> None:
     folder = driver.server.folder
     driver.server.configure(**{name: folder / value if value != 1 else 1 for name, value in changes.items()})
     recorder = driver.run("any", image)
@@ -261,7 +263,7 @@ def test_why_a_server_cannot_be_used(driver: ServerDriver, image: np.ndarray, ch
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (("-m", "no_such_module"), "engine-server-failed", "No module named no_such_module"),
         (("-c", "raise SystemExit(7)"), "engine-server-failed", "7"),
@@ -272,17 +274,17 @@ def test_why_a_server_cannot_be_used(driver: ServerDriver, image: np.ndarray, ch
         (("-c", 'print(\'{"event":"hello","protocol":3,"version":"0"}\')'), "engine-server-version", "protocol 3"),
     ],
 )
-def test_why_an_engine_does_not_start_there(
-    driver: ServerDriver, image: np.ndarray, arguments: tuple[str, ...], code: str, words: str
+def test_failed_start_of_remote_engine_is_reported_with_reason(
+    driver: ServerDriver, image: np.ndarray, arguments: tuple[str, ...], code: str, message: str
 ) -> None:
     driver.server.python(*arguments)
     recorder = driver.run("any", image)
-    assert recorder.error.code == code and words in recorder.error.message, recorder.error
+    assert recorder.error.code == code and message in recorder.error.message, recorder.error
     driver.server.python(*REMOTE_FAKE)
     assert driver.run("any", image).ending == "done"
 
 
-def test_a_shell_there_that_prints_without_end_of_line_hides_no_hello(driver: ServerDriver, image: np.ndarray) -> None:
+def test_unterminated_output_of_remote_shell_does_not_hide_hello(driver: ServerDriver, image: np.ndarray) -> None:
     driver.server.python(*REMOTE_FAKE, limits="printf 'Welcome to the cluster'")
     recorder = driver.segment("any", image)
     driver.until(lambda: recorder.ending, 60)
@@ -293,16 +295,16 @@ def test_a_shell_there_that_prints_without_end_of_line_hides_no_hello(driver: Se
     driver.server.python(*REMOTE_FAKE)
 
 
-def test_a_banner_of_the_server_is_not_given_as_a_reason(driver: ServerDriver, image: np.ndarray) -> None:
+def test_server_banner_is_not_reported_as_reason(driver: ServerDriver, image: np.ndarray) -> None:
     driver.server.python("-c", "raise SystemExit(7)")
     assert "exit code 7" in driver.run("any", image).error.message
     driver.server.python(*REMOTE_FAKE)
 
 
-def test_a_login_that_asks_something_is_not_waited_for_forever(
+def test_login_that_waits_for_input_times_out(
     driver: ServerDriver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a .bashrc that asks a question, which nobody sees."""
+    """For example, a .bashrc that asks a question, which nobody sees."""
     driver.server.python(*REMOTE_FAKE, limits="read -r answer")
     with monkeypatch.context() as patch:
         patch.setattr("ConResSegmentationLib.EngineConnection.SECONDS_TO_START", 2)
@@ -311,15 +313,15 @@ def test_a_login_that_asks_something_is_not_waited_for_forever(
     driver.server.python(*REMOTE_FAKE)
 
 
-def test_no_python_of_that_name_is_there(driver: ServerDriver, image: np.ndarray) -> None:
+def test_missing_remote_python_is_reported(driver: ServerDriver, image: np.ndarray) -> None:
     driver.python = "/no/such/python"
     recorder = driver.run("any", image)
     assert recorder.error.code == "engine-server-failed" and "/no/such/python" in recorder.error.message
 
 
 @pytest.mark.parametrize("kilobytes", [1, 16])
-def test_a_full_disk_there_is_said_with_the_servers_name(driver: ServerDriver, kilobytes: int) -> None:
-    """The disk is too full for the image, which compresses well, or for the result."""
+def test_full_disk_on_server_is_reported_with_server_name(driver: ServerDriver, kilobytes: int) -> None:
+    """There is no space for the image, which compresses well, or for the result."""
     array = np.ones((12, 20, 20), np.int16 if kilobytes > 1 else np.float32)
     driver.server.python(*REMOTE_FAKE, limits=f"ulimit -f {kilobytes * 2}")
     recorder = driver.run("any", array, maps=("residual",))
@@ -332,20 +334,20 @@ def test_a_full_disk_there_is_said_with_the_servers_name(driver: ServerDriver, k
     assert driver.run("any", array).ending == "done"
 
 
-def test_a_model_that_the_server_could_not_store_is_sent_again(driver: ServerDriver, image: np.ndarray) -> None:
+def test_model_that_server_could_not_store_is_sent_again(driver: ServerDriver, image: np.ndarray) -> None:
     listing = Recorder()
     driver.engine.listDevices(listing)
     driver.until(lambda: listing.ending)
     (session,) = driver.server.sessions()
     stored = session / "models" / "any" / "model.json"
-    # A folder blocks the file.
+    # A folder in its place blocks the file.
     stored.mkdir(parents=True)
     assert driver.run("any", image).error.code == "cannot-write"
     stored.rmdir()
     assert driver.run("any", image).ending == "done" and stored.is_file()
 
 
-def test_a_full_disk_here_is_said_and_the_server_stops(
+def test_full_local_disk_is_reported_and_server_stops(
     driver: ServerDriver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.run("any", image)
@@ -361,8 +363,8 @@ def test_a_full_disk_here_is_said_and_the_server_stops(
 
 
 @pytest.mark.slow
-def test_too_little_memory_there(driver: ServerDriver, head_image: Path) -> None:
-    """The real engine, with little more memory than it has once torch is loaded."""
+def test_insufficient_memory_on_server_is_reported(driver: ServerDriver, head_image: Path) -> None:
+    """The real engine, with little more memory than it uses once torch is loaded."""
     array = np.resize(read_volume(head_image).array.astype(np.int16), (192, 256, 256))
     driver.python = driver.server.python()
     listing = Recorder()
@@ -380,7 +382,7 @@ def test_too_little_memory_there(driver: ServerDriver, head_image: Path) -> None
 
 
 @pytest.mark.parametrize("model", ["crashing", "faulty", "hungry"])
-def test_failures_of_the_engine_there(driver: ServerDriver, image: np.ndarray, model: str) -> None:
+def test_failures_of_remote_engine_are_reported(driver: ServerDriver, image: np.ndarray, model: str) -> None:
     recorder = driver.run(model, image)
     codes = {"crashing": "engine-server-lost", "faulty": "engine-fault", "hungry": "out-of-memory"}
     assert recorder.error.code == codes[model], recorder.error
@@ -388,7 +390,7 @@ def test_failures_of_the_engine_there(driver: ServerDriver, image: np.ndarray, m
 
 
 @pytest.mark.parametrize("side", ["here", "there"])
-def test_a_temporary_folder_that_was_swept_away(driver: ServerDriver, image: np.ndarray, side: str) -> None:
+def test_removed_temporary_folder_is_reported(driver: ServerDriver, image: np.ndarray, side: str) -> None:
     driver.run("any", image)
     shutil.rmtree(driver.engine._connection.session if side == "here" else driver.server.sessions()[0])
     assert driver.run("any", image).error.code == "engine-folder-gone"
@@ -398,7 +400,7 @@ def test_a_temporary_folder_that_was_swept_away(driver: ServerDriver, image: np.
 @pytest.mark.parametrize(
     "server", ["-oProxyCommand=id", "-", "user@-oProxyCommand=id", "a b", "a;b", "a@b@c", "", "a\nb", "ssh://x"]
 )
-def test_what_ssh_could_take_for_an_option_is_refused(slicer_app: object, server: str) -> None:
+def test_server_name_that_looks_like_an_ssh_option_is_refused(slicer_app: object, server: str) -> None:
     with pytest.raises(UserError) as caught:
         EngineServer(server, "python3").launch()
     assert caught.value.code == "engine-server-invalid"
@@ -407,13 +409,13 @@ def test_what_ssh_could_take_for_an_option_is_refused(slicer_app: object, server
 @pytest.mark.parametrize(
     "server", ["gpu", "user@host.example.org", "DOMAIN\\jane@10.0.0.1", "u.s-er_1@[::1]", "x@fe80::1%eth0"]
 )
-def test_names_of_servers(slicer_app: object, server: str) -> None:
+def test_server_names_are_checked(slicer_app: object, server: str) -> None:
     launch = EngineServer(server, "").launch()
     assert launch.arguments[-3:-1] == ("--", server) and launch.server == server
     assert launch.arguments[-1].startswith("python3 -P ")
 
 
-def test_the_path_of_the_python_there_is_quoted(driver: ServerDriver, image: np.ndarray) -> None:
+def test_path_of_remote_python_is_quoted(driver: ServerDriver, image: np.ndarray) -> None:
     folder = driver.server.folder / "it's; touch `x` $(y)"
     folder.mkdir(exist_ok=True)
     python = folder / "python"
@@ -424,7 +426,7 @@ def test_the_path_of_the_python_there_is_quoted(driver: ServerDriver, image: np.
     assert EngineServer(NAME, "~/env/bin/python").launch().arguments[-1].startswith("./env/bin/python ")
 
 
-def test_ssh_is_not_installed(slicer_app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ssh_is_reported(slicer_app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError) as caught:
         EngineServer("gpu", "").launch()

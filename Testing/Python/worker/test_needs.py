@@ -1,4 +1,4 @@
-"""What the engine's Python must have, and how it says what is missing."""
+"""Packages that the engine's Python must have, and the report of those that are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conresnet.needs import PACKAGES, PYTHON, is_enough, missing_packages
 from worker.client import engine_environment
 
 
-def test_the_needs_are_those_of_the_distribution(repository: Path) -> None:
+def test_requirements_match_the_distribution(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups() for need in project["dependencies"])
     assert listed.items() >= PACKAGES.items()
@@ -38,29 +38,29 @@ def test_versions_are_compared_as_numbers(version: str, least: str, enough: bool
     assert is_enough(version, least) == enough
 
 
-def test_what_is_missing_or_too_old_is_named() -> None:
+def test_missing_and_outdated_packages_are_listed() -> None:
     assert missing_packages(dict(PACKAGES)) == []
     assert missing_packages({**PACKAGES, "torch": "1.13"}) == ["torch"]
     assert missing_packages({}) == list(PACKAGES)
 
 
 def ask(*options: str) -> dict:
-    """The report of a Python started with those options."""
+    """Report of a Python started with these options."""
     command = [sys.executable, *options, "-m", "conresnet.needs"]
     return json.loads(subprocess.run(command, env=engine_environment(), capture_output=True, check=True).stdout)
 
 
-def test_a_python_says_what_it_has() -> None:
+def test_python_reports_installed_packages() -> None:
     report = ask()
     assert report["python_is_enough"] and report["missing"] == [] and report["packages"]["torch"]
     assert (report["platform"], report["machine"]) == (sys.platform, platform.machine())
 
 
-def test_a_python_without_packages_says_so() -> None:
+def test_python_without_packages_is_reported() -> None:
     assert ask("-S")["missing"] == list(PACKAGES)
 
 
-def test_what_a_removal_has_left_of_a_package_is_none(tmp_path: Path) -> None:
+def test_leftovers_of_removed_package_are_not_a_package(tmp_path: Path) -> None:
     (tmp_path / "torch" / "lib").mkdir(parents=True)
     environment = engine_environment()
     environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
@@ -69,8 +69,8 @@ def test_what_a_removal_has_left_of_a_package_is_none(tmp_path: Path) -> None:
     assert "torch" in report["missing"]
 
 
-def test_the_worker_needs_nothing_else() -> None:
-    """Neither the command line's library nor the one that reads files."""
+def test_worker_needs_no_other_packages() -> None:
+    """Without the command line's library and the one that reads files."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(['click', 'nibabel', 'scipy', 'monai']))"
     code = f"{blocked}; import conresnet.worker.__main__; from conresnet.worker import server; server.Engine()"
     subprocess.run([sys.executable, "-c", code], env=engine_environment(), check=True)

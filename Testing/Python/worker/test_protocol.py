@@ -1,4 +1,4 @@
-"""The lines of the protocol, however they arrive."""
+"""Lines of the protocol, however they are split on arrival."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ messages = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | te
 
 
 @given(st.lists(messages, max_size=4), st.lists(st.integers(0, 200), max_size=12))
-def test_messages_survive_being_cut_anywhere(sent: list[dict], cuts: list[int]) -> None:
+def test_messages_may_be_split_anywhere(sent: list[dict], cuts: list[int]) -> None:
     data = b"".join(map(encode, sent))
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     splitter = LineSplitter()
@@ -23,24 +23,24 @@ def test_messages_survive_being_cut_anywhere(sent: list[dict], cuts: list[int]) 
     assert [decode(line) for piece in pieces for line in splitter.feed(piece)] == sent
 
 
-def test_utf8_letters_may_be_split_between_pieces() -> None:
+def test_utf8_characters_may_be_split_between_chunks() -> None:
     data = '{"name":"Grüße 脑"}\r\n'.encode()
     splitter = LineSplitter()
     lines = [line for n in range(len(data)) for line in splitter.feed(data[n : n + 1])]
     assert [decode(line) for line in lines] == [{"name": "Grüße 脑"}]
 
 
-def test_an_undecodable_file_name_survives() -> None:
+def test_undecodable_file_name_is_preserved() -> None:
     name = b"image-\xff.nii".decode("utf-8", errors="surrogateescape")
     assert decode(encode({"npy": name})) == {"npy": name}
 
 
-def test_a_line_is_one_line() -> None:
+def test_message_is_a_single_line() -> None:
     line = encode({"text": "one\ntwo\r\u2028three"})
     assert line.count(b"\n") == 1 and line.endswith(b"\n") and line.isascii()
 
 
 @pytest.mark.parametrize("line", [b"garbage", b"[1]", b"5", b'"text"', b'{"a":', b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_message_is_refused(line: bytes) -> None:
+def test_invalid_message_is_refused(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(line)

@@ -1,4 +1,4 @@
-"""Session folders: whose they are, and that those of the dead are removed, and nothing else."""
+"""Session folders: those of processes that no longer exist are removed, and nothing else is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOLD = (
 
 
 def folder_of_a_killed_process(parent: Path) -> Path:
-    """The session folder of a process that was killed, with an array in it."""
+    """Session folder of a process that was killed, containing an array."""
     code = f"{_HOLD}; s.request_folder(1).joinpath('a.npy').write_bytes(b'1'); print('made', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(parent)],
@@ -37,25 +37,25 @@ def folder_of_a_killed_process(parent: Path) -> Path:
     return path
 
 
-def test_the_folder_of_a_killed_process_is_removed_at_the_next_start(tmp_path: Path) -> None:
+def test_folder_of_killed_process_is_removed_at_next_start(tmp_path: Path) -> None:
     path = folder_of_a_killed_process(tmp_path)
     assert path.exists()
     remove_abandoned_sessions(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_client_removes_the_folder_of_an_engine_that_was_killed(tmp_path: Path) -> None:
+def test_client_removes_folder_of_killed_engine(tmp_path: Path) -> None:
     assert remove_session(folder_of_a_killed_process(tmp_path))
 
 
-def test_the_client_removes_a_folder_that_lost_its_lock_file(tmp_path: Path) -> None:
-    """The engine was killed while its folder was being cleaned up: the patient's image must not stay."""
+def test_client_removes_folder_without_lock_file(tmp_path: Path) -> None:
+    """The engine was killed while its folder was being removed: the patient's image must not remain."""
     path = folder_of_a_killed_process(tmp_path)
     (path / LOCK_FILE).unlink()
     assert remove_session(path)
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+def test_folder_in_use_is_kept(tmp_path: Path) -> None:
     session = SessionFolder(tmp_path)
     assert not remove_session(session.path)
     remove_abandoned_sessions(tmp_path)
@@ -64,7 +64,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_other_folders_are_kept(tmp_path: Path) -> None:
     mine = tmp_path / "conresnet-results"
     mine.mkdir()
     (mine / "segmentation.nii.gz").touch()
@@ -81,7 +81,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     assert (patient / "scan.nii.gz").exists()
 
 
-def test_links_in_an_abandoned_folder_are_not_followed(tmp_path: Path) -> None:
+def test_links_in_abandoned_folder_are_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "data").touch()
@@ -93,7 +93,7 @@ def test_links_in_an_abandoned_folder_are_not_followed(tmp_path: Path) -> None:
     assert (precious / "data").exists()
 
 
-def test_the_arrays_of_a_request_go_when_it_is_released(tmp_path: Path) -> None:
+def test_arrays_are_removed_when_request_is_released(tmp_path: Path) -> None:
     session = SessionFolder(tmp_path)
     (session.request_folder(1) / "a.npy").touch()
     (session.request_folder(2) / "a.npy").touch()
@@ -102,6 +102,6 @@ def test_the_arrays_of_a_request_go_when_it_is_released(tmp_path: Path) -> None:
     session.remove()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="missing"):
         SessionFolder(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""What the worker says and does, in a real process around a stand-in engine."""
+"""Responses and behavior of the worker, in a real process with a stand-in engine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from worker.client import FAKE, NO_FILES, Client, running, wait_until
 
 
 @pytest.fixture(scope="module")
-def lasting_client() -> Iterator[Client]:
-    """A worker that goes from test to test: what they ask of it, it must survive."""
+def shared_client() -> Iterator[Client]:
+    """A worker shared by the tests: it must survive all their requests."""
     with running(*FAKE) as client:
         client.ready()
         yield client
 
 
-def test_the_first_line_says_who_speaks(client: Client) -> None:
+def test_first_line_identifies_the_worker(client: Client) -> None:
     hello = client.hello
     assert (hello["protocol"], hello["version"], hello["pid"]) == (PROTOCOL, __version__, client.process.pid)
     assert Path(hello["session"]).is_dir()
     assert client.sessions() == [Path(hello["session"]).name]
 
 
-def test_a_segmentation_arrives_in_files(client: Client, image: np.ndarray) -> None:
+def test_segmentation_is_returned_in_files(client: Client, image: np.ndarray) -> None:
     client.segment(7, "any", image, maps=["residual", "attention"])
     done = client.expect("done")
     assert done["id"] == 7 and done["report"] == {"requests": 1, "name": "Bild ä"}
@@ -42,8 +42,8 @@ def test_a_segmentation_arrives_in_files(client: Client, image: np.ndarray) -> N
     assert Path(done["labels"]).parent == Path(client.hello["session"]) / "7"
 
 
-def test_what_libraries_print_goes_to_the_log(client: Client, image: np.ndarray) -> None:
-    """The stand-in prints a line and writes to file descriptor 1: neither reaches the protocol."""
+def test_output_of_libraries_goes_to_log(client: Client, image: np.ndarray) -> None:
+    """The stand-in prints a line and writes to file descriptor 1; neither reaches the protocol."""
     client.segment(1, "any", image)
     names = set()
     while "done" not in names:
@@ -52,7 +52,7 @@ def test_what_libraries_print_goes_to_the_log(client: Client, image: np.ndarray)
     wait_until(lambda: b"nonsense" in client.log and "log of any ä".encode() in client.log)
 
 
-def test_a_result_is_readable_while_it_grows(client: Client, image: np.ndarray) -> None:
+def test_result_is_readable_while_it_grows(client: Client, image: np.ndarray) -> None:
     client.segment(1, "slow", image)
     announced = client.expect("array")
     assert announced == {
@@ -70,7 +70,7 @@ def test_a_result_is_readable_while_it_grows(client: Client, image: np.ndarray) 
     assert done["labels"] == announced["npy"] and labels[-1].any()
 
 
-def test_progress_goes_forward(client: Client, image: np.ndarray) -> None:
+def test_progress_never_decreases(client: Client, image: np.ndarray) -> None:
     client.segment(1, "any", image)
     seen = []
     while (message := client.events.get(timeout=120))["event"] != "done":
@@ -80,7 +80,7 @@ def test_progress_goes_forward(client: Client, image: np.ndarray) -> None:
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 
-def test_requests_are_answered_in_their_order_by_the_same_engine(client: Client, image: np.ndarray) -> None:
+def test_requests_are_answered_in_order_by_same_engine(client: Client, image: np.ndarray) -> None:
     client.segment(1, "any", image)
     client.segment(2, "any", image)
     client.send(request="devices", id=3)
@@ -90,14 +90,14 @@ def test_requests_are_answered_in_their_order_by_the_same_engine(client: Client,
     assert client.expect("devices")["devices"] == [{"name": "cpu", "title": "A processor"}]
 
 
-def test_released_arrays_are_removed(client: Client, image: np.ndarray) -> None:
+def test_released_arrays_are_deleted(client: Client, image: np.ndarray) -> None:
     client.segment(1, "any", image)
     folder = Path(client.expect("done")["labels"]).parent
     client.send(request="release", id=1)
     wait_until(lambda: not folder.exists())
 
 
-def test_a_request_that_is_computed_cannot_be_released(client: Client, image: np.ndarray) -> None:
+def test_running_request_cannot_be_released(client: Client, image: np.ndarray) -> None:
     client.segment(1, "slow", image)
     path = Path(client.expect("array")["npy"])
     client.send(request="release", id=1)
@@ -107,7 +107,7 @@ def test_a_request_that_is_computed_cannot_be_released(client: Client, image: np
 
 
 @pytest.mark.parametrize("which", [{}, {"id": 1}])
-def test_cancel_ends_a_request_and_the_next_is_served(client: Client, image: np.ndarray, which: dict) -> None:
+def test_cancel_ends_request_and_next_is_processed(client: Client, image: np.ndarray, which: dict) -> None:
     client.segment(1, "patient", image)
     client.expect("progress")
     client.send(request="cancel", **which)
@@ -117,7 +117,7 @@ def test_cancel_ends_a_request_and_the_next_is_served(client: Client, image: np.
     assert client.expect("done")["id"] == 2
 
 
-def test_cancel_reaches_the_requests_that_wait(client: Client, image: np.ndarray) -> None:
+def test_cancel_applies_to_waiting_requests(client: Client, image: np.ndarray) -> None:
     client.segment(1, "patient", image)
     client.segment(2, "any", image)
     client.send(request="cancel", id=2)
@@ -127,7 +127,7 @@ def test_cancel_reaches_the_requests_that_wait(client: Client, image: np.ndarray
     assert [client.expect("cancelled")["id"] for _ in range(2)] == [1, 2]
 
 
-def test_a_fault_is_told_with_its_traceback_and_survived(client: Client, image: np.ndarray) -> None:
+def test_internal_error_is_reported_with_traceback_and_worker_continues(client: Client, image: np.ndarray) -> None:
     client.segment(1, "faulty", image)
     error = client.expect("error")
     assert (error["id"], error["code"], error["ours"]) == (1, "engine-fault", True)
@@ -136,7 +136,7 @@ def test_a_fault_is_told_with_its_traceback_and_survived(client: Client, image: 
     assert client.expect("done")["report"]["requests"] == 1, "what was kept was forgotten"
 
 
-def test_a_user_error_keeps_its_code_and_values(client: Client, image: np.ndarray) -> None:
+def test_user_error_keeps_code_and_values(client: Client, image: np.ndarray) -> None:
     client.segment(1, "refusing", image)
     assert client.expect("error") == {
         "event": "error",
@@ -149,7 +149,7 @@ def test_a_user_error_keeps_its_code_and_values(client: Client, image: np.ndarra
     }
 
 
-def test_lack_of_memory_is_told(client: Client, image: np.ndarray) -> None:
+def test_out_of_memory_is_reported(client: Client, image: np.ndarray) -> None:
     client.segment(1, "hungry", image)
     error = client.expect("error")
     assert error["code"] == "out-of-memory" and not error["ours"]
@@ -180,9 +180,7 @@ def bad_segment_requests() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("what", bad_segment_requests())
-def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
-    lasting_client: Client, tmp_path: Path, what: str
-) -> None:
+def test_invalid_request_is_refused_with_message(shared_client: Client, tmp_path: Path, what: str) -> None:
     np.save(tmp_path / "right.npy", np.zeros((2, 2, 2)))
     np.save(tmp_path / "pickle.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("text")
@@ -191,8 +189,8 @@ def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
         if isinstance(channel, dict):
             names = {name: str(tmp_path / f"{name}.npy") for name in ("pickle", "text")}
             channel["npy"] = channel["npy"].format(npy=tmp_path / "right.npy", **names)
-    lasting_client.send(**{"request": "segment", "id": 1, "model": "any", **message})
-    error = lasting_client.expect("error")
+    shared_client.send(**{"request": "segment", "id": 1, "model": "any", **message})
+    error = shared_client.expect("error")
     assert error["id"] == 1 and error["code"] in ("bad-request", "bad-grid", "bad-roi", "channel-unreadable")
     assert not error["ours"] and error["message"].endswith(".")
 
@@ -204,10 +202,10 @@ HUGE_ID = b'{"request":"release","id":1' + b"0" * 300 + b"}"
     "line",
     [b"garbage", b"[]", b"\xff", b"{}", b'{"request":"segment"}', b'{"request":"fly","id":1}', b'{"id":true}', HUGE_ID],
 )
-def test_a_line_that_is_no_request_is_answered_and_survived(
-    lasting_client: Client, image: np.ndarray, line: bytes
+def test_line_that_is_not_a_request_gets_error_and_worker_continues(
+    shared_client: Client, image: np.ndarray, line: bytes
 ) -> None:
-    client = lasting_client
+    client = shared_client
     client.process.stdin.write(line + b"\n")
     client.process.stdin.flush()
     assert client.expect("error")["code"] == "bad-request"
@@ -215,25 +213,25 @@ def test_a_line_that_is_no_request_is_answered_and_survived(
     assert client.expect("done")["id"] == 5
 
 
-def test_an_id_in_use_is_refused(client: Client, image: np.ndarray) -> None:
+def test_id_in_use_is_refused(client: Client, image: np.ndarray) -> None:
     client.segment(1, "patient", image)
     client.send(request="devices", id=1)
     assert client.expect("error")["code"] == "bad-request"
 
 
-def test_a_request_whose_file_could_not_be_stored_is_answered_once(image: np.ndarray) -> None:
+def test_request_whose_file_was_not_stored_is_answered_once(image: np.ndarray) -> None:
     with running(*FAKE, "--remote") as client:
         client.ready()
         client.send(request="block", id=1, file="../away.npy", offset=0, data="")
-        # On its way already when the client hears of it.
+        # Sent before the client receives the error.
         client.segment(1, "plain", image)
         client.send(request="devices", id=2)
         assert client.expect("error")["id"] == 1
         assert client.events.get(timeout=30)["event"] == "devices"
 
 
-def test_a_session_folder_that_was_swept_away_is_made_again(client: Client, image: np.ndarray) -> None:
-    """macOS and systemd clean temporary folders of what was not used for days."""
+def test_removed_session_folder_is_created_again(client: Client, image: np.ndarray) -> None:
+    """macOS and systemd remove files from temporary folders that were not used for days."""
     session = Path(client.hello["session"])
     session.joinpath(LOCK_FILE).unlink()
     session.rmdir()
@@ -244,7 +242,7 @@ def test_a_session_folder_that_was_swept_away_is_made_again(client: Client, imag
 
 
 @pytest.mark.parametrize(("what", "code"), [("without-torch", "engine-incomplete"), ("broken-torch", "engine-broken")])
-def test_an_engine_that_cannot_be_loaded_says_why_and_ends(what: str, code: str) -> None:
+def test_engine_that_cannot_be_loaded_is_reported_with_reason(what: str, code: str) -> None:
     with running(*FAKE, what) as client:
         client.expect("hello")
         error = client.expect("error")
@@ -253,8 +251,8 @@ def test_an_engine_that_cannot_be_loaded_says_why_and_ends(what: str, code: str)
         assert client.sessions() == []
 
 
-def test_without_a_place_for_temporary_files_it_says_so_and_ends() -> None:
-    """As on a full disk; the error is sent instead of the hello."""
+def test_unwritable_temporary_folder_is_reported_at_start() -> None:
+    """As on a full disk; the error is sent instead of the hello message."""
     with running("-c", NO_FILES, *FAKE) as client:
         error = client.events.get(timeout=30)
         assert (error["event"], error["code"]) == ("error", "no-temporary-folder") and "id" not in error
@@ -262,7 +260,7 @@ def test_without_a_place_for_temporary_files_it_says_so_and_ends() -> None:
 
 
 @pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}])
-def test_the_locale_does_not_matter(image: np.ndarray, variables: dict[str, str]) -> None:
+def test_locale_does_not_matter(image: np.ndarray, variables: dict[str, str]) -> None:
     with running(*FAKE, environment=variables) as client:
         client.ready()
         client.segment(1, "any", image)

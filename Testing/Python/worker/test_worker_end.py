@@ -1,4 +1,4 @@
-"""However it ends, the worker leaves no process and no file behind."""
+"""The worker leaves no process and no file behind, however it ends."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from conresnet.worker.server import SECONDS_OF_GRACE
 from worker.client import FAKE, Client, engine_environment, is_alive, running, wait_until
 
 
-def test_it_ends_when_its_input_closes(client: Client) -> None:
+def test_worker_exits_when_input_is_closed(client: Client) -> None:
     assert client.close() == 0
     assert client.sessions() == []
 
 
-def test_it_ends_when_told(client: Client) -> None:
+def test_worker_exits_on_shutdown(client: Client) -> None:
     client.send(request="shutdown")
     assert client.wait() == 0
     assert client.sessions() == []
 
 
-def test_its_input_closing_stops_what_it_computes(client: Client, image: np.ndarray) -> None:
+def test_closing_input_stops_running_requests(client: Client, image: np.ndarray) -> None:
     client.segment(1, "patient", image)
     client.segment(2, "patient", image)
     client.expect("progress")
-    # It would be 1, had it not stopped by itself within the time of grace.
+    # The status would be 1 if it had not stopped by itself within the grace period.
     assert client.close() == 0
     assert client.sessions() == []
 
 
-def test_its_input_closing_ends_even_what_does_not_listen(client: Client, image: np.ndarray) -> None:
+def test_closing_input_ends_unresponsive_request(client: Client, image: np.ndarray) -> None:
     client.segment(1, "deaf", image)
     client.expect("progress")
     assert client.close() == 1
@@ -45,7 +45,7 @@ def test_its_input_closing_ends_even_what_does_not_listen(client: Client, image:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_polite_signal_ends_it(client: Client, image: np.ndarray, number: int) -> None:
+def test_signal_ends_worker(client: Client, image: np.ndarray, number: int) -> None:
     client.segment(1, "patient", image)
     client.expect("progress")
     client.process.send_signal(number)
@@ -64,7 +64,7 @@ worker = server._Server(*os.pipe(), session)
 signal.signal(signal.SIGTERM, lambda *_: worker.stop())
 
 class Lock:
-    \"\"\"The worker's own lock, but the first signal arrives while its main thread holds it.\"\"\"
+    \"\"\"The worker's lock, except that the first signal arrives while the main thread holds it.\"\"\"
 
     def __init__(self, lock):
         self.lock, self.done = lock, False
@@ -90,7 +90,7 @@ time.sleep(600)
 """
 
 
-def test_a_signal_while_it_holds_its_lock_ends_it_within_its_grace(tmp_path: Path) -> None:
+def test_signal_while_lock_is_held_ends_worker_within_grace_period(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING_THE_LOCK, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -105,8 +105,8 @@ def test_a_signal_while_it_holds_its_lock_ends_it_within_its_grace(tmp_path: Pat
     assert list(tmp_path.glob("conresnet-*")) == []
 
 
-def test_nobody_reading_its_answers_ends_it(client: Client, image: np.ndarray) -> None:
-    """The other end of its output closes while its input stays open."""
+def test_closed_output_ends_worker(client: Client, image: np.ndarray) -> None:
+    """The other end of its output is closed while its input stays open."""
     process = subprocess.Popen(
         [sys.executable, *FAKE],
         stdin=subprocess.PIPE,
@@ -123,7 +123,7 @@ def test_nobody_reading_its_answers_ends_it(client: Client, image: np.ndarray) -
     assert len(client.sessions()) == 1
 
 
-def test_a_crash_leaves_a_folder_that_the_next_worker_removes(tmp_path: Path, image: np.ndarray) -> None:
+def test_folder_left_by_crash_is_removed_by_next_worker(tmp_path: Path, image: np.ndarray) -> None:
     with running(*FAKE, temporary=tmp_path) as client:
         client.ready()
         client.segment(1, "crashing", image)
@@ -136,8 +136,8 @@ def test_a_crash_leaves_a_folder_that_the_next_worker_removes(tmp_path: Path, im
         assert client.sessions() == []
 
 
-def test_it_dies_with_a_client_that_is_killed(tmp_path: Path, image: np.ndarray) -> None:
-    """A client process is killed while its worker computes: what it left is gone within the time of grace."""
+def test_worker_exits_when_client_is_killed(tmp_path: Path, image: np.ndarray) -> None:
+    """A client is killed while its worker computes: the worker exits and cleans up within the grace period."""
     np.save(tmp_path / "image.npy", image)
     code = """
 import sys, time
@@ -166,7 +166,7 @@ time.sleep(60)
         assert list(tmp_path.glob("conresnet-*")) == []
 
 
-def test_a_full_disk_is_an_error_and_not_a_crash(image: np.ndarray) -> None:
+def test_full_disk_is_an_error_and_not_a_crash(image: np.ndarray) -> None:
     with running(*FAKE) as client:
         client.ready()
         resource.prlimit(client.process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

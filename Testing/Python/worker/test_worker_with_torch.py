@@ -18,7 +18,7 @@ from worker.models import make_model
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quick model, a second one, and one whose only window takes many seconds."""
+    """A fast model, a second one, and one whose only window takes many seconds."""
     folder = tmp_path_factory.mktemp("Modelle ä")
     make_model(folder, "organ")
     make_model(folder, "other", base_width=16)
@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client() -> Client:
-    """One worker for all tests that do not end it."""
+    """A worker shared by all tests that do not end it."""
     with running(*REAL) as client:
         client.hello = client.ready()
         yield client
@@ -36,18 +36,18 @@ def client() -> Client:
 
 @pytest.fixture
 def image() -> np.ndarray:
-    """Noise of the size of a few windows."""
+    """Noise with the size of a few windows."""
     return np.random.default_rng(1).normal(size=(20, 40, 44)).astype(np.float32)
 
 
 @pytest.fixture
 def large_image() -> np.ndarray:
-    """As large as the wide model's window."""
+    """Noise with the size of the wide model's window."""
     return np.random.default_rng(1).normal(size=(48, 128, 128)).astype(np.float32)
 
 
 def events_until(client: Client, last: str) -> list[dict]:
-    """All events up to one of that name."""
+    """All events up to the first one with this name."""
     events = [client.events.get(timeout=60)]
     while events[-1]["event"] != last:
         assert events[-1]["event"] != "error", events[-1]
@@ -55,14 +55,14 @@ def events_until(client: Client, last: str) -> list[dict]:
     return events
 
 
-def test_it_gives_what_the_engine_gives_in_this_process(client: Client, models: Path, image: np.ndarray) -> None:
-    further = {"precision": "fp32", "review": True, "statistics": True}
-    client.segment(1, str(models / "organ"), image, maps=["probability", "attention"], **further)
+def test_result_is_that_of_engine_in_this_process(client: Client, models: Path, image: np.ndarray) -> None:
+    options = {"precision": "fp32", "review": True, "statistics": True}
+    client.segment(1, str(models / "organ"), image, maps=["probability", "attention"], **options)
     done = client.expect("done")
     expected = segment(
         load_model(models / "organ"),
         [Volume(image, Grid(image.shape, np.eye(4)), "image")],
-        SegmentOptions(maps=("probability", "attention"), threads=1, **further),
+        SegmentOptions(maps=("probability", "attention"), threads=1, **options),
     )
     np.testing.assert_array_equal(np.load(done["labels"]), expected.labels.array)
     for name, array in expected.maps.items():
@@ -77,20 +77,20 @@ def test_it_gives_what_the_engine_gives_in_this_process(client: Client, models: 
     assert counts[0] == counts[1]
 
 
-def test_the_model_stays_loaded_until_another_is_asked_for(client: Client, models: Path, image: np.ndarray) -> None:
+def test_model_stays_loaded_until_another_is_requested(client: Client, models: Path, image: np.ndarray) -> None:
     def is_loaded_for(number: int, name: str) -> bool:
         client.segment(number, str(models / name), image)
         phases = [event["phase"] for event in events_until(client, "done") if event["event"] == "progress"]
         assert phases[-1] == "writing"
         return "loading" in phases
 
-    asked = ["organ", "organ", "other", "organ"]
+    names = ["organ", "organ", "other", "organ"]
     client.segment(10, str(models / "wide"), image, device="nowhere")
     client.expect("error")
-    assert [is_loaded_for(11 + n, name) for n, name in enumerate(asked)] == [True, False, True, True]
+    assert [is_loaded_for(11 + n, name) for n, name in enumerate(names)] == [True, False, True, True]
 
 
-def test_a_changed_package_of_the_same_name_is_loaded_anew(client: Client, tmp_path: Path, image: np.ndarray) -> None:
+def test_changed_package_with_same_name_is_reloaded(client: Client, tmp_path: Path, image: np.ndarray) -> None:
     path = make_model(tmp_path, "changing")
     digest = digest_with_locator(path)
     client.segment(20, str(path), image, digest=digest)
@@ -105,10 +105,10 @@ def test_a_changed_package_of_the_same_name_is_loaded_anew(client: Client, tmp_p
     assert client.expect("error")["code"] == "model-changed"
 
 
-def test_cancel_is_heard_inside_a_window(
+def test_cancel_takes_effect_inside_a_window(
     client: Client, models: Path, large_image: np.ndarray, image: np.ndarray
 ) -> None:
-    """The image is one window, which is not computed to its end."""
+    """The image is a single window, whose computation is not completed."""
     client.segment(30, str(models / "wide"), large_image, precision="fp32")
     while client.expect("progress", 60)["phase"] != "segmenting":
         pass
@@ -121,19 +121,19 @@ def test_cancel_is_heard_inside_a_window(
     assert client.expect("done", 60)["id"] == 31
 
 
-def test_its_input_closing_inside_a_window_ends_it(models: Path, large_image: np.ndarray) -> None:
+def test_closing_input_inside_a_window_ends_worker(models: Path, large_image: np.ndarray) -> None:
     with running(*REAL) as client:
         client.ready()
         client.segment(1, str(models / "wide"), large_image, precision="fp32")
         while client.expect("progress", 60)["phase"] != "segmenting":
             pass
         client.close()
-        rest = [client.events.get() for _ in range(client.events.qsize())]
-        assert "done" not in [event["event"] for event in rest if event]
+        events = [client.events.get() for _ in range(client.events.qsize())]
+        assert "done" not in [event["event"] for event in events if event]
         assert client.sessions() == []
 
 
-def test_killed_inside_a_window_the_next_worker_cleans_up(
+def test_next_worker_cleans_up_after_kill_inside_a_window(
     models: Path, large_image: np.ndarray, tmp_path: Path
 ) -> None:
     with running(*REAL, temporary=tmp_path) as client:
@@ -152,13 +152,13 @@ def test_killed_inside_a_window_the_next_worker_cleans_up(
 @pytest.mark.parametrize(
     ("model", "code"), [("no such model", "model-not-found"), ("/no/such/folder", "model-not-found")]
 )
-def test_a_model_that_is_not_there(client: Client, image: np.ndarray, model: str, code: str) -> None:
+def test_missing_model_is_reported(client: Client, image: np.ndarray, model: str, code: str) -> None:
     client.segment(40, model, image)
     error = client.expect("error")
     assert error["code"] == code and model in error["message"] and not error["ours"]
 
 
-def test_a_damaged_model(client: Client, image: np.ndarray, tmp_path: Path) -> None:
+def test_damaged_model_is_reported(client: Client, image: np.ndarray, tmp_path: Path) -> None:
     path = make_model(tmp_path, "damaged")
     weights = bytearray((path / "network.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -167,13 +167,13 @@ def test_a_damaged_model(client: Client, image: np.ndarray, tmp_path: Path) -> N
     assert client.expect("error")["code"] == "package-checksum"
 
 
-def test_a_wrong_number_of_channels(client: Client, models: Path, image: np.ndarray) -> None:
+def test_wrong_number_of_channels_is_reported(client: Client, models: Path, image: np.ndarray) -> None:
     client.segment(42, str(models / "organ"), image, channels=2)
     error = client.expect("error")
     assert error["code"] == "wrong-channel-count" and error["values"]["given"] == 2 and not error["ours"]
 
 
-def test_a_roi_outside_the_image(client: Client, models: Path, image: np.ndarray) -> None:
+def test_roi_outside_image_is_reported(client: Client, models: Path, image: np.ndarray) -> None:
     roi = {"center": [500.0, 0.0, 0.0], "axes": np.eye(3).tolist(), "size": [10.0, 10.0, 10.0]}
     client.segment(44, str(models / "organ"), image, roi=roi)
     error = client.expect("error")
@@ -181,19 +181,19 @@ def test_a_roi_outside_the_image(client: Client, models: Path, image: np.ndarray
     assert error["values"] == {"name": "Bild ä", "roi": "R 495.0 to 505.0, A -5.0 to 5.0, S -5.0 to 5.0 mm"}
 
 
-def test_a_constant_image(client: Client, models: Path) -> None:
+def test_constant_image_is_reported(client: Client, models: Path) -> None:
     client.segment(43, str(models / "organ"), np.ones((8, 8, 8), dtype=np.int16))
     error = client.expect("error")
     assert not error["ours"] and "Bild ä" in error["message"]
 
 
-def test_the_processor_is_among_the_devices(client: Client) -> None:
+def test_cpu_is_among_the_devices(client: Client) -> None:
     client.send(request="devices", id=50)
     devices = client.expect("devices")["devices"]
     assert devices[0]["name"] == "cpu" and devices[0]["title"]
 
 
-def test_a_roi_leaves_the_rest_empty(client: Client, models: Path, image: np.ndarray) -> None:
+def test_result_is_empty_outside_roi(client: Client, models: Path, image: np.ndarray) -> None:
     roi = {"center": [20.0, 20.0, 10.0], "axes": np.eye(3).tolist(), "size": [10.0, 12.0, 8.0]}
     client.segment(60, str(models / "organ"), image, roi=roi, maps=["probability"])
     done = client.expect("done")
@@ -202,10 +202,10 @@ def test_a_roi_leaves_the_rest_empty(client: Client, models: Path, image: np.nda
     assert not probability[:, :5].any() and not probability[..., 30:].any()
 
 
-def test_an_image_larger_than_memory_is_an_error_and_not_the_end(
+def test_image_larger_than_memory_is_an_error_and_worker_continues(
     models: Path, image: np.ndarray, large_image: np.ndarray
 ) -> None:
-    """The address space stands in for memory."""
+    """A limit on the address space simulates insufficient memory."""
     with running(*REAL) as client:
         hello = client.ready()
         client.segment(1, str(models / "organ"), image)
