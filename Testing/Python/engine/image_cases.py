@@ -1,4 +1,4 @@
-"""Image files for the engine's tests, and what a refusal of one must be like."""
+"""Image files for the engine's tests, and a check of how invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TILTED = grid((7, 8, 9), (0.7, 1.1, 2.5), (-31.5, 12.25, 100), rotation(20) @ ro
 
 
 def refused(code: str, *paths: Path, channels=("image",)) -> UserError:
-    """Reading raises a UserError of this code with one sentence that names the first file."""
+    """Check that reading raises a UserError with this code and a one-sentence message that names the first file."""
     with pytest.raises(UserError) as caught:
         read_channels(list(paths), list(channels))
     message = caught.value.message
@@ -29,7 +29,7 @@ def refused(code: str, *paths: Path, channels=("image",)) -> UserError:
 
 
 def write_with_itk(volume: Volume, path: Path) -> Path:
-    """The file of a volume as ITK writes it; its kind is that of the name."""
+    """Write a volume with ITK; the extension selects the format."""
     image = sitk.GetImageFromArray(volume.array)
     lps = np.diag([-1, -1, 1, 1]) @ volume.grid.affine
     image.SetSpacing(volume.grid.spacing.tolist())
@@ -40,7 +40,7 @@ def write_with_itk(volume: Volume, path: Path) -> Path:
 
 
 def save_nifti(path: Path, array: np.ndarray, affine=None, **header) -> Path:
-    """A NIfTI file, axes i, j, k, with fields of its header set."""
+    """Write a NIfTI file with axes i, j, k and the given header fields."""
     image = nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine)
     for key, value in header.items():
         image.header[key] = value
@@ -49,12 +49,12 @@ def save_nifti(path: Path, array: np.ndarray, affine=None, **header) -> Path:
 
 
 def ramp(shape=(4, 5, 6), dtype=np.int16) -> np.ndarray:
-    """Every voxel another value."""
+    """An array in which every voxel has a different value."""
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
 
 def sitk_affine(path: Path) -> np.ndarray:
-    """(4, 4) voxel index (i, j, k, 1) to RAS mm, as SimpleITK reads it from a file."""
+    """Affine (4, 4) from voxel index (i, j, k, 1) to RAS in mm, as SimpleITK reads it from a file."""
     image = sitk.ReadImage(str(path))
     corners = [image.TransformIndexToPhysicalPoint(index) for index in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
     origin, *ends = np.array(corners) * [-1, -1, 1]

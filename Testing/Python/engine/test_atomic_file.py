@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""A file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def contents(path) -> dict[str, str]:
     return {entry.name: entry.read_text() for entry in path.parent.iterdir()}
 
 
-def test_the_file_appears_when_all_went_well(path):
+def test_file_appears_once_complete(path):
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert temporary.parent == path.parent
@@ -44,7 +44,7 @@ def test_the_file_appears_when_all_went_well(path):
         (errno.EROFS, "cannot-write"),
     ],
 )
-def test_what_the_system_refuses_is_one_sentence(path, number, code):
+def test_error_of_the_system_is_reported(path, number, code):
     with pytest.raises(UserError) as caught, replacing(path) as temporary:
         temporary.write_text("half")
         raise OSError(number, os.strerror(number))
@@ -53,7 +53,7 @@ def test_what_the_system_refuses_is_one_sentence(path, number, code):
     assert contents(path) == {path.name: "old"}
 
 
-def test_any_other_fault_leaves_the_old_file_too(path):
+def test_any_other_error_keeps_old_file(path):
     with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
@@ -61,8 +61,8 @@ def test_any_other_fault_leaves_the_old_file_too(path):
 
 
 @pytest.mark.parametrize(("refusals", "seconds", "kept"), [(2, 30.0, "new"), (1, 0.0, "old")])
-def test_a_file_that_somebody_reads_is_waited_for_on_windows(path, monkeypatch, refusals, seconds, kept):
-    """Where Windows refuses to move a file over one that a virus scanner has open."""
+def test_replacing_an_open_file_is_retried_on_windows(path, monkeypatch, refusals, seconds, kept):
+    """Windows refuses to replace a file that a virus scanner has open."""
     left = [PermissionError(errno.EACCES, "Access is denied")] * refusals
     replace = os.replace
 
@@ -78,7 +78,7 @@ def test_a_file_that_somebody_reads_is_waited_for_on_windows(path, monkeypatch, 
     assert contents(path) == {path.name: kept}
 
 
-def test_the_part_of_a_killed_process_is_removed_a_day_later(tmp_path: Path) -> None:
+def test_partial_file_of_killed_process_is_removed_after_a_day(tmp_path: Path) -> None:
     for name in (".part-1-a[1].txt", ".part-2-a[1].txt", ".part-3-other.txt"):
         (tmp_path / name).write_text("half")
     for name in (".part-1-a[1].txt", ".part-3-other.txt"):

@@ -1,4 +1,4 @@
-"""DICOM: files with many frames are checked as single slices are, other objects left out, and nothing is made up."""
+"""DICOM: multi-frame files get the same checks as single slices, and objects that are not images are skipped."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_frames(
     sideways: Sequence[float] | None = None,
     series: str | None = None,
 ) -> Path:
-    """One Enhanced MR file; ``order`` is that of the stored frames, the n-th of which shows PIXELS[order[n]]."""
+    """Write one Enhanced MR file; the n-th stored frame shows PIXELS[order[n]]."""
     order = list(range(len(heights))) if order is None else order
     axes = np.eye(3) if axes is None else axes
     data = new_object(EnhancedMRImageStorage, series or generate_uid(), generate_uid())
@@ -96,11 +96,11 @@ def test_a_missing_frame_is_refused(tmp_path):
     refused(write_frames(tmp_path / "a.dcm", order=[0, 1, 3, 4, 5]), "dicom-uneven")
 
 
-def test_frames_of_two_time_points_are_refused(tmp_path):
+def test_frames_from_two_time_points_are_refused(tmp_path):
     refused(write_frames(tmp_path / "a.dcm", order=[0, 1, 2, 3, 4, 5] * 2), "dicom-same-place")
 
 
-def test_two_files_of_frames_at_one_place_are_refused(tmp_path):
+def test_two_multiframe_files_at_same_position_are_refused(tmp_path):
     uid = generate_uid()
     write_frames(tmp_path / "a" / "1.dcm", series=uid)
     write_frames(tmp_path / "a" / "2.dcm", series=uid)
@@ -119,7 +119,7 @@ def test_tilted_frames_are_refused(tmp_path):
     assert "15.00 degrees" in refused(write_frames(tmp_path / "a.dcm", sideways=sideways), "dicom-tilt")
 
 
-def test_frames_to_the_side_of_each_other_are_refused(tmp_path):
+def test_frames_beside_each_other_are_refused(tmp_path):
     refused(write_frames(tmp_path / "a.dcm", sideways=[0, 0, 3, 3, 0, 0]), "dicom-sideways")
 
 
@@ -134,15 +134,15 @@ def test_frames_without_geometry_are_refused(tmp_path, part, code, as_folder):
 
 
 def refused_file(path: Path, code: str) -> str:
-    """As ``refused``, for refusals that name a file in the folder."""
+    """Like ``refused``, for messages that name a file in the folder."""
     return refused(path, code)
 
 
-def test_frames_of_different_scales_are_refused(tmp_path):
+def test_frames_with_different_rescaling_are_refused(tmp_path):
     refused(write_frames(tmp_path / "a.dcm", slopes=[1, 1, 1, 2, 1, 1]), "dicom-mixed-scale")
 
 
-def test_frames_of_one_scale_are_scaled(tmp_path):
+def test_frames_with_same_rescaling_are_scaled(tmp_path):
     path = write_frames(tmp_path / "a.dcm", slopes=[0.5] * 6, order=[5, 4, 3, 2, 1, 0])
     assert np.array_equal(read_volume(path).array, FRAMES * np.float32(0.5))
 
@@ -160,7 +160,7 @@ def test_a_damaged_value_inside_a_sequence_is_refused(tmp_path):
     assert "a.dcm" in refused(path, "image-damaged")
 
 
-def test_a_file_that_says_more_frames_than_it_holds_is_refused(tmp_path):
+def test_file_with_fewer_frames_than_declared_is_refused(tmp_path):
     path = write_frames(tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes().replace(b"\x28\x00\x08\x00IS\x02\x006 ", b"\x28\x00\x08\x00IS\x02\x0080"))
     refused(path, "image-truncated")
@@ -172,7 +172,7 @@ def test_a_file_that_says_more_frames_than_it_holds_is_refused(tmp_path):
 def write_compressed(
     path: Path, frames: int = 6, syntax: str = pydicom.uid.RLELossless, side: int | None = None
 ) -> Path:
-    """Frames of nonsense in a compressed file; with ``side``, the header claims that many rows and columns."""
+    """Frames of random bytes in a compressed file; with ``side``, the header claims that many rows and columns."""
     data = pydicom.dcmread(write_frames(path))
     data.file_meta.TransferSyntaxUID = syntax
     data.PixelData = encapsulate([b"\1" * 64] * frames)
@@ -188,7 +188,7 @@ def test_compressed_frames_are_counted(tmp_path):
 
 
 def test_a_compressed_file_that_ends_in_zeros_is_refused(tmp_path):
-    """As of a transfer that reserved the space and was interrupted: GDCM decodes the beginning of a JPEG image."""
+    """An interrupted transfer may have reserved the space: GDCM then decodes the beginning of a JPEG image."""
     path = write_compressed(tmp_path / "a.dcm", syntax=pydicom.uid.JPEGLosslessSV1)
     content = path.read_bytes()
     assert content.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0") and read_header(path) is not None
@@ -197,7 +197,7 @@ def test_a_compressed_file_that_ends_in_zeros_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("padding", [b"", b"\0"])
-def test_a_fragment_of_odd_length_is_accepted(tmp_path, padding):
+def test_fragment_of_odd_length_is_accepted(tmp_path, padding):
     path = write_compressed(tmp_path / "a.dcm")
     content, end = path.read_bytes(), 8 + 64
     assert content[-end - 8 : -end] == b"\xfe\xff\x00\xe0\x40\0\0\0"
@@ -205,8 +205,8 @@ def test_a_fragment_of_odd_length_is_accepted(tmp_path, padding):
     assert read_header(path) is not None
 
 
-def test_frames_beyond_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    """Compressed pixels may claim any size. What reads them is another process, so it is asked here."""
+def test_frames_larger_than_memory_are_refused_before_reading(tmp_path, monkeypatch):
+    """Compressed pixels may claim any size. Images are read in another process, so the check is called directly."""
     path = write_compressed(tmp_path / "a.dcm", side=20000)
     monkeypatch.setattr("conresnet.images.checks.free_memory", lambda: 4 * 10**9)
     with pytest.raises(UserError) as raised:
@@ -229,7 +229,7 @@ def test_an_impossible_pixel_spacing_is_refused(tmp_path, spacing):
     refused(tmp_path / "ct", "dicom-no-spacing")
 
 
-def test_one_slice_without_thickness_is_refused(tmp_path):
+def test_single_slice_without_thickness_is_refused(tmp_path):
     write_series(tmp_path / "ct", heights=[0], SliceThickness=None)
     refused(tmp_path / "ct", "dicom-no-spacing")
 
@@ -240,19 +240,19 @@ def test_an_impossible_orientation_is_refused(tmp_path, orientation):
     refused(tmp_path / "ct", "dicom-no-position")
 
 
-def test_one_file_of_a_series_is_refused_and_its_folder_named(tmp_path):
+def test_single_file_of_a_series_is_refused_and_its_folder_named(tmp_path):
     write_series(tmp_path / "ct")
     error = refused(sorted((tmp_path / "ct").iterdir())[2], "dicom-one-slice")
     assert f"choose its folder, {tmp_path / 'ct'}" in error
 
 
-def test_a_slice_among_slices_of_other_series_is_read(tmp_path):
+def test_slice_among_slices_of_other_series_is_read(tmp_path):
     write_series(tmp_path / "ct", heights=[0], description="a")
     write_series(tmp_path / "ct", heights=[0, 2], description="b")
     assert read_volume(next((tmp_path / "ct").glob("a-*"))).array.shape == (1, 7, 9)
 
 
-# What lies next to a scan
+# Other objects next to a scan
 
 
 @pytest.mark.parametrize(
@@ -266,13 +266,13 @@ def test_a_slice_among_slices_of_other_series_is_read(tmp_path):
         ("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"),
     ],
 )
-def test_objects_without_an_image_are_left_out(tmp_path, kind, modality):
+def test_objects_without_an_image_are_skipped(tmp_path, kind, modality):
     write_series(tmp_path / "ct")
     new_object(kind, generate_uid(), generate_uid(), modality).save_as(tmp_path / "ct" / "a", enforce_file_format=True)
     assert read_volume(tmp_path / "ct").array.shape == PIXELS.shape
 
 
-def test_a_segmentation_next_to_the_scan_is_left_out(tmp_path):
+def test_segmentation_next_to_scan_is_skipped(tmp_path):
     write_series(tmp_path / "ct")
     path = write_frames(tmp_path / "ct" / "seg.dcm")
     data = pydicom.dcmread(path)
@@ -286,7 +286,7 @@ def test_a_segmentation_next_to_the_scan_is_left_out(tmp_path):
     ("uid", "kind"),
     [("1.2.840.10008.5.1.4.1.1.66.4", "Segmentation Storage"), ("1.2.840.10008.5.1.4.1.1.481.2", "RT Dose Storage")],
 )
-def test_what_was_made_from_a_scan_is_not_taken_for_one(tmp_path, uid, kind, as_folder):
+def test_derived_images_are_not_used_as_scans(tmp_path, uid, kind, as_folder):
     path = write_frames(tmp_path / "made" / "a.dcm")
     data = pydicom.dcmread(path)
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid
@@ -329,7 +329,7 @@ def test_a_slice_with_an_impossible_size_is_refused(tmp_path, tag, value, code):
         (b"\x28\0\0\1US\2\0", b"\x28\0\0\1USZ\0"),  # TypeError
     ],
 )
-def test_a_header_at_which_the_library_fails_in_its_own_way_is_refused(tmp_path, good, bad):
+def test_header_that_makes_library_fail_is_refused(tmp_path, good, bad):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))
     assert last.read_bytes().count(good) == 1
@@ -338,17 +338,17 @@ def test_a_header_at_which_the_library_fails_in_its_own_way_is_refused(tmp_path,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
-def test_a_slice_that_one_may_not_read_is_refused_and_named(tmp_path, monkeypatch):
+def test_slice_without_read_permission_is_refused_and_named(tmp_path, monkeypatch):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))
     last.chmod(0)
-    if os.geteuid() == 0:  # who may read everything, so what the system says to others is said here
+    if os.geteuid() == 0:  # root may read everything, so simulate the error that others get
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != last)
     assert last.name in refused(tmp_path / "ct", "cannot-read")
     last.chmod(0o600)
 
 
-def test_a_dicomdir_next_to_the_slices_does_no_harm(tmp_path):
+def test_dicomdir_next_to_slices_is_ignored(tmp_path):
     write_series(tmp_path / "ct")
     directory = new_object("1.2.840.10008.1.3.10", generate_uid(), generate_uid())
     directory.save_as(tmp_path / "ct" / "DICOMDIR", enforce_file_format=True)
@@ -356,7 +356,7 @@ def test_a_dicomdir_next_to_the_slices_does_no_harm(tmp_path):
 
 
 @pytest.mark.parametrize("depth", ["inner", "patient/study/inner"])
-def test_a_series_deeper_down_is_pointed_to(tmp_path, depth):
+def test_series_in_subfolder_is_suggested(tmp_path, depth):
     (tmp_path / "export" / "aaa").mkdir(parents=True)
     (tmp_path / "export" / depth).parent.mkdir(parents=True, exist_ok=True)
     write_series(tmp_path / "export" / depth)
@@ -373,11 +373,11 @@ def test_old_files_without_a_preamble_are_read(tmp_path):
     assert read_volume(tmp_path / "ct").array.shape == (3, 7, 9)
 
 
-def test_slices_without_a_series_number_are_one_series(tmp_path):
+def test_slices_without_series_number_are_one_series(tmp_path):
     write_series(tmp_path / "ct", SeriesDescription=None, SeriesNumber=None)
     assert read_volume(tmp_path / "ct").array.shape == PIXELS.shape
 
 
-def test_the_storage_class_alone_says_that_pixels_are_missing(tmp_path):
+def test_missing_pixels_are_recognized_by_storage_class(tmp_path):
     new_object(CTImageStorage, generate_uid(), generate_uid()).save_as(tmp_path / "a.dcm", enforce_file_format=True)
     refused(tmp_path, "image-damaged")

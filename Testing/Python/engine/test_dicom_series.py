@@ -1,4 +1,4 @@
-"""DICOM folders, written here by pydicom."""
+"""DICOM folders, written by pydicom."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def write_series(
     description: str = "Thorax",
     **changes,
 ) -> None:
-    """CT slices at ``heights`` mm along the third column of ``axes`` (LPS), each ``shift`` mm down from the last.
+    """Write CT slices at ``heights`` mm along the third column of ``axes`` (LPS), each ``shift`` mm below the last one.
 
-    ``shift`` may also say of each slice how far down it lies, and a change be a list of values, one a slice.
+    ``shift`` may also be a list of offsets, one per slice; a change may be a list of values, one per slice.
     """
     down = [number * shift for number in range(len(heights))] if np.isscalar(shift) else shift
     axes = np.eye(3) if axes is None else axes
@@ -63,7 +63,7 @@ def write_series(
                 delattr(data, key)
             else:
                 setattr(data, key, value)
-        # Named so that the order of names is not the order of slices.
+        # Named so that the order of names differs from the order of slices.
         data.save_as(folder / f"{description}-{(number * 5) % 7}-{number}.dcm", enforce_file_format=True)
 
 
@@ -76,7 +76,7 @@ def refused(folder: Path, code: str) -> str:
 
 
 @pytest.mark.parametrize("axes", [np.eye(3), rotation(25) @ rotation(10, axis=0)], ids=["straight", "oblique"])
-def test_a_series_becomes_a_volume_in_its_place(tmp_path, axes):
+def test_series_is_read_with_correct_geometry(tmp_path, axes):
     folder = tmp_path / "CT vom 3. März"
     write_series(folder, axes=axes)
     volume = read_volume(folder)
@@ -87,25 +87,25 @@ def test_a_series_becomes_a_volume_in_its_place(tmp_path, axes):
     assert np.allclose(volume.grid.spacing, (1.2, 0.8, 2), atol=1e-4)
 
 
-def test_slices_written_from_top_to_bottom_are_put_in_order(tmp_path):
+def test_slices_written_from_top_to_bottom_are_sorted(tmp_path):
     write_series(tmp_path / "ct", heights=[10, 8, 6, 4, 2, 0])
     volume = read_volume(tmp_path / "ct")
     assert np.array_equal(volume.array, PIXELS[::-1] - 1000)
     assert volume.grid.affine[2, 3] == pytest.approx(30)
 
 
-def test_a_series_is_one_channel_among_others(tmp_path):
+def test_series_can_be_one_of_several_channels(tmp_path):
     write_series(tmp_path / "a")
     write_series(tmp_path / "b")
     assert len(read_channels([tmp_path / "a", tmp_path / "b"], ["CT", "CT late"])) == 2
 
 
-def test_rounded_positions_are_no_fault(tmp_path):
+def test_rounded_positions_are_accepted(tmp_path):
     write_series(tmp_path / "ct", heights=[0, 1.2, 2.5, 3.7, 5, 6.2])
     assert read_volume(tmp_path / "ct").grid.spacing[2] == pytest.approx(1.24)
 
 
-def test_a_single_slice_is_a_volume_of_one(tmp_path):
+def test_single_slice_is_a_volume(tmp_path):
     write_series(tmp_path / "ct", heights=[0])
     assert read_volume(tmp_path / "ct").array.shape == (1, 7, 9)
     assert read_volume(next((tmp_path / "ct").iterdir())).array.shape == (1, 7, 9)
@@ -166,7 +166,7 @@ def test_a_lookup_table_that_changes_nothing_is_accepted(tmp_path, kind):
         (lambda data: setattr(data, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "dicom-pixels", "mosaic"),
     ],
 )
-def test_the_reason_why_pixels_cannot_be_read_is_named(tmp_path, change, code, shown):
+def test_reason_for_unreadable_pixels_is_given(tmp_path, change, code, shown):
     write_series(tmp_path / "ct")
     changed(tmp_path / "ct", change)
     assert shown in refused(tmp_path / "ct", code)
@@ -177,7 +177,7 @@ def colored(data: pydicom.Dataset) -> None:
     data.PixelData = data.PixelData * 3
 
 
-def test_a_color_picture_next_to_the_scan_is_left_out(tmp_path):
+def test_color_image_next_to_scan_is_skipped(tmp_path):
     write_series(tmp_path / "ct")
     write_series(tmp_path / "report", heights=[0], description="report")
     changed(tmp_path / "report", colored)
@@ -189,12 +189,12 @@ def test_a_color_picture_next_to_the_scan_is_left_out(tmp_path):
     data.SeriesInstanceUID = pydicom.dcmread(next((tmp_path / "ct").glob("Thorax*"))).SeriesInstanceUID
     data.save_as(tmp_path / "ct" / "report.dcm")
     assert "report.dcm" in refused(tmp_path / "ct", "image-color")
-    # Without names of series, it may be of the scan's own.
+    # Without series names, it may belong to the scan's series.
     changed(tmp_path / "ct", lambda data: delattr(data, "SeriesInstanceUID"))
     refused(tmp_path / "ct", "image-color")
 
 
-def test_other_files_in_the_folder_do_no_harm(tmp_path, capfd):
+def test_other_files_in_folder_are_ignored(tmp_path, capfd):
     write_series(tmp_path / "ct")
     (tmp_path / "ct" / "notes.txt").write_text("patient lay still")
     (tmp_path / "ct" / "sub").mkdir()
@@ -209,7 +209,7 @@ def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_several_series_are_named_and_refused(tmp_path):
+def test_several_series_are_refused_and_named(tmp_path):
     write_series(tmp_path / "ct", description="Thorax native")
     write_series(tmp_path / "ct", description="Thorax venous", heights=[0, 2, 4])
     message = refused(tmp_path / "ct", "dicom-several")
@@ -232,7 +232,7 @@ def test_uneven_slices_are_refused(tmp_path, heights, capfd):
 
 
 @pytest.mark.parametrize("heights", [[0, 0, 2, 2, 4, 4], [5, 5]])
-def test_several_slices_at_one_place_are_refused(tmp_path, heights):
+def test_several_slices_at_same_position_are_refused(tmp_path, heights):
     write_series(tmp_path / "ct", heights=heights)
     refused(tmp_path / "ct", "dicom-same-place")
 
@@ -244,22 +244,22 @@ def test_gantry_tilt_is_refused(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("down", [[0, 0, 3, 3, 0, 0], [0, 0, 0, 3, 0, 0], [3, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0]])
-def test_slices_that_lie_beside_each_other_are_refused(tmp_path, down):
+def test_slices_beside_each_other_are_refused(tmp_path, down):
     write_series(tmp_path / "ct", shift=down)
     refused(tmp_path / "ct", "dicom-sideways")
 
 
-def test_a_tilt_that_is_small_but_reaches_far_is_refused(tmp_path):
+def test_small_tilt_over_many_slices_is_refused(tmp_path):
     write_series(tmp_path / "ct", heights=range(0, 200, 2), shift=2 * np.tan(np.radians(0.3)))
     assert "0.30 degrees of gantry tilt" in refused(tmp_path / "ct", "dicom-tilt")
 
 
-def test_headers_may_round_a_place(tmp_path):
+def test_rounded_slice_positions_are_accepted(tmp_path):
     write_series(tmp_path / "ct", shift=[0, 0.1, -0.1, 0.05, 0, 0.1])
     assert np.array_equal(read_volume(tmp_path / "ct").array, PIXELS - 1000)
 
 
-def test_a_rescale_slope_a_slice_keeps_its_values(tmp_path):
+def test_rescale_slope_per_slice_is_applied(tmp_path):
     slopes = [1, 0.5, 0.25, 2, 0.125, 1.5]
     write_series(tmp_path / "pet", RescaleSlope=slopes, RescaleIntercept=0)
     array = read_volume(tmp_path / "pet").array
@@ -267,12 +267,12 @@ def test_a_rescale_slope_a_slice_keeps_its_values(tmp_path):
     assert np.array_equal(array, PIXELS * np.float32(slopes)[:, None, None])
 
 
-def test_slices_without_a_place_are_refused(tmp_path):
+def test_slices_without_position_are_refused(tmp_path):
     write_series(tmp_path / "ct", ImagePositionPatient=None)
     refused(tmp_path / "ct", "dicom-no-position")
 
 
-def test_slices_of_different_directions_are_refused(tmp_path):
+def test_slices_with_different_directions_are_refused(tmp_path):
     write_series(tmp_path / "ct", heights=[0, 2])
     files = sorted((tmp_path / "ct").iterdir())
     data = pydicom.dcmread(files[1])
@@ -282,7 +282,7 @@ def test_slices_of_different_directions_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["A.dcm", "z.dcm"])
-def test_a_localizer_among_the_slices_is_named(tmp_path, name):
+def test_localizer_among_slices_is_named(tmp_path, name):
     write_series(tmp_path / "ct")
     localizer = next((tmp_path / "ct").glob("*-3.dcm")).rename(tmp_path / "ct" / name)
     data = pydicom.dcmread(localizer)
@@ -309,13 +309,13 @@ def test_color_slices_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["RGB", "YBR_FULL"])
-def test_a_color_slice_that_claims_a_single_value_is_not_called_cut_off(tmp_path, kind):
+def test_color_slice_that_claims_one_sample_is_not_called_truncated(tmp_path, kind):
     write_series(tmp_path / "ct", PhotometricInterpretation=kind)
     refused(tmp_path / "ct", "image-color")
 
 
 def store_otherwise(path: Path, is_deflated: bool) -> pydicom.Dataset:
-    """Write a slice's file in a way that ITK does not read: deflated, or with floating-point pixels."""
+    """Store a slice's file in a way that ITK cannot read: deflated, or with floating-point pixels."""
     data = pydicom.dcmread(path)
     if is_deflated:
         data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -327,7 +327,7 @@ def store_otherwise(path: Path, is_deflated: bool) -> pydicom.Dataset:
 
 
 @pytest.mark.parametrize("is_deflated", [True, False])
-def test_pixels_that_cannot_be_read_are_not_called_damaged(tmp_path, is_deflated):
+def test_unsupported_pixels_are_not_called_damaged(tmp_path, is_deflated):
     write_series(tmp_path / "ct", [0, 2])
     for path in (tmp_path / "ct").iterdir():
         store_otherwise(path, is_deflated)
@@ -336,7 +336,7 @@ def test_pixels_that_cannot_be_read_are_not_called_damaged(tmp_path, is_deflated
 
 
 @pytest.mark.parametrize("is_deflated", [True, False])
-def test_other_objects_next_to_a_series_may_store_pixels_in_any_way(tmp_path, is_deflated):
+def test_other_objects_next_to_series_may_have_unsupported_pixels(tmp_path, is_deflated):
     write_series(tmp_path / "ct", [0, 2])
     write_series(tmp_path / "ct", [0], description="Map")
     (path,) = (tmp_path / "ct").glob("Map*")
@@ -354,7 +354,7 @@ def test_slices_of_different_patients_get_a_warning(tmp_path):
     assert "different patient IDs" in warning
 
 
-def test_a_cut_off_slice_is_refused(tmp_path, capfd):
+def test_truncated_slice_is_refused(tmp_path, capfd):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))
     last.write_bytes(last.read_bytes()[:-60])
@@ -362,8 +362,8 @@ def test_a_cut_off_slice_is_refused(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_slices_that_are_stored_in_different_types_keep_their_values(tmp_path):
-    """As when some slices of a series were compressed to 8 bits, or stored as signed numbers."""
+def test_slices_stored_with_different_types_keep_their_values(tmp_path):
+    """For example, some slices of a series were compressed to 8 bits or stored as signed numbers."""
     counts, low = np.full((7, 9), 2000, np.uint16), np.full((7, 9), 200, np.uint8)
     write_series(
         tmp_path / "bits",
@@ -384,7 +384,7 @@ def test_slices_that_are_stored_in_different_types_keep_their_values(tmp_path):
     assert read_volume(tmp_path / "signs").array[:, 0, 0].tolist() == [2000, *[-200] * 5]
 
 
-def test_a_link_that_must_not_be_followed_is_left_out(tmp_path, monkeypatch):
+def test_link_that_must_not_be_followed_is_skipped(tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     write_series(tmp_path / "inner" / "series")
     is_file = Path.is_file
@@ -400,7 +400,7 @@ def test_a_link_that_must_not_be_followed_is_left_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", [0, 2, -1])
-def test_a_slice_that_cannot_be_one_is_named(tmp_path, place):
+def test_damaged_slice_is_named(tmp_path, place):
     folder = tmp_path / "ct"
     write_series(folder)
     file = sorted(folder.iterdir())[place]
@@ -416,7 +416,7 @@ def test_a_slice_that_cannot_be_one_is_named(tmp_path, place):
     assert read_volume(folder).array.shape == PIXELS.shape
 
 
-def test_slices_without_a_suffix_are_known_by_their_names(tmp_path):
+def test_slices_without_extension_are_recognized_by_name(tmp_path):
     folder = tmp_path / "ct"
     write_series(folder)
     for number, file in enumerate(sorted(folder.iterdir())):
@@ -445,7 +445,7 @@ def test_inverted_gray_values_are_refused_in_a_ct_and_get_a_warning_elsewhere(tm
     assert not read_volume(tmp_path / "usual").warnings
 
 
-def test_a_volume_says_of_which_modality_and_patient_it_is_but_not_who(tmp_path):
+def test_volume_has_modality_and_patient_hash_but_no_identity(tmp_path):
     write_series(tmp_path / "a", PatientID="Miller 1", Modality="MR")
     write_series(tmp_path / "b", PatientID="Miller 1 ", Modality="MR")
     write_series(tmp_path / "c", PatientID="Jones 2", Modality="CT")

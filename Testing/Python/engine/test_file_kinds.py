@@ -1,4 +1,4 @@
-"""Files that are taken for images, text headers that claim too much or too little, and readers that crash."""
+"""Files mistaken for images, text headers that declare too much or too little, and readers that crash."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def metaimage(path: Path, voxels: bytes | None = None, **changes: str | None) ->
         **{"ElementSpacing": "1 1 1", "DimSize": "4 5 6", "ElementType": "MET_SHORT", "ElementDataFile": "LOCAL"},
     }
     fields |= changes
-    fields["ElementDataFile"] = fields.pop("ElementDataFile")  # ends the header
+    fields["ElementDataFile"] = fields.pop("ElementDataFile")  # must be last
     lines = "".join(f"{name} = {value}\n" for name, value in fields.items() if value is not None)
     path.write_bytes(lines.encode() + (VOXELS.tobytes() if voxels is None else voxels))
     return path
@@ -89,7 +89,7 @@ def checkpoint(is_zip=True) -> bytes:
         ("image-is-model", zipped("organ/model.json")),
         ("image-is-scene", zipped("scene/scene.mrml")),
     ],
-    # Not the contents: the archives hold the time at which they were made.
+    # Ids instead of contents: the archives contain the time of their creation.
     ids=[
         "empty",
         "lfs-pointer",
@@ -105,7 +105,7 @@ def checkpoint(is_zip=True) -> bytes:
     ],
 )
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.dcm", "a"])
-def test_files_that_are_taken_for_images_are_named_as_what_they_are(tmp_path, code, content, name):
+def test_files_that_are_not_images_are_identified(tmp_path, code, content, name):
     (tmp_path / name).write_bytes(content)
     refused(code, tmp_path / name)
 
@@ -115,7 +115,7 @@ def test_a_model_package_is_not_an_image(tmp_path):
     refused("image-is-model", tmp_path)
 
 
-def test_a_segmentation_of_slicer_is_a_label_map_but_not_an_image(tmp_path):
+def test_slicer_segmentation_is_a_label_map_but_not_an_image(tmp_path):
     path = nrrd(tmp_path / "a.seg.nrrd")
     path.write_bytes(path.read_bytes().replace(b"\n\n", b"\nSegment0_ID:=Segment_1\n\n", 1))
     refused("image-is-segmentation", path)
@@ -183,7 +183,7 @@ def test_a_metaimage_header_is_compared_with_its_file(tmp_path, code, changes):
     refused(code, metaimage(tmp_path / "a.mha", **changes))
 
 
-def test_letters_that_are_no_text_are_shown_in_others(tmp_path):
+def test_unprintable_characters_in_header_are_escaped(tmp_path):
     path = nrrd(tmp_path / "a.nrrd")
     path.write_bytes(path.read_bytes().replace(b"sizes: 4 5", b"sizes: 4\xa5\xaf\x1b[2J 5"))
     message = refused("image-header", path).message
@@ -203,7 +203,7 @@ def test_a_header_without_orientation_gets_a_warning(tmp_path, make, changes):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
 @pytest.mark.parametrize("make", [nrrd, metaimage])
-def test_a_header_that_names_a_pipe_is_refused_at_once(tmp_path, make):
+def test_header_that_names_a_pipe_is_refused_immediately(tmp_path, make):
     os.mkfifo(tmp_path / "pipe")
     key = {"data_file": "pipe"} if make is nrrd else {"ElementDataFile": "pipe"}
     refused("image-data-file", make(tmp_path / "a.nhdr", b"", **key))
@@ -227,26 +227,26 @@ def test_units_are_converted(tmp_path, make, changes):
     path = make(tmp_path / "a", **changes)
     volume = read_volume(path)
     assert np.allclose(volume.grid.spacing, 1)
-    # Slicer shows such an image elsewhere.
+    # Slicer shows such an image at another position.
     assert sum("converted to mm" in text for text in volume.warnings) == (changes.get("DistanceUnits") != "mm")
     assert np.allclose(read_grid(path).affine[:3, 3], [7, 8, 9])
 
 
 def in_slices(folder: Path, make, field: str) -> tuple[Path, list[str]]:
-    """A header, and the names of the files that it lists, one per slice."""
+    """Write a header, and return it with the names of the files that it lists, one per slice."""
     names = [f"slice{number:02}.raw" for number in range(len(VOXELS))]
     for name, plane in zip(names, VOXELS, strict=True):
         (folder / name).write_bytes(plane.tobytes())
     key = "ElementDataFile" if make is metaimage else "data file"
     path = make(folder / "a.mhd", b"", **{key: field})
-    # A list follows at once.
+    # The list follows immediately.
     path.write_bytes(path.read_bytes().rstrip(b"\n") + b"\n")
     return path, names
 
 
 @pytest.mark.parametrize("make", [metaimage, nrrd])
 @pytest.mark.parametrize("field", ["LIST", "LIST 2", "slice%02d.raw 0 5 1"])
-def test_slices_in_files_of_their_own_are_read(tmp_path, make, field):
+def test_slices_in_separate_files_are_read(tmp_path, make, field):
     path, names = in_slices(tmp_path, make, field)
     if "LIST" in field:
         path.write_bytes(path.read_bytes() + "".join(f"{name}\n" for name in names).encode())
@@ -254,7 +254,7 @@ def test_slices_in_files_of_their_own_are_read(tmp_path, make, field):
 
 
 @pytest.mark.parametrize("make", [metaimage, nrrd])
-def test_slices_that_are_missing_in_a_list_are_noticed(tmp_path, make):
+def test_inconsistent_list_of_slice_files_is_refused(tmp_path, make):
     path, names = in_slices(tmp_path, make, "LIST")
     header = path.read_bytes()
     path.write_bytes(header + "\n".join(names[:3] + names[4:]).encode())
@@ -267,22 +267,22 @@ def test_slices_that_are_missing_in_a_list_are_noticed(tmp_path, make):
 
 
 @pytest.mark.parametrize("numbers", ["0 4", "0 6 1", "1 5 2"])
-def test_a_pattern_of_another_number_of_slices_is_refused(tmp_path, numbers):
+def test_file_pattern_with_wrong_number_of_slices_is_refused(tmp_path, numbers):
     path, _ = in_slices(tmp_path, metaimage, f"slice%02d.raw {numbers}")
     refused("image-header", path)
 
 
-def test_pictures_have_no_spacing(tmp_path):
+def test_image_format_without_spacing_is_refused(tmp_path):
     import SimpleITK as sitk
 
     sitk.WriteImage(sitk.GetImageFromArray(VOXELS.astype(np.uint8)), str(tmp_path / "a.tif"))
     refused("image-no-spacing", tmp_path / "a.tif")
 
 
-# The process that reads
+# The reader process
 
 
-def test_one_process_reads_all_images(tmp_path):
+def test_single_process_reads_all_images(tmp_path):
     read_image(nrrd(tmp_path / "a.nrrd"))
     reader = files._reader
     read_image(metaimage(tmp_path / "a.mha"))
@@ -296,26 +296,26 @@ def test_one_process_reads_all_images(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGSEGV, "image-reader-crashed"), (signal.SIGKILL, "image-out-of-memory")]
 )
-def test_a_crash_costs_one_image(tmp_path, number, code):
+def test_crash_affects_only_one_image(tmp_path, number, code):
     path = nrrd(tmp_path / "a.nrrd")
     read_image(path)
     process = files._reader._process
     os.kill(process.pid, signal.SIGSTOP)
-    # The request is under way when the process ends, as in a crash of ITK.
+    # The request is in progress when the process ends, as in a crash of ITK.
     os.kill(process.pid, number)
     os.kill(process.pid, signal.SIGCONT)
     refused(code, path)
     assert np.array_equal(read_volume(path).array, VOXELS)
 
 
-def test_large_images_come_through_whole(tmp_path):
+def test_large_images_are_transferred_completely(tmp_path):
     volume = random_volume(TILTED)
     large = np.tile(volume.array, (20, 20, 20))
     path = nrrd(tmp_path / "a.nrrd", large.tobytes(), sizes=" ".join(map(str, large.shape[::-1])))
     assert np.array_equal(read_volume(path).array, large)
 
 
-def test_relative_names_are_those_of_the_folder_one_is_in_now(tmp_path, monkeypatch):
+def test_relative_names_refer_to_current_folder(tmp_path, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write_with_itk(random_volume(TILTED, seed=len(name)), tmp_path / name / f"{name}.nrrd")
@@ -325,7 +325,7 @@ def test_relative_names_are_those_of_the_folder_one_is_in_now(tmp_path, monkeypa
 
 @pytest.mark.skipif(os.name == "nt", reason="looks for a process by its number")
 @pytest.mark.parametrize("end", ["pass", "os._exit(3)", "os.kill(os.getpid(), 9)"])
-def test_the_process_ends_with_the_program(tmp_path, end):
+def test_reader_process_ends_with_the_program(tmp_path, end):
     path = nrrd(tmp_path / "a.nrrd")
     code = f"""
         import os
@@ -352,6 +352,6 @@ def test_the_process_ends_with_the_program(tmp_path, end):
         pytest.fail("the reader process outlives its program")
 
 
-def test_gzip_that_ends_too_early_is_refused(tmp_path):
+def test_truncated_gzip_is_refused(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(5000))[:12])
     refused("image-damaged", tmp_path / "a.nii.gz")

@@ -1,4 +1,4 @@
-"""Files in: every kind that is read, as one channel or several."""
+"""Reading image files: all formats, as one channel or several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("of", [grid(), TILTED], ids=["straight", "oblique"])
-def test_every_format_gives_the_same_voxels_in_the_same_places(tmp_path, suffix, of):
+def test_every_format_gives_same_voxels_and_positions(tmp_path, suffix, of):
     volume = random_volume(of)
     folder = tmp_path / "Aufnahme vom März (neu)"
     folder.mkdir()
@@ -35,7 +35,7 @@ def test_every_format_gives_the_same_voxels_in_the_same_places(tmp_path, suffix,
 
 
 @pytest.mark.parametrize("way", list(every_reordering())[::7])
-def test_nifti_storages_are_read_as_nibabel_places_them(tmp_path, way):
+def test_nifti_orientations_match_nibabel(tmp_path, way):
     volume = stored(random_volume(TILTED), way)
     path = save_nifti(tmp_path / "stored.nii.gz", volume.array.T, volume.grid.affine)
     read = read_volume(path)
@@ -45,7 +45,7 @@ def test_nifti_storages_are_read_as_nibabel_places_them(tmp_path, way):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
-def test_the_stored_type_is_kept(tmp_path, dtype, suffix):
+def test_data_type_is_kept(tmp_path, dtype, suffix):
     volume = random_volume(grid(), dtype)
     if dtype == np.int8:
         volume.array //= 2
@@ -54,7 +54,7 @@ def test_the_stored_type_is_kept(tmp_path, dtype, suffix):
     assert np.array_equal(read.array, volume.array)
 
 
-def test_niftis_slope_is_applied(tmp_path):
+def test_nifti_slope_is_applied(tmp_path):
     path = tmp_path / "scaled.nii"
     image = nibabel.Nifti1Image(ramp(), np.eye(4))
     image.header.set_slope_inter(0.5, -3)
@@ -79,7 +79,7 @@ def test_nifti_2_is_read(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "two.nii.gz").array.T, ramp())
 
 
-def test_of_two_nifti_transforms_the_one_slicer_uses_is_taken(tmp_path):
+def test_nifti_transform_is_chosen_as_in_slicer(tmp_path):
     turned = np.eye(4)
     turned[:3, :3], turned[:3, 3] = rotation(10), (1, 2, 3)
     for name, sform, qform in [("s", 1, 0), ("q", 0, 1), ("both", 1, 1), ("scanner", 2, 1), ("neither", 0, 0)]:
@@ -91,8 +91,8 @@ def test_of_two_nifti_transforms_the_one_slicer_uses_is_taken(tmp_path):
         assert np.allclose(read_volume(path).grid.affine, sitk_affine(path), atol=1e-5)
 
 
-def test_a_result_lies_on_the_grid_of_an_image_whose_axes_are_not_quite_at_right_angles(tmp_path):
-    """Where a qform, which has no shear and which ITK would take, would lie a millimetre beside it."""
+def test_result_has_grid_of_image_with_slightly_skewed_axes(tmp_path):
+    """ITK would use the qform, which has no shear; its position would be a millimeter off."""
     affine = np.diag([0.5, 0.5, 3, 1.0])
     affine[0, 1] = 0.5 * np.sin(np.radians(0.9))
     image = nibabel.Nifti1Image(np.arange(60 * 200 * 5, dtype=np.int16).reshape(60, 200, 5), affine)
@@ -106,7 +106,7 @@ def test_a_result_lies_on_the_grid_of_an_image_whose_axes_are_not_quite_at_right
     assert np.allclose(result.header.get_zooms(), (0.5, 0.5, 3), atol=0.01)
 
 
-def test_a_nifti_whose_axes_are_almost_at_right_angles_is_read_where_itk_refuses_it(tmp_path):
+def test_nifti_with_slightly_skewed_axes_is_read_although_itk_refuses_it(tmp_path):
     affine = np.array([[1, 0.004, 0, 5], [0, 1, 0, 6], [0, 0, 2, 7], [0, 0, 0, 1.0]])
     image = nibabel.Nifti1Image(ramp(), affine)
     image.set_qform(None, 0)
@@ -120,7 +120,7 @@ def test_a_nifti_whose_axes_are_almost_at_right_angles_is_read_where_itk_refuses
     assert np.allclose(sitk.ReadImage(str(tmp_path / "result.nii")).GetSpacing(), (1, 1, 2), atol=1e-4)
 
 
-def test_all_48_storages_of_a_head_in_nifti_files_give_bitwise_the_same_model_arrays(tmp_path, head_image):
+def test_all_48_orientations_of_a_nifti_head_give_bitwise_same_model_arrays(tmp_path, head_image):
     """Through the headers' float32, once as sform and once as qform."""
     head = read_volume(head_image)
     head = Volume(
@@ -141,7 +141,7 @@ def test_all_48_storages_of_a_head_in_nifti_files_give_bitwise_the_same_model_ar
             assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
 
 
-def test_one_slice_is_a_volume(tmp_path):
+def test_single_slice_is_a_volume(tmp_path):
     save_nifti(tmp_path / "slice.nii.gz", ramp((5, 6, 1)))
     assert read_volume(tmp_path / "slice.nii.gz").array.shape == (1, 6, 5)
 
@@ -163,7 +163,7 @@ def test_the_real_cases_are_read(hippocampus_image, head_image, ct_image):
 # Channels
 
 
-def test_one_file_a_channel_in_the_models_order(tmp_path):
+def test_one_file_per_channel_in_model_order(tmp_path):
     paths = [write_with_itk(random_volume(grid(), seed=seed), tmp_path / f"{seed}.nrrd") for seed in range(3)]
     channels = read_channels(paths, ["a", "b", "c"])
     assert [channel.name for channel in channels] == [str(path) for path in paths]
@@ -186,7 +186,7 @@ def test_one_4d_file_is_split_into_channels(tmp_path, kind):
     assert channels[0].grid.shape == (4, 5, 6)
 
 
-def test_the_wrong_number_of_files_is_refused(tmp_path):
+def test_wrong_number_of_files_is_refused(tmp_path):
     paths = [write_with_itk(random_volume(grid()), tmp_path / f"{name}.nrrd") for name in "ab"]
     error = refused("wrong-channel-count", *paths, channels=("FLAIR", "T1", "T1c", "T2"))
     assert error.values["given"] == 2 and error.values["wanted"] == 4
@@ -194,7 +194,7 @@ def test_the_wrong_number_of_files_is_refused(tmp_path):
     refused("wrong-component-count", paths[0], channels=("FLAIR", "T1"))
 
 
-def test_a_4d_file_of_another_number_of_channels_is_refused(tmp_path):
+def test_4d_file_with_wrong_number_of_channels_is_refused(tmp_path):
     path = save_nifti(tmp_path / "four.nii.gz", ramp((4, 5, 6, 3)))
     error = refused("wrong-component-count", path, channels=("FLAIR", "T1"))
     assert error.values["given"] == 3 and error.values["wanted"] == 2
@@ -203,8 +203,8 @@ def test_a_4d_file_of_another_number_of_channels_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
-def test_reading_holds_little_more_than_the_image(tmp_path):
-    """In a process of its own: the peak while a 64 MB image is read stays below three times that."""
+def test_reading_needs_little_more_memory_than_the_image(tmp_path):
+    """In a separate process: the peak while a 64 MB image is read stays below three times its size."""
     save_nifti(tmp_path / "large.nii.gz", np.zeros((320, 320, 320), np.int16) + ramp((320, 1, 1)))
     code = f"""
         from conresnet.images import nifti
@@ -227,7 +227,7 @@ def test_formats_that_itk_does_not_check_are_refused(tmp_path, suffix):
     refused("image-unchecked-format", path)
 
 
-def test_a_nrrd_file_that_names_no_space_is_warned_about(tmp_path):
+def test_nrrd_file_without_space_gets_a_warning(tmp_path):
     path = write_with_itk(random_volume(grid()), tmp_path / "image.nrrd")
     assert read_volume(path).warnings == ()
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Images in two files, .hdr and .img, by NIfTI and by Analyze 7.5, which has the same header without a magic number."""
+"""Images in two files, .hdr and .img, as NIfTI and as Analyze 7.5, whose header is the same without a magic number."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def edited(path: Path, place: int, form: str, *values: float) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_pair_is_read_as_itk_reads_it_by_either_name(tmp_path, kind, code):
+def test_pair_is_read_by_either_name_as_by_itk(tmp_path, kind, code):
     path = save_pair(tmp_path, kind, code)
     if "Analyze" in kind:
-        # Analyze keeps other things where NIfTI has scaling, units and codes.
+        # Analyze stores other fields where NIfTI has scaling, units and codes.
         edited(edited(path, 112, "<f", 3.0), 252, "<bh", 2, 7)
     for name in ("a.hdr", "a.img"):
         read = read_volume(tmp_path / name)
         assert np.array_equal(read.array, VOXELS)
-        if kind != "Nifti2Pair":  # which ITK does not read
+        if kind != "Nifti2Pair":  # ITK cannot read it
             assert np.array_equal(read.array, sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name))))
             assert np.allclose(read.grid.affine, sitk_affine(tmp_path / name))
         assert np.array_equal(read_grid(tmp_path / name).affine, read.grid.affine)
@@ -53,7 +53,7 @@ def test_a_pair_is_read_as_itk_reads_it_by_either_name(tmp_path, kind, code):
         assert len(read.warnings) == (not is_placed) and all("orientation" in text for text in read.warnings)
 
 
-def test_a_result_is_on_the_grid_of_the_pair(tmp_path):
+def test_result_has_grid_of_pair(tmp_path):
     read = read_volume(save_pair(tmp_path))
     write_volume(read.array, read.grid, tmp_path / "result.nii.gz")
     assert np.array_equal(nibabel.load(tmp_path / "result.nii.gz").affine, nibabel.load(tmp_path / "a.hdr").affine)
@@ -62,7 +62,7 @@ def test_a_result_is_on_the_grid_of_the_pair(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("header_ending", ["", ".gz"])
-def test_a_pair_may_be_compressed_and_is_refused_if_it_ends_too_early(tmp_path, kind, ending, header_ending):
+def test_compressed_pair_is_read_and_truncated_one_refused(tmp_path, kind, ending, header_ending):
     save_pair(tmp_path, kind)
     files = []
     for name, wanted in (("a.hdr", header_ending), ("a.img", ending)):
@@ -81,19 +81,19 @@ def test_a_pair_may_be_compressed_and_is_refused_if_it_ends_too_early(tmp_path, 
 
 
 def refused_with_other(code: str, path: Path) -> str:
-    """The message, which names the file with the voxels rather than the one that was read."""
+    """Check that the message names the file with the voxels rather than the one that was read; returns the message."""
     with pytest.raises(UserError) as caught:
         read_volume(path)
     assert caught.value.code == code
     return caught.value.message
 
 
-def test_voxels_without_their_header_are_refused(tmp_path):
+def test_voxels_without_header_are_refused(tmp_path):
     save_pair(tmp_path).unlink()
     assert "a.hdr" in refused("image-half", tmp_path / "a.img").message
 
 
-def test_other_images_may_have_the_name_of_a_pair(tmp_path):
+def test_other_formats_may_have_extensions_of_a_pair(tmp_path):
     save_nifti(tmp_path / "b.nii", VOXELS.T).rename(tmp_path / "b.img")
     (tmp_path / "b.hdr").write_text("ENVI\nsamples = 4\n")
     assert np.array_equal(read_volume(tmp_path / "b.img").array, VOXELS)
@@ -111,9 +111,9 @@ def test_other_images_may_have_the_name_of_a_pair(tmp_path):
         (42, "<h", [9999], "image-truncated"),
     ],
 )
-def test_the_header_of_a_pair_is_checked_as_that_of_one_file(tmp_path, place, form, values, code):
+def test_header_of_a_pair_is_checked_like_that_of_a_single_file(tmp_path, place, form, values, code):
     path = edited(save_pair(tmp_path), place, form, *values)
-    # Only the sform is left.
+    # Remove the qform, so that only the sform is used.
     edited(path, 252, "<h", 0)
     if code == "image-truncated":
         refused_with_other(code, path)
@@ -122,7 +122,7 @@ def test_the_header_of_a_pair_is_checked_as_that_of_one_file(tmp_path, place, fo
 
 
 @pytest.mark.parametrize(("place", "values"), [(116, [np.nan]), (268, [40.0])])
-def test_a_doubtful_header_of_a_pair_gets_a_warning(tmp_path, place, values):
+def test_questionable_header_of_a_pair_gets_a_warning(tmp_path, place, values):
     path = save_pair(tmp_path)
     if place == 116:
         edited(path, 112, "<f", 1.0)

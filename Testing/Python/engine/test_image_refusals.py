@@ -1,4 +1,4 @@
-"""One sentence for every kind of file that is not read."""
+"""Files that cannot be read as images are refused with one sentence each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
-def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
-    """As a shell makes of <(zcat image.nii.gz); its first bytes would be lost, and without a writer it never ends."""
+def test_pipe_is_refused_without_waiting(tmp_path):
+    """As the shell creates for <(zcat image.nii.gz): its first bytes would be lost, or reading would never end."""
     os.mkfifo(tmp_path / "pipe.nii")
     refused("image-pipe", tmp_path / "pipe.nii")
     with pytest.raises(UserError):
@@ -35,13 +35,13 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
 
 @pytest.mark.parametrize("name", ["text.nii.gz", "text.nii", "text.nrrd", "text.txt", "text"])
 @pytest.mark.parametrize("content", [b"no image at all", b""])
-def test_what_is_no_image_is_refused(tmp_path, name, content):
+def test_file_that_is_not_an_image_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     refused("not-an-image" if content else "file-empty", tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
-def test_a_file_that_ends_too_early_is_refused(tmp_path, suffix, capfd):
+def test_truncated_file_is_refused(tmp_path, suffix, capfd):
     path = write_with_itk(random_volume(grid((20, 20, 20))), tmp_path / f"cut{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     refused("image-truncated", path)
@@ -58,7 +58,7 @@ def test_a_damaged_gz_file_is_refused(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 @pytest.mark.parametrize("name", [b"caf\xe9.nii.gz", b"caf\xe9.nrrd", b"caf\xe9/1.dcm", b"ct/caf\xe9.dcm"])
-def test_a_name_that_is_no_text_is_refused(tmp_path, name):
+def test_undecodable_file_name_is_refused(tmp_path, name):
     """ITK would end the process."""
     path = tmp_path / os.fsdecode(name)
     path.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path, name):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_one_may_not_read_is_refused(tmp_path):
+def test_file_without_read_permission_is_refused(tmp_path):
     path = write_with_itk(random_volume(grid()), tmp_path / "locked.nii")
     path.chmod(0)
     refused("cannot-read", path)
@@ -115,7 +115,7 @@ def test_an_empty_or_constant_image_is_refused(tmp_path, value):
     assert f"the same value ({value})" in error.message
 
 
-def test_values_beyond_any_scanner_are_refused(tmp_path):
+def test_implausibly_large_values_are_refused(tmp_path):
     refused("intensity-range", save_nifti(tmp_path / "wild.nii", ramp(dtype=np.float64) * 1e200))
 
 
@@ -130,7 +130,7 @@ def test_an_absurd_spacing_is_refused(tmp_path, size, suffix):
 
 @pytest.mark.parametrize("size", [0.0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("compress", [False, True])
-def test_an_absurd_spacing_that_the_libraries_would_hide_is_refused(tmp_path, size, compress, capfd):
+def test_absurd_spacing_hidden_by_libraries_is_refused(tmp_path, size, compress, capfd):
     path = save_nifti(tmp_path / "odd.nii", ramp())
     content = bytearray(path.read_bytes())
     struct.pack_into("<f", content, 76 + 8, size)
@@ -143,7 +143,7 @@ def test_an_absurd_spacing_that_the_libraries_would_hide_is_refused(tmp_path, si
 
 
 @pytest.mark.parametrize("value", [0, np.nan])
-def test_a_transform_without_sense_is_refused(tmp_path, value, capfd):
+def test_invalid_transform_is_refused(tmp_path, value, capfd):
     path = save_nifti(tmp_path / "odd.nii", ramp())
     content = bytearray(path.read_bytes())
     struct.pack_into("<12f", content, 280, *[value] * 12)
@@ -153,9 +153,9 @@ def test_a_transform_without_sense_is_refused(tmp_path, value, capfd):
 
 
 @pytest.mark.parametrize(("column", "code"), [(1, "absurd-spacing"), (3, "image-place-not-finite")])
-def test_a_matrix_that_is_not_finite_is_not_called_transposed(column, code):
+def test_non_finite_matrix_is_not_called_transposed(column, code):
     affine = np.eye(4)
-    # Multiplying by another matrix, such as a transform, has spread it: 0 times NaN is NaN.
+    # The result of a multiplication by another matrix, such as a transform: 0 times NaN is NaN.
     affine[:, column] = np.nan
     volume = Volume(ramp(), Grid(ramp().shape, affine), "odd")
     with pytest.raises(UserError) as caught:
@@ -170,7 +170,7 @@ def test_sheared_axes_are_refused(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_arrays_that_come_without_a_file_are_checked_alike():
+def test_arrays_without_a_file_get_same_checks():
     of = grid()
     check_volume(random_volume(of))
     with pytest.raises(UserError, match="T1 node contains complex"):

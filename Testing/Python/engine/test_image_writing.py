@@ -1,4 +1,4 @@
-"""Files out: whole or not at all."""
+"""Writing image files: completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.volumes import every_reordering, grid, random_volume, stored
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
-def test_a_written_volume_reads_back_the_same(tmp_path, suffix, dtype):
+def test_written_volume_is_read_back_unchanged(tmp_path, suffix, dtype):
     for way in list(every_reordering())[::5]:
         volume = stored(random_volume(TILTED, dtype), way)
         path = tmp_path / f"Ergebnis für R{suffix}"
@@ -34,7 +34,7 @@ def test_a_written_volume_reads_back_the_same(tmp_path, suffix, dtype):
     assert [entry.name for entry in tmp_path.iterdir()] == [f"Ergebnis für R{suffix}"]
 
 
-def test_components_become_the_last_axis_of_a_4d_file(tmp_path):
+def test_components_are_last_axis_of_a_4d_file(tmp_path):
     values = ramp((2, *TILTED.shape), np.float16)
     write_volume(values, TILTED, tmp_path / "maps.nii.gz")
     image = sitk.ReadImage(str(tmp_path / "maps.nii.gz"))
@@ -52,7 +52,7 @@ def test_views_and_booleans_are_written(tmp_path):
     assert np.array_equal(read.array, values[::-2])
 
 
-def test_an_unwritable_place_is_refused_and_left_clean(tmp_path):
+def test_unwritable_path_is_refused_and_leaves_no_files(tmp_path):
     volume = random_volume(grid())
     (tmp_path / "file").write_text("in the way")
     places = {"none/r.nii.gz": "cannot-write", "file/r.nii.gz": "cannot-write", "r.xyz": "output-not-nifti"}
@@ -66,7 +66,7 @@ def test_an_unwritable_place_is_refused_and_left_clean(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_one_may_not_write_to_is_refused(tmp_path):
+def test_folder_without_write_permission_is_refused(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(UserError, match="Permission denied"):
         write_volume(ramp(), grid((4, 5, 6)), tmp_path / "r.nii.gz")
@@ -74,8 +74,8 @@ def test_a_folder_one_may_not_write_to_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, suffix):
-    """In a process of its own, whose files may grow to 20 kB."""
+def test_full_disk_is_reported_and_keeps_existing_file(tmp_path, suffix):
+    """In a separate process whose files are limited to 20 kB."""
     (tmp_path / f"result{suffix}").write_bytes(b"the last result")
     code = f"""
         import resource, sys

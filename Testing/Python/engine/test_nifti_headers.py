@@ -1,4 +1,4 @@
-"""NIfTI headers that say nothing, two things, or something impossible, and names that do not fit the file."""
+"""NIfTI headers that are incomplete, contradictory or impossible, and file names that do not match the content."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def moved(degrees: float, shift=(0.0, 0, 0), spacing=1.0) -> np.ndarray:
     return matrix
 
 
-# Where an image is
+# Position of an image
 
 
 def test_an_image_without_orientation_gets_a_warning(tmp_path):
@@ -78,7 +78,7 @@ def test_a_voxel_size_that_contradicts_the_sform_gets_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (1, 0), (0, 1), (1, 2), (4, 3)])
-def test_transforms_that_agree_to_a_rounding_get_none(tmp_path, codes):
+def test_transforms_that_differ_by_rounding_get_no_warning(tmp_path, codes):
     place = moved(13.7, (1.23456, -20.7, 33.3), 0.9)
     assert read_volume(two_transforms(tmp_path / "same.nii", place, place, codes)).warnings == ()
 
@@ -90,16 +90,16 @@ places = st.builds(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places, places, st.sampled_from([(1, 1), (1, 2), (2, 1), (0, 1), (0, 2), (1, 0), (4, 2), (0, 0)]), st.booleans())
-def test_every_image_is_where_itk_places_it(tmp_path, qform, sform, codes, same):
+def test_position_of_every_image_matches_itk(tmp_path, qform, sform, codes, same):
     path = two_transforms(tmp_path / "any.nii", sform if same else qform, sform, codes)
-    # The size of voxels is that of the qform, which nibabel writes last into pixdim where it has no code either.
+    # The voxel size is that of the qform, which nibabel writes to pixdim last, even without a code.
     assert np.allclose(read_volume(path).grid.affine, sitk_affine(path), atol=2e-3)
     assert np.array_equal(read_grid(path).affine, read_volume(path).grid.affine)
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize(("unit", "size"), [("meter", 0.001), ("micron", 1000.0), ("mm", 1.0), ("unknown", 1.0)])
-def test_units_of_length_are_followed(tmp_path, kind, unit, size):
+def test_units_of_length_are_converted(tmp_path, kind, unit, size):
     image = kind(ramp(SHAPE), np.diag([size, size, size, 1]))
     image.set_qform(image.affine, 1)
     image.header.set_xyzt_units(unit)
@@ -111,14 +111,14 @@ def test_units_of_length_are_followed(tmp_path, kind, unit, size):
 @pytest.mark.parametrize("name", ["result.nii", "result.nii.gz"])
 @pytest.mark.parametrize("codes", [(1, 4), (0, 2), (2, 0), (0, 0), (1, 1)])
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
-def test_a_result_repeats_the_transforms_of_its_image(tmp_path, codes, name, kind):
+def test_result_keeps_transforms_of_its_image(tmp_path, codes, name, kind):
     image = kind(ramp(SHAPE), np.eye(4))
     image.set_qform(moved(20, (3, 4, 5), 0.7), codes[0])
     image.set_sform(moved(30, (7, 8, 9), 0.7), codes[1])
     image.header.set_xyzt_units("micron" if codes == (2, 0) else "mm")
     nibabel.save(image, tmp_path / "image.nii")
     read = read_volume(tmp_path / "image.nii") if codes != (2, 0) else None
-    if read is None:  # voxels of 0.7 micrometers are not for models, but can be written
+    if read is None:  # 0.7 micrometer voxels can be written, but not segmented
         from conresnet.images.files import read_image
 
         grid = read_image(tmp_path / "image.nii").grid
@@ -132,7 +132,7 @@ def test_a_result_repeats_the_transforms_of_its_image(tmp_path, codes, name, kin
     assert np.allclose(one.affine, other.affine)
 
 
-def test_maps_of_several_components_repeat_them_too(tmp_path):
+def test_maps_with_several_components_keep_transforms(tmp_path):
     image = two_transforms(tmp_path / "image.nii", moved(20, (3, 4, 5)), moved(30), (1, 4))
     grid = read_volume(image).grid
     write_volume(np.zeros((2, *SHAPE[::-1]), np.float32), grid, tmp_path / "maps.nii.gz")
@@ -141,32 +141,32 @@ def test_maps_of_several_components_repeat_them_too(tmp_path):
     assert np.allclose(maps.get_sform(), moved(30), atol=1e-5) and int(maps.header["sform_code"]) == 4
 
 
-def test_results_of_other_formats_say_where_they_are_twice(tmp_path):
+def test_results_for_other_formats_have_qform_and_sform(tmp_path):
     write_volume(np.zeros(TILTED.shape, np.uint8), TILTED, tmp_path / "a.nii")
     result = nibabel.load(tmp_path / "a.nii")
     assert (int(result.header["qform_code"]), int(result.header["sform_code"])) == (1, 1)
 
 
-# Names
+# File names
 
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.gz", "a.img", "a.dcm", "a.nrrd", "a"])
-def test_the_first_bytes_say_what_a_file_is(tmp_path, name, compress):
+def test_file_type_is_recognized_by_content(tmp_path, name, compress):
     content = patched(tmp_path / "image.nii").read_bytes()
     (tmp_path / name).write_bytes(gzip.compress(content) if compress else content)
     assert np.array_equal(read_volume(tmp_path / name).array.T, ramp(SHAPE))
 
 
-# Fields
+# Header fields
 
 
 @pytest.mark.parametrize("offset", [0.0, 348.0, -5.0])
-def test_voxels_do_not_begin_inside_the_header(tmp_path, offset):
+def test_voxel_offset_inside_header_is_refused(tmp_path, offset):
     assert np.array_equal(read_volume(patched(tmp_path / "a.nii", (108, "<f", offset))).array.T, ramp(SHAPE))
 
 
-def test_voxels_behind_an_extension_are_found(tmp_path):
+def test_voxels_after_an_extension_are_read(tmp_path):
     image = nibabel.Nifti1Image(ramp(SHAPE), np.eye(4))
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"a comment" * 10))
     nibabel.save(image, tmp_path / "a.nii.gz")
@@ -174,19 +174,19 @@ def test_voxels_behind_an_extension_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("offset", [float("nan"), float("inf")])
-def test_an_offset_that_is_no_number_is_refused(tmp_path, offset):
+def test_voxel_offset_nan_is_refused(tmp_path, offset):
     assert refused("image-header", patched(tmp_path / "a.nii", (108, "<f", offset))).values["field"] == "vox_offset"
 
 
 @pytest.mark.parametrize(("slope", "warns"), [(1.0, True), (2.0, True), (0.0, False), (float("nan"), False)])
-def test_an_intercept_that_is_no_number_counts_as_none(tmp_path, slope, warns):
+def test_intercept_nan_is_ignored(tmp_path, slope, warns):
     read = read_volume(patched(tmp_path / "a.nii", (112, "<2f", slope, float("nan"))))
     assert np.array_equal(read.array.T, ramp(SHAPE) * (slope if warns else 1))
     assert len(read.warnings) == warns and (not warns or "scl_inter" in read.warnings[0])
 
 
 @pytest.mark.parametrize("dimensions", [4, 5, 7])
-def test_a_size_of_0_behind_the_third_is_one_image(tmp_path, dimensions):
+def test_size_0_after_the_third_dimension_means_one_image(tmp_path, dimensions):
     changes = [(40, "<h", dimensions), *((48 + 2 * place, "<h", 0) for place in range(dimensions - 3))]
     assert np.array_equal(read_volume(patched(tmp_path / "a.nii", *changes)).array.T, ramp(SHAPE))
 
@@ -216,12 +216,12 @@ def test_impossible_fields_are_refused(tmp_path, code, change, name, capfd):
 
 
 @pytest.mark.parametrize("size", [2**33, 2**62, -(2**40)])
-def test_impossible_sizes_of_nifti_2_are_refused(tmp_path, size):
+def test_impossible_nifti_2_sizes_are_refused(tmp_path, size):
     path = patched(tmp_path / "a.nii", (24, "<q", size), kind=nibabel.Nifti2Image)
     refused("image-header" if size < 0 else "image-truncated", path)
 
 
-def test_an_image_beyond_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+def test_image_larger_than_memory_is_refused_before_reading(tmp_path, monkeypatch):
     from conresnet.images import checks
 
     monkeypatch.setattr(checks, "free_memory", lambda: 100)
@@ -229,14 +229,14 @@ def test_an_image_beyond_memory_is_refused_before_it_is_read(tmp_path, monkeypat
     assert error.values["size"] == "4 x 5 x 6"
 
 
-def test_what_memory_is_left_is_known():
+def test_free_memory_is_plausible():
     from conresnet.images.checks import free_memory
 
     assert 2**26 < free_memory() < 2**50
 
 
 @pytest.mark.parametrize(("total", "free"), [(2**35, 2**35), (None, 2**62)], ids=["all of it", "no limit"])
-def test_memory_that_the_system_does_not_call_free_is_taken_for_free(monkeypatch, total, free):
+def test_free_memory_falls_back_to_total_memory(monkeypatch, total, free):
     from conresnet.images import checks
 
     monkeypatch.setattr(checks, "available_memory", lambda: None)
@@ -245,8 +245,8 @@ def test_memory_that_the_system_does_not_call_free_is_taken_for_free(monkeypatch
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
-def test_a_small_file_that_swells_takes_no_memory(tmp_path):
-    """In a process of its own: 1.1 MB of gzip behind the image are 1 GB of zeros."""
+def test_gzip_bomb_is_not_decompressed_into_memory(tmp_path):
+    """In a separate process: 1.1 MB of gzip after the image are 1 GB of zeros."""
     path = patched(tmp_path / "image.nii")
     (tmp_path / "more.nii.gz").write_bytes(gzip.compress(path.read_bytes()) + gzip.compress(bytes(2**24)) * 60)
     code = f"""
@@ -263,8 +263,8 @@ def test_a_small_file_that_swells_takes_no_memory(tmp_path):
     assert float(finished.stdout) < 50, finished.stderr
 
 
-def test_slicer_reads_what_we_read(tmp_path):
-    """The images above that are whole, as ITK reads them."""
+def test_slicer_reads_these_images_too(tmp_path):
+    """ITK reads the valid images above in the same way."""
     for name, change in (("nan.nii", (112, "<2f", 1.0, float("nan"))), ("zero.nii", (40, "<h", 4))):
         path = patched(tmp_path / name, change)
         assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).squeeze(), read_volume(path).array)
