@@ -1,4 +1,4 @@
-"""Boxes around what is in an array."""
+"""Bounding boxes of array contents."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from conresnet.images.grid import bounding_box, whole_box
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
-def test_the_box_is_the_smallest_around_all(dtype):
+def test_box_is_smallest_that_holds_all_nonzero_voxels(dtype):
     array = np.zeros((9, 8, 7), dtype)
     assert bounding_box(array) is None
     array[2, 7, 3] = array[5, 4, 3] = 1
@@ -16,6 +16,6 @@ def test_the_box_is_the_smallest_around_all(dtype):
     assert bounding_box(array) == whole_box(array.shape)
 
 
-def test_the_whole_box_is_all_of_the_array():
+def test_whole_box_covers_array():
     array = np.arange(24).reshape(2, 3, 4)
     assert np.array_equal(array[whole_box(array.shape)], array)

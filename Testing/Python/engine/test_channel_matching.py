@@ -1,4 +1,4 @@
-"""Images are told apart by the words in their names, in whatever order they were loaded."""
+"""Images are assigned to channels by the words in their names, whatever the order in which they were loaded."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_four_channels_are_found_in_any_order(names: list[str]) -> None:
         assert matched(BRATS, list(order)) == names
 
 
-def test_a_name_that_speaks_for_nothing_is_left_out() -> None:
+def test_name_without_matching_words_is_not_assigned() -> None:
     assert matched((T1, T1C), ["scan 7", "post t1c"]) == [None, "post t1c"]
 
 
-def test_the_only_input_takes_the_first_volume_that_nothing_speaks_against() -> None:
+def test_single_input_gets_first_volume_not_excluded() -> None:
     assert matched((T1,), ["head T1c", "IXI034", "other"]) == ["IXI034"]
     assert matched((T1,), ["IXI034", "a T1"]) == ["a T1"]
     assert matched((T1,), []) == [None]
@@ -76,12 +76,12 @@ def test_patients_are_not_mixed() -> None:
     assert match_channels((T1, T1C), candidates[:3]) == [0, None]
 
 
-def test_of_equal_names_those_of_the_same_beginning_belong_together() -> None:
+def test_names_with_same_prefix_are_grouped() -> None:
     assert matched((T1, T2), ["ann_t1", "bob_t1", "bob_t2"])[1] == "bob_t2"
     assert matched((T1C, T1), ["bob_t1", "ann_t1", "ann_t1c"]) == ["ann_t1c", "ann_t1"]
 
 
-def test_whole_words_count_more_than_beginnings_and_excluding_words_most() -> None:
+def test_whole_words_outrank_prefixes_and_excluding_words_outrank_both() -> None:
     assert score(T1, "T1") > score(T1, "T1weighted") > 0
     assert score(T1, "brain") == 0
     assert score(T1, "brain T1ce") is None
@@ -93,17 +93,17 @@ def test_no_volume_is_chosen_twice(names: list[str]) -> None:
     assert len(set(chosen)) == len(chosen)
 
 
-def test_files_are_sorted_by_their_names_where_all_of_them_speak() -> None:
+def test_files_are_sorted_if_all_names_match_a_channel() -> None:
     names = ["pat2_T1GD.nii.gz", "pat2_T2.nii.gz", "pat2_FLAIR.nii.gz", "pat2_T1.nii.gz"]
     assert [names[place] for place in sort_by_channel(BRATS, names)] == [names[2], names[3], names[0], names[1]]
 
 
 @pytest.mark.parametrize("names", [["a.nii", "b.nii", "c.nii", "d.nii"], ["a.nii", "t1.nii", "c.nii", "t2.nii"]])
-def test_files_stay_in_the_order_given_where_no_name_speaks_against_it(names: list[str]) -> None:
+def test_files_keep_given_order_if_no_name_contradicts_it(names: list[str]) -> None:
     assert sort_by_channel(BRATS, names) == [0, 1, 2, 3]
 
 
-def test_files_whose_names_speak_for_another_order_only_in_part_are_refused() -> None:
+def test_files_whose_names_partly_suggest_another_order_are_refused() -> None:
     with pytest.raises(UserError) as error:
         sort_by_channel(BRATS, ["first.nii", "flair.nii", "t1c.nii", "last.nii"])
     assert error.value.code == "channels-unclear"
@@ -111,7 +111,7 @@ def test_files_whose_names_speak_for_another_order_only_in_part_are_refused() ->
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "expected"),
     [
         (["p_T2.nii.gz", "p_T1.nii.gz"], [("T1", "T2"), ("T2", "T1")]),
         (["scan 3.nii.gz", "p_T1.nii.gz"], [("T2", "T1")]),
@@ -121,12 +121,12 @@ def test_files_whose_names_speak_for_another_order_only_in_part_are_refused() ->
         (["", ""], []),
     ],
 )
-def test_a_name_of_another_channel_gets_a_warning(names, said):
+def test_a_name_of_another_channel_gets_a_warning(names, expected):
     pair = [Channel("T1", ()), Channel("T2", ())]
     warnings = warn_of_names(pair, names)
-    assert len(warnings) == len(said)
-    for warning, (given_as, spoken) in zip(warnings, said, strict=True):
-        assert f"given as {given_as} suggests {spoken};" in warning
+    assert len(warnings) == len(expected)
+    for warning, (given_as, suggested) in zip(warnings, expected, strict=True):
+        assert f"given as {given_as} suggests {suggested};" in warning
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A case brought into a model's space and the answer back: nothing moves in the patient."""
+"""Cases resampled to a model's space and results back: anatomy must not move in patient space."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODEL_SPACINGS = [None, (1, 1, 1), (1.7, 1, 0.9), (4, 3, 2)]
 @pytest.mark.parametrize("of", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "anisotropic"])
 @pytest.mark.parametrize("spacing", MODEL_SPACINGS)
 @pytest.mark.parametrize("roi", [None, BoxROI.from_bounds([0, 6, 7, 11, 22, 34])], ids=["whole", "roi"])
-def test_all_48_storages_give_bitwise_the_same_model_array(of, spacing, roi):
+def test_all_48_orientations_give_bitwise_same_model_array(of, spacing, roi):
     volume = random_volume(of)
     space, expected = model_array(volume, "SLP", spacing, roi)
     for way in every_reordering():
@@ -42,7 +42,7 @@ def test_all_48_storages_give_bitwise_the_same_model_array(of, spacing, roi):
 
 
 @pytest.mark.parametrize("spacing", MODEL_SPACINGS)
-def test_all_48_storages_give_the_same_answer_on_their_own_grids(spacing):
+def test_all_48_orientations_give_same_result_on_their_own_grids(spacing):
     volume = random_volume(ANISOTROPIC)
     space, array = model_array(volume, "SAR", spacing)
     expected = np.zeros(volume.grid.shape, np.float32)
@@ -55,7 +55,7 @@ def test_all_48_storages_give_the_same_answer_on_their_own_grids(spacing):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_model_orientation_is_a_view_and_its_output_view_leads_back(code):
+def test_every_model_orientation_is_a_view_and_output_view_inverts_it(code):
     volume = random_volume(ANISOTROPIC)
     space, array = model_array(volume, code)
     assert space.exact
@@ -65,7 +65,7 @@ def test_every_model_orientation_is_a_view_and_its_output_view_leads_back(code):
     assert np.array_equal(output, volume.array)
 
 
-def test_voxels_lie_where_the_grid_says():
+def test_voxel_positions_match_grid():
     of = grid((20, 24, 28), spacing=(1.5, 1.2, 2.0), origin=(-20, -14, -19))
     for code in ("SAR", "LIP", "ASL"):
         for spacing in (None, (1, 1, 1), (2.5, 1.2, 1.5)):
@@ -73,14 +73,14 @@ def test_voxels_lie_where_the_grid_says():
             assert np.abs(array - anatomy(space.grid))[2:-2, 2:-2, 2:-2].max() < 4
 
 
-def test_the_images_own_spacing_is_left_alone():
+def test_spacing_of_image_is_kept():
     volume = random_volume(grid(spacing=(1.0004, 1, 0.9996)))
     space, array = model_array(volume, spacing=(1, 1, 1))
     assert space.exact
     assert np.array_equal(array, volume.array)
 
 
-def test_half_a_degree_counts_as_straight_and_more_does_not():
+def test_up_to_half_a_degree_counts_as_axis_aligned():
     straight = ModelSpace(grid(rotation=rotation(0.4)), "SAR", (1, 1, 1))
     tilted = ModelSpace(grid(rotation=rotation(0.7)), "SAR", (1, 1, 1))
     assert straight.exact
@@ -88,7 +88,7 @@ def test_half_a_degree_counts_as_straight_and_more_does_not():
     assert np.allclose(tilted.grid.direction, np.eye(3))
 
 
-def test_an_oblique_image_without_a_model_spacing_keeps_its_voxels():
+def test_oblique_image_without_model_spacing_keeps_its_voxels():
     volume = random_volume(grid(rotation=rotation(30)))
     space, array = model_array(volume)
     assert space.exact
@@ -96,7 +96,7 @@ def test_an_oblique_image_without_a_model_spacing_keeps_its_voxels():
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1)])
-def test_an_oblique_image_is_the_same_anatomy_in_the_models_space(spacing):
+def test_oblique_image_shows_same_anatomy_in_model_space(spacing):
     turn = rotation(17) @ rotation(-9, axis=0) @ rotation(6, axis=1)
     straight = grid((50, 50, 50), origin=(-25, -25, -25))
     oblique = grid((84, 84, 84), rotation=turn, origin=turn @ [-42, -42, -42])
@@ -108,7 +108,7 @@ def test_an_oblique_image_is_the_same_anatomy_in_the_models_space(spacing):
     assert np.abs(a - a_at_b).max() < 2
 
 
-def test_all_48_storages_of_an_oblique_image_give_the_same_model_array():
+def test_all_48_orientations_of_an_oblique_image_give_same_model_array():
     volume = random_volume(grid((10, 12, 14), (0.9, 1, 1.5), rotation=rotation(25) @ rotation(8, axis=1)))
     space, expected = model_array(volume, "SAR", (1, 1, 1), fill=-7)
     for way in every_reordering():
@@ -117,7 +117,7 @@ def test_all_48_storages_of_an_oblique_image_give_the_same_model_array():
         assert np.array_equal(array, expected)
 
 
-def test_outside_an_oblique_image_is_filled_and_known():
+def test_outside_of_an_oblique_image_is_filled_and_masked():
     of = grid((20, 20, 20), rotation=rotation(45), origin=(0, 0, 0))
     volume = Volume(np.full(of.shape, 5, np.uint8), of, "even")
     space, array = model_array(volume, "SAR", (1, 1, 1), fill=-3)
@@ -129,7 +129,7 @@ def test_outside_an_oblique_image_is_filled_and_known():
 
 @pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 2, 2), (0.7, 1.9, 1.2)])
-def test_the_way_back_puts_smooth_values_where_they_were(turn, spacing):
+def test_resampling_back_restores_smooth_values(turn, spacing):
     of = grid((24, 26, 30), (1.3, 1.2, 1.9), origin=np.array([-19, -15, -22]), rotation=turn)
     space = ModelSpace(of, "PIR", spacing)
     result = np.full(of.shape, 9, np.float32)
@@ -138,7 +138,7 @@ def test_the_way_back_puts_smooth_values_where_they_were(turn, spacing):
     assert error.max() < 4
 
 
-def test_the_way_back_works_slab_by_slab_for_components_and_small_types():
+def test_resampling_back_works_by_slab_for_components_and_small_types():
     of = grid((40, 9, 8), (1, 1.5, 0.7))
     space = ModelSpace(of, "ARS", (1, 1, 1))
     values = np.random.default_rng(0).random((2, *space.grid.shape)).astype(np.float16)
@@ -153,7 +153,7 @@ def test_the_way_back_works_slab_by_slab_for_components_and_small_types():
     assert all(block.dtype == np.float32 and block.shape[0] == 2 for block in blocks)
 
 
-def test_the_exact_way_back_through_from_model_is_the_same_as_the_view():
+def test_from_model_matches_output_view():
     volume = random_volume(ANISOTROPIC, np.float32)
     space, array = model_array(volume, "LSA", None, BoxROI.from_bounds([0, 6, 7, 11, 22, 34]))
     by_view, by_sampling = np.zeros((2, *ANISOTROPIC.shape), np.float32)
@@ -180,14 +180,14 @@ def test_strong_downsampling_averages():
 @pytest.mark.parametrize("value", [-1024, 0.1, 1.7e6])
 @pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
 @pytest.mark.parametrize("spacing", [(0.7, 0.9, 1.3), (2.9, 3.1, 2.2)])
-def test_background_keeps_its_very_value(value, turn, spacing):
+def test_background_keeps_exact_value(value, turn, spacing):
     """Rounding would turn it into foreground."""
     of = grid((20, 20, 20), rotation=turn)
     _, array = model_array(Volume(np.full(of.shape, value), of, "even"), "SAR", spacing, fill=value)
     assert (array == np.float32(value)).all()
 
 
-# Odd images
+# Unusual images
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.float16, np.float64, bool])
@@ -203,7 +203,7 @@ def test_every_type_is_resampled(dtype, turn):
 @pytest.mark.parametrize("shape", [(1, 8, 9), (8, 1, 9), (8, 9, 1), (1, 1, 1)])
 @pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
 @pytest.mark.parametrize("spacing", [None, (1, 1, 1), (5, 5, 5)])
-def test_one_slice_goes_there_and_back(shape, turn, spacing):
+def test_single_slice_is_resampled_there_and_back(shape, turn, spacing):
     of = grid(shape, (1.2, 1.2, 3), rotation=turn)
     volume = Volume(np.full(shape, 7, np.int16), of, "slice")
     space, array = model_array(volume, spacing=spacing, fill=7)
@@ -214,7 +214,7 @@ def test_one_slice_goes_there_and_back(shape, turn, spacing):
         assert (result == 7).all()
 
 
-def test_read_only_and_strided_arrays_are_fine():
+def test_read_only_and_strided_arrays_are_accepted():
     values = np.random.default_rng(0).integers(0, 9, (20, 22, 26)).astype(np.int16)
     values.setflags(write=False)
     volume = Volume(values[::2, ::2, ::2], grid((10, 11, 13)), "strided")
@@ -223,7 +223,7 @@ def test_read_only_and_strided_arrays_are_fine():
     assert np.array_equal(array, same)
 
 
-def test_a_grid_too_large_to_hold_is_refused_before_it_is_made():
+def test_grid_too_large_for_memory_is_refused_before_allocation():
     huge = grid((100, 100, 100), (99, 99, 99))
     with pytest.raises(UserError) as caught:
         ModelSpace(huge, "SAR", (0.1, 0.1, 0.1))
@@ -240,7 +240,7 @@ def test_a_grid_too_large_to_hold_is_refused_before_it_is_made():
     way=st.sampled_from(list(every_reordering())),
     angle=st.sampled_from([0, 0, 0.3, 33]),
 )
-def test_whatever_the_image_its_storage_does_not_matter(shape, spacing, wanted, origin, code, way, angle):
+def test_orientation_does_not_matter_for_any_image(shape, spacing, wanted, origin, code, way, angle):
     volume = random_volume(grid(shape, spacing, origin, rotation(angle, axis=1)))
     space, expected = model_array(volume, code, wanted, fill=-1)
     again, array = model_array(stored(volume, way), code, wanted, fill=-1)

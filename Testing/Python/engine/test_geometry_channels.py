@@ -1,4 +1,4 @@
-"""Channels on other grids than the first: each lands where it lies in the patient."""
+"""Channels on other grids than the first one: each is placed by its position in patient space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conresnet.images.grid import Volume
 from engine.volumes import ANISOTROPIC, anatomy, every_reordering, grid, random_volume, rotation, stored
 
 
-def test_a_channel_stored_another_way_is_still_a_view():
+def test_channel_in_other_orientation_is_still_a_view():
     reference = random_volume(ANISOTROPIC)
     space = ModelSpace(reference.grid, "SAR")
     for way in every_reordering():
@@ -22,7 +22,7 @@ def test_a_channel_stored_another_way_is_still_a_view():
 
 @pytest.mark.parametrize("spacing", [None, (1, 1, 1)])
 @pytest.mark.parametrize("turn", [None, rotation(12, axis=1)], ids=["straight", "oblique"])
-def test_a_channel_on_another_grid_lands_in_place(spacing, turn):
+def test_channel_on_another_grid_is_placed_correctly(spacing, turn):
     reference = grid((30, 30, 30), origin=(-15, -15, -15))
     other = grid((26, 40, 34), (1.1, 0.9, 1.4), origin=(-19, -18, -18), rotation=turn)
     space = ModelSpace(reference, "SAR", spacing)
@@ -34,7 +34,7 @@ def test_a_channel_on_another_grid_lands_in_place(spacing, turn):
     assert (array[~covered] <= 0).all() or (~covered).sum() == 0
 
 
-def test_a_channel_that_covers_part_is_filled_up_in_its_own_type():
+def test_partial_channel_is_filled_in_its_own_type():
     reference = grid((6, 6, 6), origin=(0, 0, 0))
     part = random_volume(grid((4, 6, 6), origin=(0, 0, 2)), np.int16)
     space = ModelSpace(reference, "SAR")
@@ -45,7 +45,7 @@ def test_a_channel_that_covers_part_is_filled_up_in_its_own_type():
     assert space.to_model(part, 0.5).dtype == np.float32
 
 
-def test_a_channel_that_lies_elsewhere_is_all_fill():
+def test_channel_outside_the_grid_is_only_fill():
     space = ModelSpace(grid(), "SAR")
     for turn in (None, rotation(10)):
         away = random_volume(grid(origin=(1000, 0, 0), rotation=turn))

@@ -1,4 +1,4 @@
-"""Where a model's grid does not reach an image's faces, the answer goes on to them."""
+"""Results are extended to an image's borders where the model's grid does not reach them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COARSER = [
 @pytest.mark.parametrize(("shape", "spacing", "wanted"), COARSER)
 @pytest.mark.parametrize("turn", [None, rotation(20) @ rotation(-7, axis=0)], ids=["straight", "oblique"])
 @pytest.mark.parametrize("is_limited", [False, True])
-def test_an_answer_reaches_every_voxel_of_the_image(shape, spacing, wanted, turn, is_limited):
+def test_result_reaches_every_voxel_of_the_image(shape, spacing, wanted, turn, is_limited):
     of = grid(shape, spacing, rotation=turn)
     roi = BoxROI(of.center, np.eye(3), np.full(3, 100.0)) if is_limited else None
     space = ModelSpace(of, "SAR", wanted, roi)
@@ -30,19 +30,19 @@ def test_an_answer_reaches_every_voxel_of_the_image(shape, spacing, wanted, turn
     assert (result == 1).all()
 
 
-def test_beyond_the_last_centers_the_last_values_go_on():
+def test_last_values_extend_beyond_last_voxel_centers():
     space = ModelSpace(grid((6, 5, 5)), "SAR", (4, 1, 1))
     assert space.grid.shape == (2, 5, 5)
     values = np.broadcast_to(np.float32([10, 20])[:, None, None], space.grid.shape)
     result = np.zeros((6, 5, 5), np.float32)
     from_model(space, values, result)
-    # Voxel centers of the image lie at -2.5 .. 2.5 mm around its middle, those of the model at -2 and 2.
+    # Voxel centers of the image are at -2.5 .. 2.5 mm around its center, those of the model at -2 and 2.
     assert result[:, 2, 2].tolist() == [10, 11.25, 13.75, 16.25, 18.75, 20]
 
 
 @pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
-def test_a_part_of_an_answer_ends_at_its_own_faces(turn):
-    """Else a slab of a growing result would lie over its neighbors."""
+def test_part_of_a_result_ends_at_its_own_borders(turn):
+    """Otherwise, a slab of a growing result would overlap its neighbors."""
     of = grid((24, 24, 24), rotation=turn)
     space = ModelSpace(of, "SAR", (3, 3, 3))
     part = np.ones((2, *space.grid.shape[1:]), np.float32)
@@ -58,7 +58,7 @@ def test_a_part_of_an_answer_ends_at_its_own_faces(turn):
 
 
 @pytest.mark.parametrize("place", [-0.7, 3.7])
-def test_a_single_slice_beyond_the_faces_is_filled_and_the_image_stays_as_it_was(place):
+def test_slice_outside_the_image_is_filled_and_image_is_unchanged(place):
     image = np.arange(4 * 3 * 3, dtype=np.float32).reshape(4, 3, 3)
     before = image.copy()
     index_map = np.eye(4)

@@ -1,4 +1,4 @@
-"""A region of interest in a model's space: what it cuts, and the way back from it."""
+"""A region of interest in a model's space: which voxels it contains, and resampling back from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.model_cases import description
 from engine.volumes import anatomy, from_model, grid, model_array, random_volume, rotation
 
 
-def test_a_roi_cuts_the_voxels_whose_centers_it_holds():
+def test_roi_contains_voxels_whose_centers_it_contains():
     volume = random_volume(grid((10, 10, 10), origin=(0, 0, 0)))
     space, array = model_array(volume, roi=BoxROI.from_bounds([2, 5, 6.5, 3.5, -9, 1.4]))
     assert np.array_equal(array, volume.array[0:2, 4:7, 2:6])
@@ -25,7 +25,7 @@ def test_a_roi_cuts_the_voxels_whose_centers_it_holds():
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1)])
-def test_a_roi_of_a_resampled_image_leaves_its_voxels_in_place(spacing):
+def test_roi_of_a_resampled_image_keeps_voxel_positions(spacing):
     of = grid((30, 30, 30), (1.2, 1.2, 1.2), origin=(-18, -18, -18))
     volume = Volume(anatomy(of), of, "anatomy")
     whole_space, whole = model_array(volume, "SAR", spacing)
@@ -37,7 +37,7 @@ def test_a_roi_of_a_resampled_image_leaves_its_voxels_in_place(spacing):
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 2.5, 2)])
 @pytest.mark.parametrize("axes", [np.eye(3), rotation(30)], ids=["aligned", "rotated"])
-def test_the_way_back_of_a_resampled_roi_fills_just_the_box(spacing, axes):
+def test_resampling_back_fills_only_the_roi(spacing, axes):
     of = grid((30, 30, 30), (1.2, 1.2, 1.2), origin=(-18, -18, -18))
     roi = BoxROI(np.array([1, 2, 3]), axes, np.array([12, 14, 16]))
     space = ModelSpace(of, "SAR", spacing, roi)
@@ -47,7 +47,7 @@ def test_the_way_back_of_a_resampled_roi_fills_just_the_box(spacing, axes):
     assert set(np.unique(result)) <= {0, 1}
 
 
-def test_a_rotated_roi_has_a_mask_within_its_bounding_box():
+def test_rotated_roi_has_a_mask_within_its_bounding_box():
     volume = random_volume(grid((20, 20, 20), origin=(0, 0, 0)))
     roi = BoxROI(np.array([10, 10, 10]), rotation(45), np.array([8, 8, 6]))
     space, array = model_array(volume, roi=roi)
@@ -76,7 +76,7 @@ def test_a_roi_between_two_voxels_is_refused():
     assert caught.value.code == "roi-too-small"
 
 
-def test_a_rotated_roi_that_passes_the_image_by_is_refused():
+def test_rotated_roi_that_misses_the_image_is_refused():
     roi = BoxROI(np.array([-6.0, -6.0, 5.0]), rotation(45), np.array([1.0, 22.0, 8.0]))
     roi = BoxROI(roi.center, rotation(-45), roi.size[[1, 0, 2]])
     with pytest.raises(UserError) as caught:
@@ -84,7 +84,7 @@ def test_a_rotated_roi_that_passes_the_image_by_is_refused():
     assert caught.value.code in ("roi-too-small", "roi-outside")
 
 
-def test_a_one_voxel_roi_works():
+def test_roi_of_one_voxel_works():
     volume = random_volume(grid(origin=(0, 0, 0)))
     _, array = model_array(volume, roi=BoxROI.from_bounds([3, 3.4, 2, 2.4, 1, 1.4]))
     assert array.shape == (1, 1, 1)
@@ -92,7 +92,7 @@ def test_a_one_voxel_roi_works():
 
 
 @pytest.mark.parametrize("far", [1e4, 1e30])
-def test_a_roi_larger_than_the_image_is_the_whole_image(far):
+def test_roi_larger_than_image_is_clipped_to_image(far):
     volume = random_volume(grid())
     for spacing in (None, (2, 2, 2)):
         whole = model_array(volume, spacing=spacing)[1]

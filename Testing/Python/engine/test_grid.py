@@ -13,7 +13,7 @@ from conresnet.images.grid import Grid, axis_directions, reordering
 from engine.volumes import CODES, every_reordering, grid, random_volume, rotation
 
 
-def test_a_grid_survives_json():
+def test_grid_round_trips_through_json():
     before = grid(rotation=rotation(20), spacing=(0.7, 1.1, 3))
     after = Grid.from_dict(json.loads(json.dumps(before.to_dict())))
     assert after.shape == before.shape
@@ -21,7 +21,7 @@ def test_a_grid_survives_json():
 
 
 @pytest.mark.parametrize("values", [{}, {"shape": [1, 2, 3]}, {"shape": 3, "ijk_to_ras": 1}, None])
-def test_a_grid_refuses_other_json(values):
+def test_invalid_json_of_a_grid_is_refused(values):
     with pytest.raises(UserError) as caught:
         Grid.from_dict(values)
     assert caught.value.code == "bad-grid"
@@ -42,7 +42,7 @@ def test_grids_match_to_a_hundredth_of_a_voxel():
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_reordering_gives_the_wanted_directions_and_keeps_voxels_in_place(code):
+def test_reordering_gives_requested_directions_and_keeps_positions(code):
     volume = random_volume(grid((2, 3, 4), spacing=(1, 2, 3)))
     way = reordering(volume.grid, code)
     after = way.grid(volume.grid)
@@ -55,7 +55,7 @@ def test_reordering_gives_the_wanted_directions_and_keeps_voxels_in_place(code):
         assert view[index] == volume.array[tuple(old)]
 
 
-def test_the_letters_mean_what_nibabel_means_by_them():
+def test_orientation_letters_match_nibabel():
     made = grid((4, 4, 4))
     for way in every_reordering():
         stored = way.grid(made)
@@ -65,7 +65,7 @@ def test_the_letters_mean_what_nibabel_means_by_them():
 
 
 @pytest.mark.parametrize("degrees", [10, 44.9, 45, 45.1, 60, 135])
-def test_the_nearest_axes_do_not_depend_on_the_storage(degrees):
+def test_nearest_axes_do_not_depend_on_orientation(degrees):
     volume = random_volume(grid((2, 3, 4), rotation=rotation(degrees) @ rotation(degrees, axis=0)))
     expected = reordering(volume.grid, "SAR").view(volume.array)
     for way in every_reordering():

@@ -1,4 +1,4 @@
-"""The one definition of the inter-slice context residual."""
+"""The definition of the inter-slice context residual."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from conresnet.networks.conresnet import context_residual
 
 
-def test_labels_that_appear_move_and_vanish():
+def test_residual_of_labels_that_appear_move_and_vanish():
     labels = np.zeros((4, 1, 3), dtype=np.uint8)
     labels[1, 0] = [1, 1, 0]
     labels[2, 0] = [0, 1, 1]
@@ -26,7 +26,7 @@ def test_arrays_and_tensors_agree_along_every_axis(axis):
     assert not context_residual(values, axis).take(0, axis).any()
 
 
-def test_one_slice_has_no_residual():
+def test_single_slice_has_no_residual():
     assert not context_residual(np.ones((1, 2, 2)), 0).any()
     assert not context_residual(torch.ones(1, 2, 2), 0).any()
 

@@ -1,4 +1,4 @@
-"""Boxes as Slicer shows and stores them."""
+"""ROI boxes as Slicer shows and stores them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.volumes import grid, rotation
 
 
 def markup(system="LPS", **changes) -> dict:
-    """What Slicer's Markups module writes for a box of 40 x 50 x 60 mm, turned 30 degrees, around R 10, A 20, S 30."""
+    """What Slicer's Markups module writes for a box of 40 x 50 x 60 mm, rotated 30 degrees, around R 10, A 20, S 30."""
     sign = np.diag([-1, -1, 1]) if system == "LPS" else np.eye(3)
     return {
         "type": "ROI",
@@ -35,7 +35,7 @@ def write(folder: Path, *markups: dict, name="R.mrk.json") -> Path:
     return path
 
 
-def test_bounds_text_takes_either_order():
+def test_bounds_may_have_either_order():
     roi = BoxROI.from_text(" 30, -10, 5,25 ,-7.5,2.5")
     assert np.allclose(roi.center, (10, 15, -2.5))
     assert np.allclose(roi.size, (40, 20, 10))
@@ -44,14 +44,14 @@ def test_bounds_text_takes_either_order():
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5,x", "", "1,2,3,4,5,nan", "1,1,2,3,4,5", "1 2 3 4 5 6"])
-def test_other_text_is_refused(text):
+def test_invalid_bounds_are_refused(text):
     with pytest.raises(UserError) as caught:
         BoxROI.from_text(text)
     assert caught.value.code == "bad-roi"
 
 
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
-def test_slicers_file_means_the_same_box_in_both_coordinate_systems(tmp_path, system):
+def test_slicer_file_gives_same_box_in_both_coordinate_systems(tmp_path, system):
     folder = tmp_path / "Hüfte links"
     folder.mkdir()
     roi = BoxROI.from_text(str(write(folder, markup(system))))
@@ -60,7 +60,7 @@ def test_slicers_file_means_the_same_box_in_both_coordinate_systems(tmp_path, sy
     assert np.allclose(roi.size, (40, 50, 60))
 
 
-def test_slicers_unturned_box_in_lps_is_an_aligned_one(tmp_path):
+def test_unrotated_slicer_box_in_lps_is_axis_aligned(tmp_path):
     roi = BoxROI.from_markups_file(write(tmp_path, markup(orientation=[-1.0, -0.0, -0.0, -0.0, -1.0, -0.0, 0, 0, 1])))
     assert np.allclose(roi.axes, np.eye(3))
 
@@ -72,7 +72,7 @@ def test_a_file_in_another_unicode_encoding_is_read(tmp_path, encoding):
     assert BoxROI.from_markups_file(path).size[0] == 40
 
 
-def test_a_roi_beside_other_markups_is_found(tmp_path):
+def test_roi_is_found_among_other_markups(tmp_path):
     assert BoxROI.from_markups_file(write(tmp_path, {"type": "Fiducial"}, markup())).size[0] == 40
 
 
@@ -91,7 +91,7 @@ def test_a_roi_beside_other_markups_is_found(tmp_path):
         ([markup(orientation=[1, 1, 0, 0, 1, 0, 0, 0, 1])], "right angles"),
     ],
 )
-def test_a_file_without_one_usable_roi_is_refused(tmp_path, markups, why):
+def test_file_without_exactly_one_valid_roi_is_refused(tmp_path, markups, why):
     with pytest.raises(UserError, match=why) as caught:
         BoxROI.from_markups_file(write(tmp_path, *markups))
     assert caught.value.code == "bad-roi"
@@ -108,7 +108,7 @@ def test_a_missing_or_broken_roi_file_is_refused(tmp_path):
             BoxROI.from_markups_file(tmp_path / "broken.mrk.json")
 
 
-def test_a_box_survives_json_and_refuses_other_json():
+def test_box_round_trips_through_json_and_refuses_invalid_json():
     before = BoxROI(np.array([1, 2, 3]), rotation(20), np.array([4, 5, 6]))
     after = BoxROI.from_dict(json.loads(json.dumps(before.to_dict())))
     assert np.array_equal(after.corners(), before.corners())
@@ -118,7 +118,7 @@ def test_a_box_survives_json_and_refuses_other_json():
 
 
 @pytest.mark.parametrize("turn", [np.eye(3), rotation(25, axis=1)])
-def test_contains_is_the_definition_of_a_box(turn):
+def test_contains_matches_definition_of_a_box(turn):
     of = grid((12, 13, 14), (1.1, 0.9, 1.3), origin=(-7, -6, -7), rotation=rotation(10))
     roi = BoxROI(np.array([0.5, 0.2, 0.1]), turn, np.array([5, 6, 7]))
     places = of.to_ras(np.moveaxis(np.indices(of.shape), 0, -1))

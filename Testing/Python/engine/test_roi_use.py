@@ -1,4 +1,4 @@
-"""What an ROI means to a model: all that it sees, or only where its result ends."""
+"""The two meanings of an ROI for a model: it sees only the ROI, or only its result is limited to the ROI."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def box_at(volume, place, size, turn=0):
 
 @pytest.mark.parametrize("spacing", [None, [3, 2.5, 2]])
 @pytest.mark.parametrize("turn", [0, 30])
-def test_a_limit_leaves_what_the_network_sees_as_it_is_without_an_roi(head_image, spacing, turn):
+def test_limit_does_not_change_the_network_input(head_image, spacing, turn):
     head = read_volume(head_image)
     model = parse_description(description(copies=[COPY], **settings("limit", spacing)))
     whole = prepare(model, [head])
@@ -47,13 +47,13 @@ def test_a_limit_leaves_what_the_network_sees_as_it_is_without_an_roi(head_image
     assert part.backgrounds == whole.backgrounds
 
 
-def test_a_cut_sees_the_roi_alone(head_image):
+def test_cut_uses_only_the_roi(head_image):
     head = read_volume(head_image)
     box = box_at(head, (10, -20, 5), (70, 60, 50))
     limited, cut = (prepare(parse_description(description(**settings(roi))), [head], box) for roi in ("limit", "cut"))
-    seen, start = cut.block((0, 0, 0), cut.shape), [side.start for side in cut.space.part_of(limited.space)]
-    assert not np.allclose(limited.block(start, cut.shape), seen, atol=0.1)
-    assert seen.mean() == pytest.approx(0, abs=0.01) and seen.std() == pytest.approx(1, abs=0.01)
+    block, start = cut.block((0, 0, 0), cut.shape), [side.start for side in cut.space.part_of(limited.space)]
+    assert not np.allclose(limited.block(start, cut.shape), block, atol=0.1)
+    assert block.mean() == pytest.approx(0, abs=0.01) and block.std() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_cut_sees_the_roi_alone(head_image):
         ((0, 0, 0), (5, 30, 16), (10, 2, 12), (20, 36, 16)),
         ((0, 0, 0), (5, 38, 5), (12, 0, 12), (16, 40, 16)),
     ],
-    ids=["middle", "corner", "longer", "all but the faces"],
+    ids=["center", "corner", "longer", "all except borders"],
 )
-def test_a_limited_array_has_a_margin_and_is_no_smaller_than_a_window(place, size, start, shape):
+def test_limited_array_has_a_margin_and_at_least_window_size(place, size, start, shape):
     volume = random_volume(grid((40, 40, 40)))
     box = box_at(volume, place, size)
     whole = ModelSpace(volume.grid, "SAR")
@@ -76,7 +76,7 @@ def test_a_limited_array_has_a_margin_and_is_no_smaller_than_a_window(place, siz
     assert box.contains(space.grid.array_affine, shape).sum() == box.contains(volume.grid.array_affine, (40,) * 3).sum()
 
 
-def test_an_image_too_large_to_measure_is_refused_with_what_helps():
+def test_image_too_large_to_measure_is_refused():
     large = Volume(np.broadcast_to(np.int16(1), (3000, 3000, 3000)), grid((3000, 3000, 3000)), "large")
     space = ModelSpace(large.grid, "SAR", (2, 2, 2), box_at(large, (0, 0, 0), (9, 9, 9)), window=WINDOW)
     assert space.grid.shape == WINDOW
@@ -85,7 +85,7 @@ def test_an_image_too_large_to_measure_is_refused_with_what_helps():
     assert caught.value.code == "image-too-large-to-measure"
 
 
-def test_an_image_smaller_than_a_window_is_seen_whole():
+def test_image_smaller_than_a_window_is_used_whole():
     volume = random_volume(grid((9, 30, 9)))
     space = ModelSpace(volume.grid, "SAR", None, box_at(volume, (1, 1, 1), (3, 3, 3)), window=WINDOW)
     assert space.grid.shape == (9, 24, 9)
@@ -94,7 +94,7 @@ def test_an_image_smaller_than_a_window_is_seen_whole():
 @pytest.mark.parametrize("spacing", [None, [3, 2.5, 2]])
 @pytest.mark.parametrize("turn", [0, 30])
 @pytest.mark.parametrize("regions", [False, True])
-def test_a_limited_result_is_that_of_the_whole_inside_the_roi_and_nothing_outside(
+def test_limited_result_matches_whole_image_inside_roi_and_is_empty_outside(
     monkeypatch, tmp_path, head_image, spacing, turn, regions
 ):
     use_test_networks(monkeypatch)
@@ -113,7 +113,7 @@ def test_a_limited_result_is_that_of_the_whole_inside_the_roi_and_nothing_outsid
         assert sum(volumes.values()) == np.count_nonzero(part.labels.array)
 
 
-def test_a_crop_model_says_so_when_it_is_given_a_whole_scan(tmp_path):
+def test_crop_model_warns_about_whole_scan(tmp_path):
     changes = {"network": "conresnet", "base_width": 8, "inference": {"window": [16, 16, 16]}}
     model = make_model(tmp_path, **changes)
     crop, scan = random_volume(grid((20, 20, 20))), random_volume(grid((64, 48, 48)))
@@ -125,7 +125,7 @@ def test_a_crop_model_says_so_when_it_is_given_a_whole_scan(tmp_path):
 
 
 @pytest.mark.parametrize(("slices", "share"), [(20, "50%"), (4, "10%"), (40, None), (39, None)])
-def test_an_image_that_misses_much_of_the_case_is_named(slices, share):
+def test_image_that_covers_little_of_the_case_gets_a_warning(slices, share):
     first, part = random_volume(grid((40, 20, 20))), grid((slices, 20, 20))
     second = Volume(random_volume(part, seed=1).array, part, "slab")
     case = prepare(parse_description(description(channels=2)), [first, second])
@@ -133,7 +133,7 @@ def test_an_image_that_misses_much_of_the_case_is_named(slices, share):
     assert [warning.split(";")[0] for warning in case.warnings] == ([expected] if share else [])
 
 
-def test_a_second_channel_must_show_the_roi_itself():
+def test_second_channel_must_overlap_the_roi():
     first = random_volume(grid((40, 40, 40)))
     half = grid((10, 40, 40))
     second = Volume(random_volume(half, seed=1).array, half, "half")
@@ -152,10 +152,10 @@ def test_a_second_channel_must_show_the_roi_itself():
         ("cut", None, (40, 40, 40), 48),
         ("limit", None, (22, 30, 22), 18),
     ],
-    ids=["a crop", "like those of training", "seen in parts", "a larger crop", "a part of a scan"],
+    ids=["crop", "as in training", "several windows", "larger crop", "part of a scan"],
 )
-def test_a_model_of_crops_sees_a_crop_at_once(tmp_path, monkeypatch, roi, largest, size, windows):
-    """Up to four times its window, (16, 24, 16); other windows are stretched by at most a quarter."""
+def test_crop_model_processes_a_crop_in_one_window(tmp_path, monkeypatch, roi, largest, size, windows):
+    """For crops of up to four times its window, (16, 24, 16); other windows are stretched by at most a quarter."""
     use_test_networks(monkeypatch)
     how = settings(roi)
     how["preparation"]["largest_crop"] = largest and list(largest)
@@ -169,9 +169,9 @@ def test_a_model_of_crops_sees_a_crop_at_once(tmp_path, monkeypatch, roi, larges
 @pytest.mark.parametrize(
     ("roi", "size", "warned"),
     [("cut", (20, 20, 20), False), ("cut", (20, 20, 26), True), ("cut", None, True), ("limit", None, False)],
-    ids=["near", "long", "no ROI", "a model of scans"],
+    ids=["similar", "long", "no ROI", "model of scans"],
 )
-def test_a_crop_much_larger_than_in_training_gets_a_warning(roi, size, warned):
+def test_crop_much_larger_than_in_training_gets_a_warning(roi, size, warned):
     how = settings(roi)
     how["preparation"]["largest_crop"] = [20, 20, 20]
     volume = random_volume(grid((40, 40, 40)))

@@ -1,4 +1,4 @@
-"""Windows put together: against the sum written out, and without holding more than one window's depth."""
+"""Stitching of windows: compared with an explicit sum, and with memory for only one window's depth."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_weights_of_overlapping_windows_add_up_to_one(steps, size, blending):
     assert np.allclose(total[3:], 1, atol=1e-6)
 
 
-def test_a_window_counts_most_in_its_middle():
+def test_weights_are_largest_in_center_of_a_window():
     first, second = axis_weights((0, 16), 32, "gaussian")
     assert first[10] > 0.99 and second[31 - 10] > 0.99
     assert np.allclose(first, second[::-1])
@@ -39,7 +39,7 @@ def plans():
 
 
 def stitch(plan, shape, blending, values_of):
-    """The stitched values, and the slabs in the order they came."""
+    """The stitched values, and the slabs in the order in which they were finished."""
     result, slabs, counted = np.zeros((2, *shape)), [], np.zeros(shape, dtype=int)
 
     def finish(where, values):
@@ -80,7 +80,7 @@ def test_stitching_is_the_weighted_mean_of_the_windows(kind, blending):
 
 
 class Allocations(TorchDispatchMode):
-    """What torch has made since this was entered."""
+    """Tensors that torch allocated since this context was entered."""
 
     def __init__(self):
         super().__init__()
@@ -94,17 +94,17 @@ class Allocations(TorchDispatchMode):
         return made
 
     def held(self) -> int:
-        """Bytes of it that somebody still holds."""
+        """Total size in bytes of those that are still referenced."""
         return sum(size for storage, size in self._made.items() if not storage.expired())
 
 
-def test_slabs_come_as_soon_as_no_window_touches_them_and_sums_stay_one_window_deep():
+def test_slabs_are_finished_as_early_as_possible_with_memory_for_one_window_depth():
     plan = authors_windows((400, 16, 16), (24, 16, 16))
-    seen = []
-    stitcher = Stitcher(plan, (400, 16, 16), "uniform", lambda where, _: seen.append(where[0].stop))
+    finished = []
+    stitcher = Stitcher(plan, (400, 16, 16), "uniform", lambda where, _: finished.append(where[0].stop))
     with Allocations() as allocations:
         for window in plan:
             stitcher.add(window, {"a": torch.zeros(1, *plan.size)})
             following = window[0] + 1
-            assert seen[-1] == (plan.starts[0][following] if following < len(plan.starts[0]) else 400)
+            assert finished[-1] == (plan.starts[0][following] if following < len(plan.starts[0]) else 400)
             assert allocations.held() == torch.zeros(1, 24, 16, 16).nbytes

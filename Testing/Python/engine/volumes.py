@@ -1,4 +1,4 @@
-"""Volumes for the engine's tests: an anatomy made up of smooth blobs, stored in any way."""
+"""Volumes for the engine's tests: an anatomy of smooth blobs, stored in any orientation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODES = [
 
 
 def grid(shape=(9, 11, 13), spacing=(1.0, 1.0, 1.0), origin=(-3.0, 5.0, 20.0), rotation=None) -> Grid:
-    """An RAS grid; ``spacing`` and ``origin`` in order R, A, S, ``rotation`` (3, 3) about the origin."""
+    """An RAS grid; ``spacing`` and ``origin`` in the order R, A, S, ``rotation`` (3, 3) about the origin."""
     affine = np.eye(4)
     affine[:3, :3] = (np.eye(3) if rotation is None else rotation) @ np.diag(spacing)
     affine[:3, 3] = origin
@@ -35,7 +35,7 @@ def random_volume(of: Grid, dtype=np.int16, seed=0) -> Volume:
 
 
 def anatomy(of: Grid) -> np.ndarray:
-    """float32 values of one smooth made-up anatomy around the origin of patient space, at the voxels of a grid."""
+    """float32 values of a smooth synthetic anatomy around the origin of patient space, sampled at a grid's voxels."""
     places = of.to_ras(np.moveaxis(np.indices(of.shape), 0, -1))
     blobs = [((0, 0, 0), 14, 100), ((10, -4, 6), 6, 80), ((-8, 9, -5), 5, 60)]
     return sum(
@@ -44,7 +44,7 @@ def anatomy(of: Grid) -> np.ndarray:
 
 
 def rotation(degrees: float, axis: int = 2) -> np.ndarray:
-    """(3, 3) about one patient axis."""
+    """Rotation matrix (3, 3) about one patient axis."""
     angle = np.radians(degrees)
     matrix = np.eye(3)
     a, b = [other for other in range(3) if other != axis]
@@ -61,18 +61,18 @@ def every_reordering() -> Iterator[Reordering]:
 
 
 def stored(volume: Volume, way: Reordering) -> Volume:
-    """The same image with its axes stored another way, as a file of that orientation would give it."""
+    """The same image with its axes in another order or direction, as read from a file with that orientation."""
     return Volume(np.ascontiguousarray(way.view(volume.array)), way.grid(volume.grid), volume.name)
 
 
 def model_array(volume: Volume, code="SAR", spacing=None, roi=None, fill=0.0) -> tuple[ModelSpace, np.ndarray]:
-    """A volume brought to a model, and how."""
+    """A volume resampled to a model's space, together with that space."""
     space = ModelSpace(volume.grid, code, spacing, roi)
     return space, space.to_model(volume, fill)
 
 
 def from_model(space: ModelSpace, array: np.ndarray, into: np.ndarray) -> None:
-    """Values (S, H, W) or (c, S, H, W) on a model's grid, interpolated onto the reference grid of ``into``."""
+    """Interpolate values (S, H, W) or (c, S, H, W) from a model's grid onto the reference grid, into ``into``."""
     into[...] = 0
     view = space.reference_view(into)
     for where, block in space.slabs_from_model(array if array.ndim == 4 else array[None]):
