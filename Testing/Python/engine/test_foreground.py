@@ -1,4 +1,4 @@
-"""What counts as image and what as the air around it."""
+"""Distinguishing the image from the air around it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def head(background=-0.5) -> np.ndarray:
     return array
 
 
-def test_background_is_what_most_corners_show_however_stored():
+def test_background_is_most_frequent_corner_value_in_any_orientation():
     array = head()
     array[0, 0, 0], array[-1, 0, 0] = 7, -9
     for way in every_reordering():
         assert background_value(way.view(array)) == -0.5
 
 
-def test_equally_frequent_corners_give_the_smallest():
+def test_smallest_of_equally_frequent_corner_values_is_used():
     assert background_value(np.arange(27).reshape(3, 3, 3)) == 0
     array = head()
     array[0] = 3
@@ -29,7 +29,7 @@ def test_equally_frequent_corners_give_the_smallest():
         assert background_value(way.view(array)) == -0.5
 
 
-def test_the_mask_of_a_block_uses_the_whole_images_background():
+def test_mask_of_a_block_uses_background_of_whole_image():
     array = head()
     assert foreground_mask(array, "not_background").sum() == 3 * 4 * 8
     assert foreground_mask(array[2:5, 3:7, 1:9], "not_background", -0.5).all()
@@ -44,7 +44,7 @@ def test_the_box_holds_the_foreground_of_all_channels():
     assert foreground_box([head()], "not_background", [4]) == (slice(0, 8), slice(0, 9), slice(0, 10))
 
 
-def test_without_foreground_the_box_is_everything():
+def test_box_covers_everything_if_there_is_no_foreground():
     whole = (slice(0, 8), slice(0, 9), slice(0, 10))
     assert foreground_box([np.zeros((8, 9, 10))], "not_background", [0]) == whole
     assert foreground_box([head()], "all", [-0.5]) == whole

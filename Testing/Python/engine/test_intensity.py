@@ -33,7 +33,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(fitting, "_BLOCK_VOXELS", 3000)
 
 
-def test_z_score_over_the_foreground(monkeypatch):
+def test_z_score_uses_foreground(monkeypatch):
     small_blocks(monkeypatch)
     array = scan()
     mask = array > 90
@@ -48,7 +48,7 @@ def test_z_score_over_the_foreground(monkeypatch):
     assert np.allclose(over_all, (array - array.mean()) / array.std(), atol=1e-4)
 
 
-def test_a_block_gets_what_the_whole_gets():
+def test_block_matches_whole_image():
     array = scan(np.int16)
     mask = array > 40
     fitted = json.loads(json.dumps(fitting.measure([PERCENTILES, Z_SCORE], array, mask)))
@@ -58,7 +58,7 @@ def test_a_block_gets_what_the_whole_gets():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
-def test_the_measurement_does_not_depend_on_the_memory_layout(dtype, monkeypatch):
+def test_measurement_does_not_depend_on_memory_layout(dtype, monkeypatch):
     small_blocks(monkeypatch)
     array = scan(dtype)
     mask = array > 40
@@ -74,7 +74,7 @@ def test_the_measurement_does_not_depend_on_the_memory_layout(dtype, monkeypatch
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 @pytest.mark.parametrize(("low", "high"), [(0, 100), (0.5, 99.5), (10, 50.3), (2, 2.001)])
-def test_percentiles_are_numpys(dtype, low, high, monkeypatch):
+def test_percentiles_match_numpy(dtype, low, high, monkeypatch):
     small_blocks(monkeypatch)
     array = (scan() - 50).clip(0 if dtype == np.uint8 else -100, 255).astype(dtype)
     mask = scan(seed=1) > 60
@@ -86,7 +86,7 @@ def test_percentiles_are_numpys(dtype, low, high, monkeypatch):
 @given(
     st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=40), st.floats(0, 50), st.floats(51, 100)
 )
-def test_percentiles_are_numpys_whatever_the_values(values, low, high):
+def test_percentiles_match_numpy_for_any_values(values, low, high):
     array = np.array(values, np.float32).reshape(-1, 1, 1)
     (fitted,) = fitting.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
     expected = np.percentile(array.astype(np.float64), [low, high])
@@ -101,7 +101,7 @@ def authors_tail(image: np.ndarray) -> float:
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
 @pytest.mark.parametrize("shift", [0, -37, 25])
-def test_the_sparse_tail_is_cut_where_numpys_histogram_says(dtype, shift, monkeypatch):
+def test_sparse_tail_is_cut_according_to_numpy_histogram(dtype, shift, monkeypatch):
     small_blocks(monkeypatch)
     array = (scan() + shift).astype(dtype)
     array[0, 0, :5] = 2000
@@ -111,13 +111,13 @@ def test_the_sparse_tail_is_cut_where_numpys_histogram_says(dtype, shift, monkey
     assert result.max() == limit < 2000
 
 
-def test_the_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
+def test_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
     array = scan(np.int64)
     expected = fitting.measure([SPARSE_TAIL], array)
     monkeypatch.setattr(fitting, "_DENSE_BINS", 10)
     assert fitting.measure([SPARSE_TAIL], array) == expected
     monkeypatch.undo()
-    for factor in (1_000_000_000, 1e20):  # of the latter int64 cannot number the bins
+    for factor in (1_000_000_000, 1e20):  # with 1e20, bin numbers exceed int64
         (huge,) = fitting.measure([SPARSE_TAIL], array * factor)
         assert huge["high"] == pytest.approx(expected[0]["high"] * factor, rel=1e-2)
 
@@ -148,7 +148,7 @@ def test_clip_and_rescale():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.int64, np.float16, np.float64, bool])
-def test_any_type_is_measured_and_left_as_it_was(dtype):
+def test_any_type_is_normalized_without_modifying_input(dtype):
     array = (scan() % 120 // (60 if dtype is bool else 1)).astype(dtype)
     before = array.copy()
     result = run([PERCENTILES, {**Z_SCORE, "over": "all"}], array)
@@ -166,7 +166,7 @@ def test_huge_tiny_and_negative_values_give_the_same_numbers(scale, offset):
     assert np.allclose(result, run([Z_SCORE], array), atol=1e-3)
 
 
-def test_z_score_of_each_slice_by_itself(monkeypatch):
+def test_each_slice_is_normalized_separately(monkeypatch):
     small_blocks(monkeypatch)
     array = scan() * np.linspace(1, 9, 20, dtype=np.float32)[:, None, None]
     mask = array > 150
@@ -191,7 +191,7 @@ def test_a_block_gets_its_own_slices():
     assert not np.array_equal(fitting.apply(fitted, array[where], mask[where], 6), whole[where])
 
 
-def test_a_step_after_the_slices_is_measured_on_what_they_leave(monkeypatch):
+def test_step_after_slice_normalization_is_measured_on_its_output(monkeypatch):
     small_blocks(monkeypatch)
     array = scan() + np.arange(20, dtype=np.float32)[:, None, None] * 1000
     mask = array % 7 > 1
@@ -200,7 +200,7 @@ def test_a_step_after_the_slices_is_measured_on_what_they_leave(monkeypatch):
     assert np.allclose([limits["low"], limits["high"]], np.percentile(values, [0.5, 99.5]), rtol=1e-5)
 
 
-def test_slices_of_one_value_become_zero_and_empty_ones_are_measured_whole():
+def test_constant_slices_become_zero_and_empty_ones_are_measured_whole():
     array = scan(np.float64) + 0.1
     mask = array > 50
     mask[3:6] = False
@@ -212,7 +212,7 @@ def test_slices_of_one_value_become_zero_and_empty_ones_are_measured_whole():
         assert (result[4] == 0).all() if outside == "zero" else result[4].std() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_slice_of_next_to_nothing_is_not_blown_up():
+def test_slice_with_few_voxels_is_not_amplified():
     array = scan()
     mask = np.ones(array.shape, bool)
     array[:2], mask[:2] = 0, False
@@ -221,7 +221,7 @@ def test_a_slice_of_next_to_nothing_is_not_blown_up():
     assert np.abs(result[1]).max() < 20 and np.abs(result[1][mask[1]]).max() < 0.1
 
 
-def test_slices_the_image_does_not_cover_take_the_channels_own_scale():
+def test_uncovered_slices_use_scale_of_channel():
     array, inside = scan(), np.ones((20, 30, 40), bool)
     inside[:2], inside[5, :10] = False, False
     array[:2], array[5, :10] = array[2:].mean() + array[2:].std(), 9999
@@ -231,12 +231,12 @@ def test_slices_the_image_does_not_cover_take_the_channels_own_scale():
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-12, 0), (1.7e6, -3), (1e25, 1e4), (0.3, 1e6)])
-def test_slices_do_not_depend_on_the_unit(scale, offset):
+def test_slice_normalization_does_not_depend_on_unit(scale, offset):
     array = scan(np.float64)
     assert np.allclose(run([SLICES], array * scale + offset * scale), run([SLICES], array), atol=1e-3)
 
 
-def test_voxels_the_image_does_not_cover_are_not_measured():
+def test_uncovered_voxels_are_not_measured():
     array = scan()
     inside = np.zeros(array.shape, bool)
     inside[:, :20] = True
@@ -245,7 +245,7 @@ def test_voxels_the_image_does_not_cover_are_not_measured():
     assert fitting.measure([over_all], array, None, inside) == fitting.measure([over_all], array[:, :20])
 
 
-def test_one_value_or_an_empty_foreground_is_no_accident():
+def test_constant_image_and_empty_foreground_give_finite_values():
     assert (run([Z_SCORE], np.full((3, 4, 5), 7)) == 0).all()
     array = scan()
     assert np.isfinite(run([PERCENTILES, Z_SCORE], array, np.zeros(array.shape, bool))).all()
@@ -283,19 +283,19 @@ def test_one_value_or_an_empty_foreground_is_no_accident():
         [GAUSSIAN, PERCENTILES, EQUALIZE],
     ],
 )
-def test_wrong_steps_are_refused(steps):
+def test_invalid_steps_are_refused(steps):
     with pytest.raises(UserError) as caught:
         check_steps(steps)
     assert caught.value.code == "bad-intensity"
 
 
-def test_right_steps_pass():
-    others = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE, SLICES]
+def test_valid_steps_are_accepted():
+    valid_steps = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE, SLICES]
     for filters in ([], [GAUSSIAN], [EQUALIZE, GAUSSIAN]):
-        check_steps(filters + others)
-        assert split_steps(filters + others) == (filters, others)
+        check_steps(filters + valid_steps)
+        assert split_steps(filters + valid_steps) == (filters, valid_steps)
 
 
-def test_a_filter_behind_another_step_is_named_with_it():
+def test_filter_after_another_step_is_refused_and_both_are_named():
     with pytest.raises(UserError, match="equalize comes after z_score_slices, but subtract_gaussian and equalize"):
         check_steps([GAUSSIAN, SLICES, EQUALIZE])

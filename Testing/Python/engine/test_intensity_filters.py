@@ -1,4 +1,4 @@
-"""The steps that look at a voxel's neighbors: the smoothed image subtracted, and CLAHE of each slice."""
+"""Steps that use a voxel's neighbors: subtraction of the smoothed image, and CLAHE of each slice."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ ISOTROPIC = (1, 1, 1)
 
 @pytest.fixture(scope="module")
 def head(data_folder) -> np.ndarray:
-    """A whole head, axial slices 8 mm apart of 1 mm voxels, their sides a multiple of 8."""
+    """A whole head with 1 mm voxels in axial slices 8 mm apart; side lengths are multiples of 8."""
     volume = read_volume(data_folder / "IXI_T1_2mm" / "IXI034.nii.gz")
     spacing = (8, 1, 1)
     return ModelSpace(volume.grid, "SAR", spacing).to_model(volume)[:, :240, :176]
 
 
 @pytest.mark.parametrize("spacing", [(8, 1, 1), (2, 2, 2), (1.5, 6, 0.7)])
-def test_the_smoothed_image_is_scipys_in_mm(head, spacing):
+def test_smoothing_in_mm_matches_scipy(head, spacing):
     result = filtered([GAUSSIAN], head, spacing)
     sigma = [5 / mm for mm in spacing]
     expected = head - gaussian_filter(head.astype(np.float64), sigma, mode="nearest", truncate=8)
     assert result.dtype == np.float32 and result.shape == head.shape
-    # The recursive filter is an approximation; half a percent is its own.
+    # The recursive filter is an approximation with an error of about half a percent.
     assert np.abs(result - expected).max() < 0.01 * np.abs(expected).max()
     assert np.abs(result - expected).mean() < 0.01 * expected.std()
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3])
-def test_few_slices_are_smoothed_as_if_the_outer_ones_went_on(head, slices):
+def test_few_slices_are_smoothed_with_edge_padding(head, slices):
     thin = head[14 : 14 + slices]
     more = np.concatenate([thin[:1]] * 9 + [thin] + [thin[-1:]] * 9)
     expected = filtered([GAUSSIAN], more, (8, 1, 1))[9 : 9 + slices]
@@ -49,46 +49,46 @@ def test_few_slices_are_smoothed_as_if_the_outer_ones_went_on(head, slices):
 
 @pytest.mark.parametrize("index", [8, 15, 20, 24])
 @pytest.mark.parametrize("filters", [[], [GAUSSIAN]])
-def test_equalization_is_scikit_images(head, index, filters):
+def test_equalization_matches_scikit_image(head, index, filters):
     plane = head[index : index + 1]
     if filters:
         plane = filtered(filters, plane, ISOTROPIC)
-    ours = filtered([{"step": "equalize", "clip_limit": 0.04, "tiles": 4}], plane, ISOTROPIC)[0]
+    result = filtered([{"step": "equalize", "clip_limit": 0.04, "tiles": 4}], plane, ISOTROPIC)[0]
     low, high = np.percentile(plane, [0.5, 99.5])
     between = (plane[0].clip(low, high).astype(np.float64) - low) / (high - low)
-    theirs = equalize_adapthist(between, kernel_size=(60, 44), clip_limit=0.04, nbins=BINS)
-    # Theirs counts in 252 bins, limits whole numbers of voxels and blends half a voxel beside.
-    ours = (ours - ours.min()) / (ours.max() - ours.min())
-    assert np.abs(ours - theirs).mean() < 0.01
-    assert np.abs(ours - theirs).max() < 0.06
-    assert np.abs(between - theirs).mean() > 0.03
+    reference = equalize_adapthist(between, kernel_size=(60, 44), clip_limit=0.04, nbins=BINS)
+    # scikit-image uses 252 bins, limits in whole voxels, and an interpolation shifted by half a voxel.
+    result = (result - result.min()) / (result.max() - result.min())
+    assert np.abs(result - reference).mean() < 0.01
+    assert np.abs(result - reference).max() < 0.06
+    assert np.abs(between - reference).mean() > 0.03
 
 
-def test_one_tile_without_a_limit_gives_ranks():
+def test_single_tile_without_limit_gives_ranks():
     plane = np.random.default_rng(0).integers(0, BINS, (50, 60))
     ranks = np.array([(plane <= level).mean() for level in range(BINS)])
     assert np.allclose(SliceEqualizer(plane.shape, 1, 1)(plane), ranks[plane], atol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [0.005, 0.01, 0.1])
-def test_no_contrast_is_raised_beyond_the_limit(head, limit):
+def test_contrast_is_limited(head, limit):
     plane = ((head[15] / head.max()) * (BINS - 1)).astype(int)
     counted = np.zeros((240, 512), bool)
     counted[:, :176] = True
-    # What becomes of each level in turn, beside the slice whose histogram decides.
+    # Output of every level, next to the slice whose histogram determines it.
     levels = np.concatenate([plane, np.zeros((240, 80), int), np.arange(BINS)[None].repeat(240, 0)], axis=1)
     curve = SliceEqualizer(levels.shape, limit, 1)(levels, counted)[0, BINS:]
     assert np.diff(curve).min() >= 0 and np.diff(curve).max() <= 1.05 * limit
     assert curve[-1] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_tile_that_counts_nothing_leaves_levels_as_they_are():
+def test_tile_without_counted_voxels_keeps_levels():
     levels = np.random.default_rng(0).integers(0, BINS, (16, 24))
     result = SliceEqualizer(levels.shape, 0.01, 8)(levels, np.zeros(levels.shape, bool))
     assert np.allclose(result, (levels + 1) / BINS, atol=1e-5)
 
 
-def test_air_has_no_say_in_the_heads_contrast(head):
+def test_air_does_not_affect_contrast_of_head(head):
     inside = head > 60
     expected = filtered([EQUALIZE], np.where(inside, head, 0), ISOTROPIC, inside)
     for air in (-5000, 300, 1e6):
@@ -99,15 +99,15 @@ def test_air_has_no_say_in_the_heads_contrast(head):
     assert np.abs(counted - expected)[inside].mean() > 0.05
 
 
-def test_a_few_very_bright_voxels_do_no_harm(head):
+def test_few_very_bright_voxels_have_little_effect(head):
     hot = head.copy()
     hot[15, 100, 50:60] = 1e7
     before, after = (filtered([EQUALIZE], array, ISOTROPIC, head > 60) for array in (head, hot))
     assert np.abs(after - before).mean() < 0.01
 
 
-def test_local_contrast_is_raised_within_the_head(head):
-    """White and gray matter differ little compared to air and fat. The copy makes that difference larger."""
+def test_local_contrast_is_increased_within_the_head(head):
+    """White and gray matter differ little compared with air and fat. The filtered copy increases that difference."""
     inside = head > 60
     result = filtered([GAUSSIAN, EQUALIZE], head, (8, 1, 1), inside)
     plane, before = result[19, 60:180, 50:126], head[19, 60:180, 50:126] / np.percentile(head[inside], 99.5)
@@ -115,20 +115,20 @@ def test_local_contrast_is_raised_within_the_head(head):
 
 
 @pytest.mark.parametrize("value", [0, -3, 0.1, 1e12])
-def test_one_value_everywhere_becomes_zero(value):
+def test_constant_image_becomes_zero(value):
     array = np.full((5, 9, 7), value)
     for filters in ([GAUSSIAN], [EQUALIZE], [GAUSSIAN, EQUALIZE]):
         assert not filtered(filters, array, (3, 1, 1)).any()
 
 
-def test_an_even_slice_stays_even(head):
+def test_constant_slice_stays_constant(head):
     flat = head.copy()
     flat[3] = 77
     assert np.ptp(filtered([EQUALIZE], flat, ISOTROPIC)[3]) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float64, np.uint8])
-def test_any_type_is_filtered_and_left_as_it_was(head, dtype):
+def test_any_type_is_filtered_without_modifying_input(head, dtype):
     array = (head[10:16] / head.max() * 250).astype(dtype)
     before = array.copy()
     expected = filtered([GAUSSIAN, EQUALIZE], array.astype(np.float32), (8, 1, 1))
@@ -144,7 +144,7 @@ def test_any_type_is_filtered_and_left_as_it_was(head, dtype):
     st.floats(-1e6, 1e6),
     st.sampled_from([[GAUSSIAN], [EQUALIZE], [GAUSSIAN, EQUALIZE], [EQUALIZE, GAUSSIAN]]),
 )
-def test_units_do_not_matter(array, scale, offset, filters):
+def test_filters_do_not_depend_on_unit(array, scale, offset, filters):
     plain = filtered(filters, array, (2, 1, 1.5))
     other = filtered(filters, array * scale + offset * scale, (2, 1, 1.5))
     assert np.isfinite(plain).all() and np.isfinite(other).all()
@@ -155,7 +155,7 @@ def test_units_do_not_matter(array, scale, offset, filters):
         assert np.abs(plain * scale - other).max() <= 1e-4 * scale * max(1, np.ptp(array))
 
 
-def test_it_can_be_stopped(head):
+def test_filter_can_be_cancelled(head):
     calls = []
 
     def stop():

@@ -1,4 +1,4 @@
-"""From probabilities to label values."""
+"""Conversion of probabilities to label values."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def output(regions: bool, **changes):
     return parse_description(document).output
 
 
-def test_labels_are_the_likeliest_of_segments_and_background():
+def test_labels_are_most_likely_of_segments_and_background():
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(4, 5, 6, 7)) * 2
     every = np.exp(logits) / np.exp(logits).sum(axis=0)
@@ -29,11 +29,11 @@ def test_labels_are_the_likeliest_of_segments_and_background():
     assert writer.region_voxels is None
 
 
-def test_nothing_is_background():
+def test_zero_probabilities_give_background():
     assert not LabelWriter(output(regions=False)).labels(torch.zeros(3, 2, 2, 2)).any()
 
 
-def test_regions_are_painted_in_their_order_over_one_another():
+def test_regions_are_painted_in_order():
     probability = np.zeros((3, 1, 1, 4), np.float32)
     probability[0, ..., :3] = 0.9
     probability[1, ..., 1:3] = 0.6
@@ -45,7 +45,7 @@ def test_regions_are_painted_in_their_order_over_one_another():
     assert list(turned.region_voxels) == [3, 0, 2]
 
 
-def test_every_region_is_kept_whole_beside_the_painted_labels():
+def test_every_region_is_kept_whole_besides_painted_labels():
     count = 11
     document = description(segments=count, regions=True)
     probability = np.random.default_rng(0).random((count, 4, 5, 6), np.float32)
@@ -61,14 +61,14 @@ def test_every_region_is_kept_whole_beside_the_painted_labels():
 
 
 def nested():
-    """Regions as of a brain tumor, the whole one first: it includes the core, and the core the enhancing part."""
+    """Regions like those of a brain tumor, whole tumor first: it includes the core, and the core the enhancing part."""
     document = description(segments=3, regions=True)
     whole, core, enhancing = document["output"]["segments"]
     whole["includes"], core["includes"] = [core["name"], enhancing["name"]], [enhancing["name"]]
     return parse_description(document).output
 
 
-def test_a_region_is_also_where_its_parts_are_and_the_same_in_the_labels():
+def test_region_includes_its_parts_in_regions_and_labels():
     probability = np.random.default_rng(0).random((3, 6, 7, 8), np.float32)
     mask = np.random.default_rng(1).random((6, 7, 8)) > 0.3
     writers = [LabelWriter(output(regions=True)), LabelWriter(nested())]
@@ -84,10 +84,10 @@ def test_a_region_is_also_where_its_parts_are_and_the_same_in_the_labels():
     assert not np.array_equal(packed[0], packed[1])
 
 
-def test_a_small_component_of_a_region_stays_where_a_part_of_it_does():
+def test_small_component_of_a_region_is_kept_if_a_part_of_it_is():
     probability = np.zeros((3, 1, 1, 12), np.float32)
     probability[:2, ..., :8] = 0.9
-    probability[:2, ..., 11] = probability[2, ..., 11] = 0.9  # a ninth of the whole, and all that enhances
+    probability[:2, ..., 11] = probability[2, ..., 11] = 0.9  # 1/9 of the whole tumor, all of the enhancing part
     probability[0, ..., 9] = 0.9
     writer, packed = LabelWriter(nested()), np.zeros((1, 1, 1, 12), np.uint8)
     labels = writer.labels(torch.from_numpy(probability), None, packed)
@@ -99,7 +99,7 @@ def test_a_small_component_of_a_region_stays_where_a_part_of_it_does():
 
 
 @pytest.mark.parametrize("regions", [True, False])
-def test_outside_the_mask_there_is_nothing(regions):
+def test_labels_are_empty_outside_mask(regions):
     probability = np.full((3, 1, 1, 4), 0.3, np.float32)
     probability[1] = 0.6
     writer = LabelWriter(output(regions))
@@ -119,5 +119,5 @@ def test_maps_are_checked_by_name():
     assert "attention" in refusal("map-unavailable", check_maps, ["attention"], without_residuals)
 
 
-def test_half_precision_has_no_infinity():
+def test_half_precision_conversion_avoids_infinity():
     assert np.isfinite(to_half(np.array([1e9, -1e9, 3.0], np.float32))).all()

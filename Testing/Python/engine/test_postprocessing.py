@@ -1,4 +1,4 @@
-"""What may be changed in a finished segmentation, against another library's components and holes; and the fast way."""
+"""Post-processing of a segmentation, compared with another library's components and holes; and the option --fast."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def description_of(regions: bool, nested: bool = False, **first: object):
 
 
 def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nested: bool = False, **first: object):
-    """Two segments after post-processing, with the report and the warnings; regions as their whole masks."""
+    """Post-process two segments; returns their masks (of regions: the whole masks), the report and the warnings."""
     model = description_of(regions, nested, **first)
     writer = LabelWriter(model.output)
     packed = np.zeros((packed_size(2), *masks[0].shape), np.uint8) if regions else None
@@ -53,7 +53,7 @@ def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nes
     return found, changes.report, changes.warnings
 
 
-def test_a_model_may_ask_for_segments_of_one_piece() -> None:
+def test_model_may_request_segments_in_one_piece() -> None:
     pieces = np.zeros((9, 11, 13), bool)
     pieces[2:5, 2:5, 2:5] = pieces[7, 7, 7] = True
     masks = [pieces, np.roll(pieces, 4, axis=2)]
@@ -64,20 +64,20 @@ def test_a_model_may_ask_for_segments_of_one_piece() -> None:
 
 
 def kept(mask: np.ndarray, only_largest: bool, fewest: int) -> np.ndarray:
-    """The reference: components of at least so many voxels, or the largest of them."""
+    """Reference: components with at least ``fewest`` voxels, or the largest one of them."""
     components, count = ndimage.label(mask, TOUCHING)
     sizes = [np.count_nonzero(components == number) for number in range(1, count + 1)]
-    wanted = [number for number, size in enumerate(sizes, start=1) if size >= fewest]
-    if only_largest and wanted:
+    selected = [number for number, size in enumerate(sizes, start=1) if size >= fewest]
+    if only_largest and selected:
         largest = max(sizes)
         assert sizes.count(largest) == 1, "otherwise either is right"
-        wanted = [1 + sizes.index(largest)]
-    return np.isin(components, wanted)
+        selected = [1 + sizes.index(largest)]
+    return np.isin(components, selected)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 0.8]), st.booleans(), st.booleans())
-def test_components_and_holes_are_those_of_another_library(seed, density, only_largest, regions):
+def test_components_and_holes_match_another_library(seed, density, only_largest, regions):
     mask = np.random.default_rng(seed).random((9, 10, 11)) < density
     mask[2:6, 2:6, 2:8] = True
     mask[4, 4, 4] = False
@@ -91,14 +91,14 @@ def test_components_and_holes_are_those_of_another_library(seed, density, only_l
 
 
 def shell() -> np.ndarray:
-    """A hollow box with two holes, away from the border of the image."""
+    """A hollow box with two holes, not touching the border of the image."""
     mask = np.zeros((8, 8, 12), bool)
     mask[1:7, 1:7, 1:11] = True
     mask[2:5, 2:5, 2:5] = mask[3:5, 3:5, 7:9] = False
     return mask
 
 
-def test_a_hole_with_another_segment_in_it_is_not_filled():
+def test_hole_that_contains_another_segment_is_not_filled():
     inside = np.zeros((8, 8, 12), bool)
     inside[3, 3, 3] = True
     (found, other), _, _ = changed([shell(), inside], SegmentOptions(fill_holes=True), regions=False)
@@ -106,7 +106,7 @@ def test_a_hole_with_another_segment_in_it_is_not_filled():
     assert not found[2:5, 2:5, 2:5].any() and found[3:5, 3:5, 7:9].all()
 
 
-def test_an_opening_or_the_border_of_the_image_makes_no_hole():
+def test_cavities_open_to_the_outside_or_image_border_are_not_holes():
     open_one = shell()
     open_one[3, 3, :3] = False
     for mask in (open_one, shell()[3:]):
@@ -114,7 +114,7 @@ def test_an_opening_or_the_border_of_the_image_makes_no_hole():
         assert np.count_nonzero(found != mask) == 8 * (mask is open_one), "the other hole is one only when it is whole"
 
 
-def test_overlapping_regions_are_judged_whole_and_parts_go_with_what_includes_them():
+def test_overlapping_regions_are_processed_whole_and_parts_follow_their_region():
     whole, part = np.zeros((6, 6, 20), bool), np.zeros((6, 6, 20), bool)
     whole[1:5, 1:5, 1:9] = whole[1:5, 1:5, 12:15] = True
     part[2:4, 2:4, 2:4] = part[2:4, 2:4, 12:14] = part[4, 4, 8] = True
@@ -125,7 +125,7 @@ def test_overlapping_regions_are_judged_whole_and_parts_go_with_what_includes_th
     assert np.array_equal(apart, whole) and not inner[4, 4, 8] and inner[2:4, 2:4, 12:14].all()
 
 
-def test_a_segment_of_which_nothing_is_left_is_a_warning():
+def test_removed_segment_gets_a_warning():
     small, large = np.zeros((4, 5, 6), bool), np.zeros((4, 5, 6), bool)
     small[0, 0, :2], large[2:, 2:, 2:] = True, True
     (found, other), report, warnings = changed([small, large], EVERYTHING, regions=False)
@@ -134,11 +134,11 @@ def test_a_segment_of_which_nothing_is_left_is_a_warning():
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_a_case_is_unchanged_without_them_and_its_report_has_them(monkeypatch, tmp_path, regions):
+def test_case_is_unchanged_without_options_and_options_are_reported(monkeypatch, tmp_path, regions):
     use_test_networks(monkeypatch)
     model = make_model(tmp_path / "model", scale=3, network="pointwise", regions=regions)
     on = grid((20, 22, 24), spacing=(1, 2, 3))
-    # Smooth noise, so that values above a threshold are blobs of all sizes.
+    # Smooth noise, so that thresholding gives blobs of all sizes.
     blobs = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=on.shape), 1.2) * 1000
     volume = Volume(blobs.astype(np.float32), on, "blobs")
     plain = segment(model, [volume], SegmentOptions(threads=1))
@@ -158,13 +158,13 @@ def test_a_case_is_unchanged_without_them_and_its_report_has_them(monkeypatch, t
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_only_a_volume_can_be_dropped(tmp_path, value):
+def test_drop_below_must_be_a_positive_volume(tmp_path, value):
     refusal("volume-not-positive", segment, make_model(tmp_path / "model"), [], SegmentOptions(drop_below=value))
 
 
-def test_fast_places_fewer_windows_and_mirrors_none(tmp_path):
+def test_fast_uses_fewer_windows_and_no_mirroring(tmp_path):
     inference = {"overlap": 0.5, "tiling": "fitted", "mirror_axes": ["W"]}
-    # A model of crops would see this one in a single window.
+    # A model of crops would process this image in a single window.
     settings = {"preparation": {"roi": "limit"}, "scale": 3}
     model = make_model(tmp_path / "model", inference=inference, **settings)
     plain = make_model(tmp_path / "plain", inference={**inference, "overlap": 0.25, "mirror_axes": []}, **settings)
@@ -176,27 +176,27 @@ def test_fast_places_fewer_windows_and_mirrors_none(tmp_path):
     assert not np.array_equal(fast.labels.array, slow.labels.array), "otherwise this shows nothing"
 
 
-def test_fast_fits_windows_unless_a_tiling_is_asked_for(tmp_path):
+def test_fast_uses_fitted_windows_unless_tiling_is_set(tmp_path):
     model = make_model(tmp_path / "model", inference={"tiling": "authors", "blending": "uniform"})
     volume = random_volume(grid((20, 22, 24)))
     tilings = {
-        asked: segment(model, [volume], SegmentOptions(threads=1, fast=True, tiling=asked)).report["tiling"]
-        for asked in (None, "authors")
+        tiling: segment(model, [volume], SegmentOptions(threads=1, fast=True, tiling=tiling)).report["tiling"]
+        for tiling in (None, "authors")
     }
     assert tilings == {None: "fitted", "authors": "authors"}
 
 
-def test_the_command_line_has_them(capsys, tmp_path):
+def test_command_line_has_postprocessing_options(capsys, tmp_path):
     model = write_model(tmp_path / "model", description()).path
     volume = random_volume(grid((20, 22, 24)))
     write_volume(volume.array, volume.grid, tmp_path / "image.nii.gz")
-    asked = ["segment", str(tmp_path / "image.nii.gz"), "--model", str(model), "--threads", "1", "--output"]
+    arguments = ["segment", str(tmp_path / "image.nii.gz"), "--model", str(model), "--threads", "1", "--output"]
     options = ["--keep-largest", "--drop-below", "0.01", "--fill-holes", "--fast"]
-    assert main([*asked, str(tmp_path / "result"), *options]) == 0
+    assert main([*arguments, str(tmp_path / "result"), *options]) == 0
     report = json.loads((tmp_path / "result" / "report.json").read_text(encoding="utf-8"))
     assert report["fast"] and report["postprocessing"]["drop_below_ml"] == 0.01
     labels = read_volume(tmp_path / "result" / "segmentation.nii.gz").array
     assert all(ndimage.label(labels == value, TOUCHING)[1] <= 1 for value in (10, 20))
     for wrong in ("0", "nan", "much"):
-        assert main([*asked, str(tmp_path / "none"), "--drop-below", wrong]) == 2
+        assert main([*arguments, str(tmp_path / "none"), "--drop-below", wrong]) == 2
         assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""A case as a model sees it, read a block at a time."""
+"""A case in a model's space, read block by block."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from engine.volumes import anatomy, grid, random_volume
 
 ZERO_OUTSIDE = [{"step": "z_score", "over": "foreground", "outside": "zero"}]
 SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
-# The two channels that VoxResNet takes of an image.
+# The two channels that VoxResNet makes from an image.
 OWN = [{"step": "clip_percentiles", "low": 0.5, "high": 99.5}, SLICES]
 COPY = [
     {"step": "subtract_gaussian", "sigma_mm": 5.0},
@@ -34,7 +34,7 @@ def model(**settings):
 
 @pytest.mark.parametrize("spacing", [None, [3, 2, 2.5]])
 @pytest.mark.parametrize("steps", [{"intensity": ZERO_OUTSIDE}, {"intensity": OWN, "copies": [COPY]}])
-def test_blocks_are_the_parts_of_the_whole_and_zero_beyond(head_image, spacing, steps):
+def test_blocks_match_whole_image_and_are_zero_outside(head_image, spacing, steps):
     chosen = model(preparation={"foreground": "not_background", "spacing": spacing}, **steps)
     case = prepare(chosen, [read_volume(head_image)])
     whole = case.block((0, 0, 0), case.shape)
@@ -47,7 +47,7 @@ def test_blocks_are_the_parts_of_the_whole_and_zero_beyond(head_image, spacing, 
     assert not block[:, 10:].any() and not block[:, :, 10:].any()
 
 
-def test_the_background_becomes_zero_and_the_foreground_standard():
+def test_background_becomes_zero_and_foreground_is_standardized():
     of = grid((20, 20, 20))
     array = np.full(of.shape, -7.0)
     array[5:12, 3:9, 4:17] = np.random.default_rng(0).normal(100, 30, (7, 6, 13))
@@ -59,7 +59,7 @@ def test_the_background_becomes_zero_and_the_foreground_standard():
     assert abs(block[array != -7].mean()) < 1e-5 and abs(block[array != -7].std() - 1) < 1e-5
 
 
-def test_intensity_is_measured_inside_a_rotated_roi_alone():
+def test_intensity_is_measured_only_inside_a_rotated_roi():
     of = grid((40, 40, 40), origin=(-20, -20, -20))
     volume = Volume(anatomy(of) + random_volume(of).array, of, "head")
     angle = np.radians(45)
@@ -73,7 +73,7 @@ def test_intensity_is_measured_inside_a_rotated_roi_alone():
     assert block[case.inside].std() == pytest.approx(1, abs=1e-5)
 
 
-def test_places_that_a_channel_does_not_cover_do_not_count():
+def test_voxels_not_covered_by_a_channel_are_not_measured():
     first = random_volume(grid((20, 20, 20)))
     part = grid((10, 20, 20))
     second = Volume(random_volume(part, seed=1).array, part, "half")
@@ -82,7 +82,7 @@ def test_places_that_a_channel_does_not_cover_do_not_count():
     assert covered.mean() == pytest.approx(0, abs=1e-5) and covered.std() == pytest.approx(1, abs=1e-5)
 
 
-def test_channels_are_each_input_and_its_copies_in_turn(head_image):
+def test_channels_are_inputs_followed_by_their_copies(head_image):
     head = read_volume(head_image)
     other = Volume(np.sqrt(head.array), head.grid, "other")
     case = prepare(model(channels=2, **VOXRESNET), [head, other])
@@ -96,7 +96,7 @@ def test_channels_are_each_input_and_its_copies_in_turn(head_image):
     assert not np.array_equal(block[0], block[1])
 
 
-def test_every_slice_of_every_channel_has_mean_0_and_deviation_1(head_image):
+def test_every_slice_of_every_channel_is_standardized(head_image):
     case = prepare(model(**VOXRESNET), [read_volume(head_image)])
     whole = case.block((0, 0, 0), case.shape).astype(np.float64)
     mask = case.images[0] != case.backgrounds[0]
@@ -108,7 +108,7 @@ def test_every_slice_of_every_channel_has_mean_0_and_deviation_1(head_image):
         assert np.allclose([v.std() for v in values], 1, atol=1e-4)
 
 
-def test_a_roi_gives_what_cutting_before_gives(head_image):
+def test_roi_matches_cropping_beforehand(head_image):
     head = read_volume(head_image)
     low, high = np.array([30, 20, 25]), np.array([70, 84, 100])
     where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -124,7 +124,7 @@ def test_a_roi_gives_what_cutting_before_gives(head_image):
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1, -3000), (1e-3, 0), (3.7, 1e5)])
-def test_the_unit_of_an_image_does_not_matter(head_image, scale, offset):
+def test_unit_of_an_image_does_not_matter(head_image, scale, offset):
     head = read_volume(head_image)
     other = Volume(head.array.astype(np.float64) * scale + offset, head.grid, "other")
     blocks = []
@@ -142,10 +142,10 @@ def test_the_unit_of_an_image_does_not_matter(head_image, scale, offset):
     ],
 )
 @pytest.mark.parametrize("spacing", [None, [1.6, 1.7, 1.8]])
-def test_a_large_offset_does_not_matter(steps, spacing):
+def test_large_offset_does_not_matter(steps, spacing):
     of = grid((24, 26, 28), (2, 2, 2))
     body = np.rint(anatomy(of)).astype(np.int64) * 256
-    # So many values that hardly any voxel happens to have that of the corners, which counts as air.
+    # With so many different values, hardly any voxel equals the corners, whose value counts as air.
     body += np.random.default_rng(0).integers(0, 2000, of.shape) - body.min() + 1
     chosen = model(preparation={"foreground": "not_background", "spacing": spacing}, **steps)
 
@@ -158,7 +158,7 @@ def test_a_large_offset_does_not_matter(steps, spacing):
         np.testing.assert_allclose(block(moved), expected, atol=1e-4)
 
 
-def test_a_large_offset_does_not_matter_if_the_air_does_not_have_it():
+def test_large_offset_without_air_does_not_matter():
     body = np.pad(np.random.default_rng(0).integers(1, 500, (10, 12, 14)).astype(np.uint32), 2)
     steps = [{"step": "clip_percentiles", "low": 0.5, "high": 99.5}, *ZERO_OUTSIDE]
     chosen = model(preparation={"foreground": "not_background"}, intensity=steps)
@@ -184,7 +184,7 @@ def test_other_images_keep_their_values(array):
     assert without_offset(array) is array
 
 
-def test_a_model_of_given_values_is_not_given_others():
+def test_offset_is_kept_for_a_model_with_absolute_values():
     of = grid((6, 7, 8))
     array = np.arange(6 * 7 * 8, dtype=np.int64).reshape(of.shape) + 2**31
     chosen = model(intensity=[{"step": "clip", "low": 0, "high": 300}, *ZERO_OUTSIDE])
@@ -192,7 +192,7 @@ def test_a_model_of_given_values_is_not_given_others():
     assert not case.block((0, 0, 0), case.shape).any()
 
 
-def test_without_filters_no_array_is_made(head_image):
+def test_arrays_are_not_copied_without_filters(head_image):
     head = read_volume(head_image)
     case = prepare(model(**{**VOXRESNET, "copies": [OWN, COPY]}), [head])
     own, twin, copy = case.channels
@@ -201,7 +201,7 @@ def test_without_filters_no_array_is_made(head_image):
     assert copy.values.dtype == np.float32 and not np.shares_memory(copy.values, head.array)
 
 
-def test_a_network_is_given_the_copies(monkeypatch, tmp_path, head_image):
+def test_network_gets_the_copies(monkeypatch, tmp_path, head_image):
     use_test_networks(monkeypatch)
     head = read_volume(head_image)
     package = write_model(tmp_path / "model", description(network="pointwise", **VOXRESNET), scale=5)
@@ -219,14 +219,14 @@ def test_a_network_is_given_the_copies(monkeypatch, tmp_path, head_image):
 
 
 @pytest.mark.parametrize("settings", [{}, VOXRESNET])
-def test_channels_of_different_places_are_refused(settings):
+def test_channels_that_do_not_overlap_are_refused(settings):
     far = Volume(random_volume(grid((9, 9, 9)), seed=1).array, grid((9, 9, 9), origin=(900, 0, 0)), "knee")
-    sentence = refusal("channels-apart", prepare, model(channels=2, **settings), [random_volume(grid((9, 9, 9))), far])
-    assert "knee does not overlap the ROI, or the image random" in sentence
+    message = refusal("channels-apart", prepare, model(channels=2, **settings), [random_volume(grid((9, 9, 9))), far])
+    assert "knee does not overlap the ROI, or the image random" in message
 
 
 @pytest.mark.parametrize("settings", [{}, VOXRESNET])
-def test_it_can_be_stopped(settings):
+def test_preparation_can_be_cancelled(settings):
     def stop():
         raise Cancelled
 
@@ -234,7 +234,7 @@ def test_it_can_be_stopped(settings):
         prepare(model(**settings), [random_volume(grid((9, 9, 9)))], check=stop)
 
 
-def test_it_can_be_stopped_while_a_copy_is_made(head_image):
+def test_preparation_can_be_cancelled_during_filtering(head_image):
     calls = []
 
     def stop():
@@ -265,7 +265,7 @@ def test_too_few_or_too_thick_slices_get_a_warning(shape, spacing, words):
     assert all(word in case.warnings[0] for word in words or ())
 
 
-def test_doubtful_channels_get_a_warning():
+def test_questionable_channels_get_a_warning():
     of, shifted = grid((8, 9, 10)), grid((8, 9, 10), origin=(-2.8, 5, 20))
     first, second = (random_volume(of, seed=seed).array for seed in (1, 2))
     chosen = model(channels=2, inference={"window": [8, 8, 8]})
@@ -308,7 +308,7 @@ def lungs() -> np.ndarray:
 
 
 def padded(*values: int, overshoot: float = 0) -> np.ndarray:
-    """A head with slabs of padding, as interpolation leaves it: inexact, and with an edge beyond it."""
+    """A head with slabs of padding, as left by interpolation: inexact, and with an overshooting edge."""
     array = ct().astype(np.float64)
     for index, value in enumerate(values):
         array[..., 6 * index : 6 * index + 6] = value
@@ -344,7 +344,7 @@ def padded(*values: int, overshoot: float = 0) -> np.ndarray:
         (np.clip((ct() + 160) / 400, 0, 1), True),
     ],
 )
-def test_a_ct_that_is_not_in_hounsfield_units_gets_a_warning(array, is_doubtful):
+def test_ct_not_in_hounsfield_units_gets_a_warning(array, is_doubtful):
     of, wanted = grid(array.shape), "do not look like Hounsfield units"
     settings = description()
     settings["inputs"][0]["modality"] = "CT"
@@ -366,8 +366,8 @@ def test_a_ct_that_is_not_in_hounsfield_units_gets_a_warning(array, is_doubtful)
     ],
     ids=["head", "chest", "padded", "shifted", "normalized", "noise around 0"],
 )
-def test_a_ct_for_a_model_of_mr_gets_a_warning(array, is_like_ct):
-    # A DICOM header knows better; if it says CT, it has a warning of its own.
+def test_ct_for_an_mr_model_gets_a_warning(array, is_like_ct):
+    # The modality in a DICOM header takes precedence; CT has a separate warning.
     for modality, is_warned in (("", is_like_ct), ("MR", False), ("CT", False)):
         warnings = prepare(model(), [Volume(array, grid(array.shape), "scan", (), modality)]).warnings
         assert any("has the values of a CT" in text for text in warnings) == is_warned
@@ -382,12 +382,12 @@ def test_a_ct_for_a_model_of_mr_gets_a_warning(array, is_like_ct):
         ("MSD_Task04_Hippocampus/imagesTr/hippocampus_123.nii.gz", False),
     ],
 )
-def test_a_label_map_for_a_model_of_mr_gets_a_warning(data_folder, file, is_labels):
+def test_label_map_for_an_mr_model_gets_a_warning(data_folder, file, is_labels):
     warnings = prepare(model(), [read_volume(data_folder / file)]).warnings
     assert any("looks like a label map" in warning for warning in warnings) == is_labels
 
 
-def test_an_image_of_few_counts_is_no_label_map():
+def test_image_with_few_counts_is_not_a_label_map():
     """As in nuclear medicine: smooth, with small whole numbers."""
     counts = np.zeros((24, 40, 40))
     counts[4:20, 8:32, 8:32] = np.linspace(1, 9, 16)[:, None, None].round()
