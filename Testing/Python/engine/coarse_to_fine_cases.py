@@ -1,4 +1,4 @@
-"""Coarse-to-fine models that are known by heart: networks that tell segments by thresholds of the intensity alone."""
+"""Coarse-to-fine models with known results: their networks find segments by thresholds of the intensity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STEEP = 100.0
 
 
 def coarse_to_fine(document: dict[str, Any], fine: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
-    """A `model.json` of two networks like the one of ``document``, or the second as ``fine`` has it."""
+    """A `model.json` with two networks like the one in ``document``; ``fine`` may describe the second one."""
     document = copy.deepcopy(document)
     coarse = document["system"]["networks"][0]
     fine = (fine or document)["system"]["networks"][0]
@@ -33,7 +33,7 @@ def coarse_to_fine(document: dict[str, Any], fine: dict[str, Any] | None = None,
 
 
 def threshold_weights(*levels: float, regions: bool = False) -> dict[str, torch.Tensor]:
-    """Weights of a ``Pointwise`` network that finds one segment per level, where the intensity is above it."""
+    """Weights of a ``Pointwise`` network that finds one segment per level, where the intensity is above that level."""
     outputs = len(levels) + (not regions)
     state = Pointwise(1, outputs).state_dict()
     state = {name: torch.zeros_like(value) for name, value in state.items()}
@@ -44,7 +44,7 @@ def threshold_weights(*levels: float, regions: bool = False) -> dict[str, torch.
 
 
 def random_weights(document: dict[str, Any], index: int) -> dict[str, torch.Tensor]:
-    """Of one network of a description, uneven enough to find something."""
+    """Random weights of one network in a description, uneven enough to find something."""
     network = document["system"]["networks"][index]
     with torch.random.fork_rng():
         torch.manual_seed(index)
@@ -53,7 +53,7 @@ def random_weights(document: dict[str, Any], index: int) -> dict[str, torch.Tens
 
 
 def write_pair(folder: Path, document: dict[str, Any], *weights: dict[str, torch.Tensor]) -> ModelPackage:
-    """A package with the weights of the coarse and of the fine network."""
+    """Write a package with the weights of the coarse and the fine network."""
     files = {file: safetensors.torch.save(state) for file, state in zip(FILES, weights, strict=True)}
     return write_package(parse_description(document), files, folder / "model")
 
@@ -61,7 +61,7 @@ def write_pair(folder: Path, document: dict[str, Any], *weights: dict[str, torch
 def threshold_pair(
     folder: Path, coarse: Sequence[float], fine: Sequence[float], regions: bool = False, **settings: Any
 ) -> ModelPackage:
-    """A model of CT whose networks know nothing but thresholds; ``settings`` are the system's arguments,
+    """A CT model whose networks are thresholds; ``settings`` are the system's arguments,
     ``preparation`` and ``inference``."""
     placed = {key: settings.pop(key) for key in ("preparation", "inference") if key in settings}
     document = description("pointwise", segments=len(coarse), regions=regions, intensity=HUNDREDTHS, **placed)
@@ -71,7 +71,7 @@ def threshold_pair(
 
 
 def without_small(mask: np.ndarray, smallest: float) -> np.ndarray:
-    """The components that are at least a share of the whole, the largest in any case."""
+    """Components that are at least this share of the whole mask; the largest one in any case."""
     components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
@@ -82,7 +82,7 @@ def without_small(mask: np.ndarray, smallest: float) -> np.ndarray:
 
 
 def box_around(masks: Sequence[np.ndarray], margin: int) -> tuple[slice, ...]:
-    """The box around all masks together with a margin, inside the array."""
+    """Bounding box of all masks with a margin, clipped to the array."""
     places = np.argwhere(np.any(masks, axis=0))
     low, high = places.min(axis=0) - margin, places.max(axis=0) + margin + 1
     return tuple(slice(max(0, a), min(side, b)) for a, b, side in zip(low, high, masks[0].shape, strict=True))
@@ -91,7 +91,7 @@ def box_around(masks: Sequence[np.ndarray], margin: int) -> tuple[slice, ...]:
 def by_hand(
     array: np.ndarray, coarse: Sequence[float], fine: Sequence[float], margin: int, smallest: float
 ) -> list[np.ndarray]:
-    """What a threshold pair must find, a mask a segment (as regions, which overlap)."""
+    """The expected result of a threshold pair, one mask per segment (as regions, which overlap)."""
     found = [without_small(array > level, smallest) for level in coarse]
     box = box_around(found, margin)
     inside = np.zeros(array.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""Small models for tests of the whole way from image to segmentation: random ones, and ones that are known by heart."""
+"""Small models for end-to-end tests, from image to segmentation: some random, some with known results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOR = [200, 100, 50]
 
 
 class Pointwise(nn.Module):
-    """Logits from each voxel alone: whatever the windows, the answer is the same."""
+    """Computes the logits of each voxel from that voxel alone, so the result does not depend on the windows."""
 
     def __init__(self, input_channels: int, outputs: int):
         super().__init__()
@@ -33,7 +33,7 @@ class Pointwise(nn.Module):
 
 
 class Smooth(nn.Module):
-    """Three 3x3x3 convolutions without a norm: a voxel sees three voxels around it and nothing beyond."""
+    """Three 3x3x3 convolutions without a norm: the receptive field extends three voxels in each direction."""
 
     def __init__(self, input_channels: int, outputs: int):
         super().__init__()
@@ -48,7 +48,7 @@ class Smooth(nn.Module):
 
 
 def use_test_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let packages name the networks of this file."""
+    """Allow packages to use the networks in this file."""
     monkeypatch.setitem(NETWORKS.classes, "pointwise", Pointwise)
     monkeypatch.setitem(NETWORKS.classes, "smooth", Smooth)
 
@@ -105,7 +105,7 @@ def description(
 
 
 def write_model(folder: Path, document: dict[str, Any], seed: int = 0, scale: float = 1.0) -> ModelPackage:
-    """A package with random weights; those of convolutions times ``scale``, which makes answers less even."""
+    """Write a package with random weights; ``scale`` multiplies those of convolutions, for less uniform results."""
     network = document["system"]["networks"][0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -115,5 +115,5 @@ def write_model(folder: Path, document: dict[str, Any], seed: int = 0, scale: fl
 
 
 def make_model(folder: Path, seed: int = 0, scale: float = 1.0, **settings: Any) -> LoadedModel:
-    """A model on the CPU in fp32; ``settings`` are those of ``description``."""
+    """Make a model on the CPU in fp32; ``settings`` are passed to ``description``."""
     return load_model(write_model(folder / "model", description(**settings), seed, scale), "cpu", "fp32")

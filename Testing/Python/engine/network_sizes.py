@@ -1,4 +1,4 @@
-"""How many numbers a network has, without making them."""
+"""Number of parameters of a network, computed without allocating them."""
 
 from typing import Any
 
@@ -8,6 +8,6 @@ from conresnet.networks import build_network
 
 
 def parameter_count(kind: str, arguments: dict[str, Any]) -> int:
-    """The number of parameters of a network of ``build_network``."""
+    """Number of parameters of the network that ``build_network`` would build."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_network(kind, arguments).parameters())

@@ -1,4 +1,4 @@
-"""The engine with the authors' tiling against the benchmark's plain inference, which shares no code with it."""
+"""The engine with the authors' tiling, compared with the benchmark's plain inference, which shares no code with it."""
 
 import importlib
 
@@ -21,7 +21,7 @@ WINDOW = (32, 40, 24)
 
 @pytest.fixture
 def plain(repository, monkeypatch):
-    """The benchmark's module; benchmarks are scripts next to their own modules, not a package."""
+    """The benchmark's module; the benchmarks are scripts, not a package."""
     monkeypatch.syspath_prepend(repository / "Testing" / "Benchmarks")
     return importlib.import_module("plain")
 
@@ -37,7 +37,7 @@ def channels(head_image) -> list[Volume]:
     return [Volume(array, grid, "T1"), Volume(array[::-1] // 2, grid, "other")]
 
 
-def test_the_authors_tiling_gives_the_probabilities_of_plain_inference(tmp_path, channels, plain):
+def test_authors_tiling_matches_plain_inference(tmp_path, channels, plain):
     document = description(
         channels=2,
         segments=3,
@@ -56,7 +56,7 @@ def test_the_authors_tiling_gives_the_probabilities_of_plain_inference(tmp_path,
     assert result.report["windows"] == np.prod(
         [len(plain.starts(side, size)) for side, size in zip(image.shape[1:], WINDOW, strict=True)]
     )
-    # Only voxels within the rounding of the half-precision map may differ.
+    # The maps may differ only where they are within the rounding of half precision.
     sure = np.abs(found - 0.5) > 1e-3
     assert sure.mean() > 0.9 and 0.001 < expected.mean() < 0.999
     assert np.array_equal((found > 0.5)[sure], expected[sure])

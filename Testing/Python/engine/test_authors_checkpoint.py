@@ -1,4 +1,4 @@
-"""The authors' checkpoints: the same numbers, every tensor accounted for by name, nothing executed."""
+"""The authors' checkpoints: identical outputs, every tensor accounted for by name, and no code executed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def package(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The authors' full-width network, from a .pth file through the command."""
+    """The authors' full-width network, imported from a .pth file with the command."""
     folder = tmp_path_factory.mktemp("full")
     tensors = {f"module.{name}": tensor for name, tensor in authors_network.state_dict(data_folder).items()}
     torch.save(tensors, folder / "final.pth")
@@ -48,7 +48,7 @@ def package(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def small(data_folder: Path) -> dict[str, torch.Tensor]:
-    """A state_dict of base width 8."""
+    """A state_dict with base width 8."""
     return authors_network.state_dict(data_folder, base_width=8)
 
 
@@ -57,19 +57,19 @@ def save(path: Path, content: object) -> Path:
     return path
 
 
-def test_every_stored_output_is_met(package: Path, data_folder: Path) -> None:
+def test_all_stored_outputs_are_reproduced(package: Path, data_folder: Path) -> None:
     network = conresnet.load_network(package)
     with torch.inference_mode():
         outputs = network(authors_network.input_tensor())
     stored = authors_network.stored_outputs(data_folder)
-    ours = dict(zip(authors_network.RESIDUALS, outputs["residuals"], strict=True))
-    ours[authors_network.SEGMENTATION] = outputs["segmentation"]
+    computed = dict(zip(authors_network.RESIDUALS, outputs["residuals"], strict=True))
+    computed[authors_network.SEGMENTATION] = outputs["segmentation"]
     for name, expected in stored.items():
-        difference = (ours[name][0, :, ::2, ::4, ::4] - expected).abs().max()
+        difference = (computed[name][0, :, ::2, ::4, ::4] - expected).abs().max()
         assert difference <= 1e-4 * expected.abs().max(), name
 
 
-def test_the_package_is_prepared_as_the_authors_did(package: Path) -> None:
+def test_package_has_preprocessing_of_authors(package: Path) -> None:
     read = read_package(package)
     description = read.description
     assert read.count_parameters("network.safetensors") == 19_018_732
@@ -98,25 +98,25 @@ def test_width_channels_and_outputs_are_inferred(small: dict[str, torch.Tensor])
     build_network("conresnet", arguments).load_state_dict(weights)
 
 
-def test_one_missing_tensor_is_named(small: dict[str, torch.Tensor]) -> None:
+def test_missing_tensor_is_named(small: dict[str, torch.Tensor]) -> None:
     for name in list(small):
         acts = not any(part in name for part in NEVER_ACTING)
-        rest = {key: tensor for key, tensor in small.items() if key != name}
+        remaining = {key: tensor for key, tensor in small.items() if key != name}
         # Each module uses its own projection.
         unused = (
             name.startswith(("seg_x4.0.gn_mp", "seg_x4.0.conv_mp.", "seg_x1.0.gn_mp", "seg_x1.0.conv_mp"))
             or name == "seg_x2.0.conv_mp_first.weight"
         )
         if acts and not unused:
-            assert name in refusal("import-missing", convert, rest, "a.pth")
+            assert name in refusal("import-missing", convert, remaining, "a.pth")
         else:
-            convert(rest, "a.pth")
+            convert(remaining, "a.pth")
 
 
 @pytest.mark.parametrize("name", ["extra.weight", "layer0.1.conv1.weight", "seg_x4.0.conv_res3.weight", "layer0"])
-def test_one_left_over_tensor_is_named(small: dict[str, torch.Tensor], name: str) -> None:
-    sentence = refusal("import-left-over", convert, {**small, name: torch.zeros(1)}, "a.pth")
-    assert f"such as {name})" in sentence and "a.pth" in sentence
+def test_unexpected_tensor_is_named(small: dict[str, torch.Tensor], name: str) -> None:
+    message = refusal("import-left-over", convert, {**small, name: torch.zeros(1)}, "a.pth")
+    assert f"such as {name})" in message and "a.pth" in message
 
 
 @pytest.mark.parametrize(
@@ -129,18 +129,18 @@ def test_one_left_over_tensor_is_named(small: dict[str, torch.Tensor], name: str
         ("seg_cls.0.weight", (0, 8, 1, 1, 1)),
     ],
 )
-def test_a_wrong_shape_is_named(small: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
+def test_tensor_of_wrong_shape_is_named(small: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
     assert name in refusal("import-shape", convert, {**small, name: torch.zeros(shape)}, "a.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_named(small: dict[str, torch.Tensor], value: float) -> None:
+def test_tensor_with_non_finite_values_is_named(small: dict[str, torch.Tensor], value: float) -> None:
     small["layer4.1.gn2.weight"][3] = value
     assert "layer4.1.gn2.weight" in refusal("import-values", convert, small, "a.pth")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_state_dict_beside_other_things_is_found(tmp_path: Path, small: dict[str, torch.Tensor], key: str) -> None:
+def test_state_dict_is_found_among_other_entries(tmp_path: Path, small: dict[str, torch.Tensor], key: str) -> None:
     optimizer = {"state": {}, "param_groups": [{"lr": 1e-4}]}
     path = save(tmp_path / "a.pth", {"epoch": 3, key: small, "optimizer": optimizer})
     assert set(read_checkpoint(path).tensors) == set(small)
@@ -151,25 +151,21 @@ PREFIXES = ["_orig_mod.", "module._orig_mod.", "model.", "net.module.", "anythin
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("place", [None, "state_dict", "checkpoint"])
-def test_any_prefix_is_taken_off(
-    tmp_path: Path, small: dict[str, torch.Tensor], prefix: str, place: str | None
-) -> None:
+def test_any_prefix_is_removed(tmp_path: Path, small: dict[str, torch.Tensor], prefix: str, place: str | None) -> None:
     named = {f"{prefix}{name}": tensor for name, tensor in small.items()}
-    # As a loss with weights of its own is kept by Lightning.
+    # Lightning stores a loss with its own weights in this way.
     named["criterion.weight"] = torch.ones(3)
     path = save(tmp_path / "a.pth", {place: named, "epoch": 3} if place else named)
     assert set(read_checkpoint(path).tensors) == set(small)
 
 
 @pytest.mark.parametrize("inserted", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
-def test_what_a_wrapper_of_a_part_inserts_is_taken_out(
-    tmp_path: Path, small: dict[str, torch.Tensor], inserted: str
-) -> None:
+def test_name_inserted_by_wrapper_is_removed(tmp_path: Path, small: dict[str, torch.Tensor], inserted: str) -> None:
     named = {name.replace(".", f".{inserted}.", 1): tensor for name, tensor in small.items()}
     assert set(read_checkpoint(save(tmp_path / "a.pth", named)).tensors) == set(small)
 
 
-def test_by_products_of_training_are_passed_over(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_training_state_is_ignored(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     counted = small | {"total_ops": torch.zeros(1), "layer0.0.conv1.total_params": torch.zeros(1)}
     counted["n_averaged"] = torch.tensor(7)
     values = {
@@ -185,7 +181,7 @@ def test_by_products_of_training_are_passed_over(tmp_path: Path, small: dict[str
         assert set(read_checkpoint(tmp_path / "a.pth").tensors) == set(small)
 
 
-def test_a_running_average_is_preferred_and_named(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_moving_average_is_preferred_and_reported(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     changed = {name: tensor + 1 for name, tensor in small.items()}
     name = "layer0.0.conv1.weight"
     wrapped = {f"module.{key}": tensor for key, tensor in changed.items()}
@@ -210,12 +206,12 @@ def test_a_running_average_is_preferred_and_named(tmp_path: Path, small: dict[st
     assert "student, teacher" in refusal("import-several", read_checkpoint, path)
 
 
-def test_a_safetensors_file_is_read_too(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_safetensors_file_is_read(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     safetensors.torch.save_file(small, tmp_path / "a.safetensors")
     assert set(read_checkpoint(tmp_path / "a.safetensors").tensors) == set(small)
 
 
-def test_files_of_other_kinds_are_told_apart(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_other_kinds_of_files_are_recognized(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n")
     refusal("file-lfs-pointer", read_checkpoint, tmp_path / "pointer.pth")
     (tmp_path / "empty.pth").write_bytes(b"")
@@ -243,19 +239,19 @@ def test_files_of_other_kinds_are_told_apart(tmp_path: Path, small: dict[str, to
     ],
     ids=["infinite in 32 bits", "integers", "complex", "without values", "sparse", "one value"],
 )
-def test_tensors_that_a_package_cannot_have(small: dict[str, torch.Tensor], change) -> None:
+def test_tensors_not_allowed_in_a_package_are_refused(small: dict[str, torch.Tensor], change) -> None:
     name = "layer1.0.conv1.weight"
     assert name in refusal("import-values", convert, small | {name: change(small[name])}, "a.pth")
 
 
-def test_eight_bits_are_read(small: dict[str, torch.Tensor]) -> None:
+def test_8_bit_floats_are_read(small: dict[str, torch.Tensor]) -> None:
     name = "layer1.0.conv1.weight"
     small[name] = small[name].to(torch.float8_e4m3fn)
     _, weights = convert(small, "a.pth")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
 
-def test_half_precision_and_the_old_file_format_are_read(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_half_precision_and_old_file_format_are_read(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     half = {name: tensor.half() for name, tensor in small.items()}
     torch.save(half, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     _, weights = convert(read_checkpoint(tmp_path / "a.pth").tensors, "a.pth")
@@ -263,7 +259,7 @@ def test_half_precision_and_the_old_file_format_are_read(tmp_path: Path, small: 
 
 
 class Exploding:
-    """Ends the process when unpickled."""
+    """Exits the process when unpickled."""
 
     def __reduce__(self):
         return os._exit, (3,)
@@ -282,7 +278,7 @@ def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {1: torch.zeros(1)}, torch.zeros(3)])
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+def test_object_that_is_not_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     refusal("import-content", read_checkpoint, save(tmp_path / "a.pth", content))
 
 
@@ -290,7 +286,7 @@ def test_weights_of_a_model_package_need_no_import(small: dict[str, torch.Tensor
     refusal("import-of-own-weights", convert, convert(small, "a.pth")[1], "b.safetensors")
 
 
-def test_a_dict_that_contains_itself_is_visited_once(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_dict_that_contains_itself_is_visited_once(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     content: dict = {"epoch": 3}
     content |= {f"copy {number}": content for number in range(300)}
     refusal("import-content", read_checkpoint, save(tmp_path / "a.pth", content))
@@ -299,7 +295,7 @@ def test_a_dict_that_contains_itself_is_visited_once(tmp_path: Path, small: dict
 
 
 @pytest.mark.parametrize("data", [b"text of some kind", b"PK\x03\x04", b"\x80\x02"])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(data)
     assert "a.pth" in refusal("import-unreadable", read_checkpoint, tmp_path / "a.pth")
 
@@ -310,12 +306,12 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, small: dict[str, torc
     refusal("import-unreadable", read_checkpoint, path)
 
 
-def test_no_checkpoint_there(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     refusal("import-not-found", read_checkpoint, tmp_path / "nowhere.pth")
     refusal("import-folder", read_checkpoint, tmp_path)
 
 
-def test_the_command_is_told_otherwise(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_command_options_override_defaults(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"inference": {"window": [64, 96, 96]}, "attribution": "A. Nobody"}))
     options = ["--name", "mine", "--title", "Mine", "--license", "CC0-1.0", "--settings", str(settings)]
@@ -352,14 +348,14 @@ def test_the_command_is_told_otherwise(tmp_path: Path, small: dict[str, torch.Te
         (["--settings", "a.pth"], "a.pth"),
     ],
 )
-def test_wrong_options_cost_one_sentence_and_write_nothing(
+def test_invalid_options_are_refused_and_write_nothing(
     tmp_path: Path, small: dict[str, torch.Tensor], options: list[str], part: str, capsys, monkeypatch
 ) -> None:
     checkpoint = save(tmp_path / "a.pth", small)
     monkeypatch.chdir(tmp_path)
     assert main(["import", str(checkpoint), "--output", str(tmp_path / "out"), *options]) == 2
-    sentence = capsys.readouterr().err
-    assert part in sentence and sentence.count("\n") == 1
-    # There is none yet.
-    assert "copy of the" not in sentence
+    message = capsys.readouterr().err
+    assert part in message and message.count("\n") == 1
+    # The folder does not exist yet.
+    assert "copy of the" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

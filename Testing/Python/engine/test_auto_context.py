@@ -1,4 +1,4 @@
-"""Auto-context: what is trained at each stage, what stays, and that the second round does use the first's maps."""
+"""Auto-context: what is trained in each stage, what stays fixed, and that the second round uses the first's maps."""
 
 import pytest
 import torch
@@ -36,8 +36,8 @@ def state(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_stage_changes_its_own_round_and_nothing_else(stage):
-    """Weights, and what batch norm has seen, though ``train()`` is said to all."""
+def test_stage_changes_only_its_own_round(stage):
+    """Weights and batch norm statistics, although ``train()`` applies to all modules."""
     network = make(rounds=3)
     assert network.stages == 3
     before = [state(one) for one in network.rounds]
@@ -52,12 +52,12 @@ def test_a_stage_changes_its_own_round_and_nothing_else(stage):
 
 @pytest.mark.parametrize("network", [VOXRESNET, CONRESNET])
 @pytest.mark.parametrize("stage", [0, 1])
-def test_every_parameter_of_the_stage_learns_and_no_other(network, stage):
+def test_exactly_the_parameters_of_the_stage_get_gradients(network, stage):
     network = make(network).train()
     network.begin_stage(stage)
     outputs = network(image())
-    parts = [outputs["segmentation"], *outputs.get("auxiliary", []), *outputs.get("residuals", [])]
-    sum(logits.square().mean() for logits in parts).backward()
+    outputs_in_loss = [outputs["segmentation"], *outputs.get("auxiliary", []), *outputs.get("residuals", [])]
+    sum(logits.square().mean() for logits in outputs_in_loss).backward()
     for number, one in enumerate(network.rounds):
         reached = [value.grad is not None and bool(value.grad.any()) for value in one.parameters()]
         assert reached == [number == stage] * len(reached)
@@ -72,35 +72,35 @@ def test_every_parameter_of_the_stage_learns_and_no_other(network, stage):
         (CONRESNET, ["probability", "residual"], True, 4),
     ],
 )
-def test_the_second_round_sees_the_image_and_the_maps_of_the_same_window(network, context, exclusive, channels):
+def test_second_round_gets_image_and_maps_of_same_window(network, context, exclusive, channels):
     network = make(network, context=context, exclusive=exclusive).eval()
-    seen = []
-    network.rounds[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    recorded = []
+    network.rounds[1].register_forward_pre_hook(lambda module, inputs: recorded.append(inputs[0]))
     x = image()[:1]
     network(x)
     first = network.rounds[0](x, wanted=("segmentation", "residual"))
     probability = first["segmentation"].softmax(1)[:, 1:] if exclusive else first["segmentation"].sigmoid()
     maps = {"probability": probability, "residual": first["residual"].sigmoid() if "residual" in first else None}
-    assert seen[0].shape[1] == 2 + channels
-    torch.testing.assert_close(seen[0], torch.cat([x, *(maps[name] for name in context)], dim=1))
+    assert recorded[0].shape[1] == 2 + channels
+    torch.testing.assert_close(recorded[0], torch.cat([x, *(maps[name] for name in context)], dim=1))
 
 
-def test_training_sees_the_maps_that_use_will_see():
+def test_training_gets_same_maps_as_inference():
     network = make()
     train_a_little(network, 0)
     network.begin_stage(1)
-    seen = []
-    network.rounds[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    recorded = []
+    network.rounds[1].register_forward_pre_hook(lambda module, inputs: recorded.append(inputs[0]))
     network.train()(image())
     network.eval()(image())
-    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(recorded[0], recorded[1])
 
 
-def test_the_inside_of_a_window_is_as_in_the_whole_volume():
-    """Where norms are by batch, and twice as far from its borders as for one round."""
+def test_interior_of_a_window_matches_whole_volume():
+    """With batch norm; the distance to the border is twice as large as for one round."""
     network = make()
     for stage in (0, 1):
-        # Norms that have seen data, so that evaluation is not all but the identity.
+        # Norms with real statistics, so that they are not close to the identity in evaluation.
         train_a_little(network, stage)
     volume = torch.randn(1, 2, 8, 8, 480)
     whole = network.eval()(volume)["segmentation"]
@@ -109,7 +109,7 @@ def test_the_inside_of_a_window_is_as_in_the_whole_volume():
     assert not torch.allclose(window[..., :8], whole[..., 64:72], rtol=1e-4, atol=1e-4)
 
 
-def test_it_gives_what_the_round_of_the_stage_gives_and_the_last_ones_unless_told():
+def test_output_is_that_of_the_stages_round_or_the_last():
     network, x = make().eval(), image()
     last = network(x)["segmentation"]
     assert network.provides == {"segmentation", "auxiliary"}
@@ -121,7 +121,7 @@ def test_it_gives_what_the_round_of_the_stage_gives_and_the_last_ones_unless_tol
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3), (7, 20, 9)])
-def test_outputs_have_the_size_of_the_input(shape):
+def test_outputs_have_size_of_input(shape):
     network = make(CONRESNET, context=["residual"]).eval()
     outputs = network(torch.randn(1, 2, *shape), wanted=("segmentation", "residual", "attention", "features"))
     assert {name: tuple(value.shape[1:]) for name, value in outputs.items()} == {
@@ -132,7 +132,7 @@ def test_outputs_have_the_size_of_the_input(shape):
     }
 
 
-def test_the_residual_axis_is_that_of_every_round():
+def test_residual_axis_applies_to_every_round():
     assert [one.axis for one in make(CONRESNET, residual_axis="W").rounds] == [4, 4]
     inner = {"type": "conresnet", "arguments": CONRESNET["arguments"] | {"residual_axis": "H"}}
     assert [one.axis for one in make(inner, residual_axis="H").rounds] == [3, 3]

@@ -1,4 +1,4 @@
-"""Windows and mirrored copies computed together, and the code for GPUs, tested on the CPU."""
+"""Windows and mirrored copies processed in batches, and the code for GPUs, tested on the CPU."""
 
 import copy
 import itertools
@@ -24,7 +24,7 @@ MAPS = ("probability", "residual", "attention", "features")
 
 @pytest.mark.parametrize("axes", [[], ["W"], ["S", "H"]])
 @pytest.mark.parametrize("batch", [2, 3, 16])
-def test_a_batch_answers_as_windows_and_copies_do_one_by_one(tmp_path, axes, batch):
+def test_batch_gives_same_result_as_single_windows(tmp_path, axes, batch):
     (predictor,) = make_model(tmp_path, inference={"mirror_axes": axes}).system.predictors
     predictor.place(Backend(CPU, "fp32"))
     windows = torch.randn(3, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
@@ -37,28 +37,28 @@ def test_a_batch_answers_as_windows_and_copies_do_one_by_one(tmp_path, axes, bat
             assert (answer[name] - value).abs().max() < 1e-4 * value.abs().max()
 
 
-def test_mirrored_copies_are_turned_back_and_averaged(tmp_path):
-    """The reference: the mean of the network's outputs for all four ways to mirror two axes."""
+def test_mirrored_copies_are_flipped_back_and_averaged(tmp_path):
+    """The reference is the mean of the network's outputs over all four ways to mirror two axes."""
     model = make_model(tmp_path, scale=2, inference={"mirror_axes": ["S", "W"]})
     (predictor,) = model.system.predictors
     predictor.place(Backend(CPU, "fp32"))
     assert (predictor.copies(), predictor.copies(mirrors=False)) == (4, 1)
     window = torch.randn(1, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        answers = [
+        outputs = [
             torch.softmax(predictor.placed[0](window.flip(axes))["segmentation"], 1)[0, 1:].flip([a - 1 for a in axes])
             for axes in [(), (2,), (4,), (2, 4)]
         ]
     for batch in (1, 3, 4):
         (answer,) = predictor.predict(window, (), True, batch)
-        assert (answer["probability"] - sum(answers) / 4).abs().max() < 1e-4
+        assert (answer["probability"] - sum(outputs) / 4).abs().max() < 1e-4
 
 
-def test_networks_get_as_much_at_once_as_pays(tmp_path, monkeypatch):
-    """Small windows go in batches with their mirrored copies; the last batch has what is left."""
+def test_batches_have_expected_sizes(tmp_path, monkeypatch):
+    """Small windows are batched with their mirrored copies; the last batch has the remaining ones."""
     use_test_networks(monkeypatch)
     inference = {"window": [64, 64, 64], "overlap": 0.0, "mirror_axes": ["W"]}
-    # A model of crops would see these images in single windows.
+    # A model of crops would process these images in single windows.
     document = description("pointwise", preparation={"roi": "limit"}, inference=inference)
     model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
     sizes = []
@@ -72,14 +72,14 @@ def test_networks_get_as_much_at_once_as_pays(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("together", [1, 3])
-def test_no_answer_is_held_while_the_next_windows_are_computed(together):
+def test_outputs_are_freed_before_next_windows_are_computed(together):
     plan, held = fitted_windows((slice(0, 40),) * 3, (40, 40, 40), (24, 24, 24), 0.5), []
 
     def predict(shown):
         assert not any(reference() is not None for reference in held)
-        answers = [{"a": torch.ones(1, *plan.size)} for _ in shown]
-        held.extend(weakref.ref(answer["a"]) for answer in answers)
-        return answers
+        outputs = [{"a": torch.ones(1, *plan.size)} for _ in shown]
+        held.extend(weakref.ref(answer["a"]) for answer in outputs)
+        return outputs
 
     def block(start, size):
         return np.zeros((1, *size), np.float32)
@@ -88,7 +88,7 @@ def test_no_answer_is_held_while_the_next_windows_are_computed(together):
     assert len(held) == len(plan) > together
 
 
-def test_half_weights_are_made_once_and_the_original_is_kept(tmp_path):
+def test_half_precision_weights_are_made_once_and_original_is_kept(tmp_path):
     network = make_model(tmp_path).system.predictors[0].network
     before = copy.deepcopy(network.state_dict())
     placed = Backend(CPU, "bf16").placed(network)
@@ -102,28 +102,28 @@ def test_half_weights_are_made_once_and_the_original_is_kept(tmp_path):
         assert torch.equal(placed(x)["segmentation"], plain(x)["segmentation"])
 
 
-def test_progress_waits_for_the_device_before_it_is_told(tmp_path, monkeypatch):
-    """Calls to a GPU return at once, so that progress would reach the end before the work has begun."""
-    told = []
+def test_device_is_synchronized_before_progress_is_reported(tmp_path, monkeypatch):
+    """Calls to a GPU return immediately, so progress would otherwise be complete before the work has begun."""
+    events = []
 
     class Listening(Progress):
         def report(self, phase, fraction, seconds_left):
-            told.append(phase)
+            events.append(phase)
 
-    monkeypatch.setattr(Backend, "wait", lambda backend: told.append("wait"))
+    monkeypatch.setattr(Backend, "wait", lambda backend: events.append("wait"))
     monkeypatch.setattr("conresnet.inference.progress.Tracker._QUIET", 0.0)
     monkeypatch.setattr("conresnet.inference.sliding._WAIT", 0.0)
     model, volume = make_model(tmp_path), random_volume(grid((40, 40, 40)))
     segment(model, [volume], SegmentOptions(threads=1), Listening())
-    inside = told[told.index("wait") : len(told) - told[::-1].index("wait")]
+    inside = events[events.index("wait") : len(events) - events[::-1].index("wait")]
     assert len(inside) > 100 and all(one == "wait" for one in inside[::2])
-    told.clear()
+    events.clear()
     monkeypatch.setattr("conresnet.inference.sliding._WAIT", 1000.0)
     segment(model, [volume], SegmentOptions(threads=1), Listening())
-    assert "wait" not in told, "waiting at every tick would leave the GPU without work"
+    assert "wait" not in events, "waiting at every tick would leave the GPU without work"
 
 
-def test_a_gpu_is_fed_from_pinned_memory_without_waiting(monkeypatch):
+def test_gpu_transfers_use_pinned_memory_and_do_not_block(monkeypatch):
     done = []
 
     def pinned(tensor):
@@ -143,7 +143,7 @@ def test_a_gpu_is_fed_from_pinned_memory_without_waiting(monkeypatch):
 
 @pytest.mark.parametrize("regions", [False, True])
 @pytest.mark.parametrize("spacing", [None, [2.0, 2.0, 2.0]])
-def test_only_small_types_are_copied_from_the_device(tmp_path, monkeypatch, regions, spacing):
+def test_only_small_types_are_copied_from_device(tmp_path, monkeypatch, regions, spacing):
     copied = []
     cpu = torch.Tensor.cpu
     model = make_model(tmp_path, regions=regions, preparation={"spacing": spacing})
@@ -152,7 +152,7 @@ def test_only_small_types_are_copied_from_the_device(tmp_path, monkeypatch, regi
     assert copied and set(copied) <= {torch.uint8, torch.bool, torch.float16}
 
 
-def test_the_most_likely_segment_is_that_of_a_sum_and_an_argmax():
+def test_most_likely_segment_matches_sum_and_argmax():
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(7, 5, 6, 7)).astype(np.float32)
     probability = np.exp(logits) / np.exp(logits).sum(axis=0)
@@ -160,7 +160,7 @@ def test_the_most_likely_segment_is_that_of_a_sum_and_an_argmax():
     expected = np.concatenate([[0], values]).astype(np.uint8)[probability.argmax(axis=0)]
     found = exclusive_labels(torch.from_numpy(probability[1:]), values)
     assert found.dtype == torch.uint8 and np.array_equal(found.numpy(), expected)
-    # Of equals, the first; and the background where a segment only reaches it.
+    # Of equal values, the first one wins; the background wins where a segment only equals it.
     even = torch.tensor([[0.4, 0.25, 0.5], [0.4, 0.25, 0.0]])
     assert exclusive_labels(even, [5, 6]).tolist() == [5, 0, 0]
     for order in itertools.permutations(range(3)):

@@ -1,4 +1,4 @@
-"""Coarse to fine: equations 4 and 5, what is found on real cases by networks known by heart, and what goes wrong."""
+"""Coarse to fine: equations 4 and 5, results of networks with known outputs on real cases, and failures."""
 
 import json
 
@@ -49,7 +49,7 @@ def run(package, volume, **options):
     return segment(load_model(package, "cpu", "fp32"), [volume], SegmentOptions(threads=1, **options))
 
 
-def test_the_crop_covers_what_was_found_and_the_margin_as_far_as_the_image_goes():
+def test_crop_covers_found_voxels_and_margin_within_image():
     found = np.zeros((20, 30, 40), np.uint8)
     found[9:11, 2:6, 39] = 7
     found[12, 5, 30] = 1
@@ -58,7 +58,7 @@ def test_the_crop_covers_what_was_found_and_the_margin_as_far_as_the_image_goes(
     assert crop(np.zeros_like(found), 3) is None
 
 
-def test_decrop_replaces_the_box_and_nothing_but_it():
+def test_decrop_replaces_only_the_box():
     whole, fine = np.zeros((2, 20, 20, 20)), np.random.default_rng(0).random((2, 20, 20, 20))
 
     class Whole:
@@ -67,7 +67,7 @@ def test_decrop_replaces_the_box_and_nothing_but_it():
 
     box = (slice(5, 9), slice(0, 7), slice(13, 18))
     into_box = DeCrop(Whole(), box)
-    # Slabs as a stitcher gives them: of windows that reach beyond the box, some of them wholly outside.
+    # Slabs as from a stitcher: of windows that reach beyond the box, some of them entirely outside.
     for begin, end in [(2, 4), (4, 6), (6, 7), (7, 14)]:
         where = (slice(begin, end), slice(0, 16), slice(10, 20))
         into_box.finish(where, {"a": fine[(slice(None), *where)]})
@@ -77,7 +77,7 @@ def test_decrop_replaces_the_box_and_nothing_but_it():
 
 
 @pytest.mark.parametrize("regions", [False, True])
-def test_components_are_judged_segment_by_segment_and_the_box_holds_them_all(regions):
+def test_components_are_filtered_per_segment_and_box_holds_all(regions):
     output = parse_description(description(segments=2, regions=regions))
     volume = random_volume(grid((40, 40, 40)))
     found = FoundSegments(prepare(output, [volume]), output.output)
@@ -96,8 +96,8 @@ def test_components_are_judged_segment_by_segment_and_the_box_holds_them_all(reg
 
 @pytest.mark.parametrize("smallest", [0.2, 0.05, 0.0])
 @pytest.mark.parametrize("tiling", [None, "fitted"])
-def test_the_spine_of_a_ct_is_found_then_refined(tmp_path, ct, smallest, tiling):
-    """The coarse network sees dense bone, the fine one all bone; with 0.2 the ribs are no part of the spine."""
+def test_spine_in_ct_is_found_and_refined(tmp_path, ct, smallest, tiling):
+    """The coarse network finds dense bone, the fine one all bone; with 0.2, the ribs are not part of the spine."""
     package = threshold_pair(tmp_path, [BONE], [249.5], smallest_component=smallest, inference={"window": [16, 32, 32]})
     result = run(package, ct, maps=("probability",), tiling=tiling)
     (expected,) = by_hand(ct.array, [BONE], [249.5], 3, smallest)
@@ -109,7 +109,7 @@ def test_the_spine_of_a_ct_is_found_then_refined(tmp_path, ct, smallest, tiling)
     assert coarse["box"] == [[0, side] for side in ct.grid.shape]
     assert report["windows"] == coarse["windows"] + fine["windows"]
     if tiling is None:
-        # floor(W / w) + n windows an axis of the whole case, none of them twice; fewer voxels, fewer windows.
+        # floor(W / w) + n windows per axis of the whole case, without duplicates; fewer voxels, fewer windows.
         assert coarse["windows"] == (30 // 16 + 6) * (101 // 32 + 6) * (122 // 32 + 6)
         lengths = [stop - start for start, stop in fine["box"]]
         counts = [
@@ -118,13 +118,13 @@ def test_the_spine_of_a_ct_is_found_then_refined(tmp_path, ct, smallest, tiling)
         ]
         assert fine["windows"] == np.prod(counts)
     outside = np.ones(ct.array.shape, dtype=bool)
-    # The CT is stored as the model wants it: superior, anterior, right.
+    # The CT is stored in the model's orientation: superior, anterior, right.
     outside[tuple(slice(*ends) for ends in fine["box"])] = False
     assert result.maps["probability"][0][expected].min() > 0.5
     assert not result.maps["probability"][0][outside].any()
 
 
-def test_overlapping_regions_of_a_ct_inside_a_turned_roi(tmp_path, ct):
+def test_overlapping_regions_in_ct_inside_rotated_roi(tmp_path, ct):
     levels = [BONE, DENSE], [199.5, 449.5]
     package = threshold_pair(tmp_path, *levels, regions=True, smallest_component=0.1)
     roi = BoxROI(ct.grid.center, rotation(20), np.array([150.0, 330.0, 60.0]))
@@ -142,7 +142,7 @@ def test_overlapping_regions_of_a_ct_inside_a_turned_roi(tmp_path, ct):
 
 
 def test_a_resampled_head_is_cropped_in_the_models_voxels(tmp_path, head_image):
-    """What the fine network says in the box is as if it had seen the whole; outside there is nothing."""
+    """In the box, the fine network's result is as if it had seen the whole image; outside, there is nothing."""
     head = read_volume(head_image)
     spacing = {"spacing": [3, 2.5, 2.5]}
     bright = float(np.percentile(head.array, 99.9))
@@ -162,8 +162,8 @@ def test_a_resampled_head_is_cropped_in_the_models_voxels(tmp_path, head_image):
     assert low - 2 <= slices.min() and slices.max() <= high + 2
 
 
-def test_maps_of_the_fine_network_lie_where_it_looked(tmp_path, head_image):
-    """One window, so that what the fine network said of it is in the maps, voxel by voxel, and elsewhere nothing is."""
+def test_maps_of_fine_network_cover_its_crop(tmp_path, head_image):
+    """With one window, the maps contain the fine network's outputs voxel by voxel, and nothing elsewhere."""
     head = read_volume(head_image)
     document = coarse_to_fine(
         description("pointwise", segments=2, intensity=HUNDREDTHS), fine=description("conresnet", segments=2)
@@ -172,31 +172,31 @@ def test_maps_of_the_fine_network_lie_where_it_looked(tmp_path, head_image):
     coarse = threshold_weights(level, level)
     package = write_pair(tmp_path, document, coarse, random_weights(document, 1))
     model = load_model(package, "cpu", "fp32")
-    said = []
+    outputs_by_window = []
     fine = model.system.predictors[1]
     predict = fine.predict
 
     def listening(windows, maps, *how):
-        answers = predict(windows, maps, *how)
-        said.append((windows[0].clone(), {name: value.clone() for name, value in answers[0].items()}))
-        return answers
+        outputs = predict(windows, maps, *how)
+        outputs_by_window.append((windows[0].clone(), {name: value.clone() for name, value in outputs[0].items()}))
+        return outputs
 
     fine.predict = listening
     names = ("probability", "residual", "attention", "features")
     result = segment(model, [head], SegmentOptions(threads=1, maps=names))
-    *_trial, (block, values) = said
+    *_trial, (block, values) = outputs_by_window
     (fine_pass,) = [one for one in result.report["passes"] if one["name"] == "fine"]
     box = [slice(*ends) for ends in fine_pass["box"]]
     assert fine_pass["windows"] == 1 and block.shape == (1, 32, 32, 32)
     # The head's axes (right, superior, posterior) as the model's (superior, anterior, right).
     as_model = head.array.transpose(1, 2, 0)[:, ::-1]
-    # The box lies in the middle of the window, where the image goes on around it.
+    # The box is in the center of the window, which also shows the image around it.
     start = [
         min(max(0, part.start - (32 - (part.stop - part.start)) // 2), side - 32)
         for part, side in zip(box, as_model.shape, strict=True)
     ]
-    seen = as_model[tuple(slice(first, first + 32) for first in start)]
-    assert np.allclose(block[0], seen / 100, rtol=1e-5)
+    visible = as_model[tuple(slice(first, first + 32) for first in start)]
+    assert np.allclose(block[0], visible / 100, rtol=1e-5)
     inner = tuple(slice(part.start - first, part.stop - first) for part, first in zip(box, start, strict=True))
     assert set(result.maps) == set(names) == set(values)
     for name, value in values.items():
@@ -207,7 +207,7 @@ def test_maps_of_the_fine_network_lie_where_it_looked(tmp_path, head_image):
 
 
 @pytest.mark.parametrize("spacing", [None, [4, 4, 4]])
-def test_a_coarse_pass_that_finds_nothing_is_said(tmp_path, ct, spacing):
+def test_coarse_pass_that_finds_nothing_gets_a_warning(tmp_path, ct, spacing):
     package = threshold_pair(tmp_path, [5000], [0], preparation={"spacing": spacing}, coarse_windows=1)
     result = run(package, ct, maps=("probability",))
     assert not result.labels.array.any() and not result.maps["probability"].any()
@@ -217,7 +217,7 @@ def test_a_coarse_pass_that_finds_nothing_is_said(tmp_path, ct, spacing):
     assert result.report["volumes_ml"] == {"Part 1": 0}
 
 
-def test_the_command_line_says_so_too(tmp_path, capsys, ct_image):
+def test_command_line_warns_that_coarse_pass_found_nothing(tmp_path, capsys, ct_image):
     package = threshold_pair(tmp_path, [5000], [0], regions=True, coarse_windows=1)
     output = tmp_path / "out"
     call = ["segment", str(ct_image), "--model", str(package.path), "--output", str(output), "--threads", "1"]
@@ -230,7 +230,7 @@ def test_the_command_line_says_so_too(tmp_path, capsys, ct_image):
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["coarse", "fine"])
-def test_smaller_windows_where_memory_runs_out_in_either_pass(tmp_path, monkeypatch, one_by_one, ct, index):
+def test_windows_are_reduced_if_memory_runs_out_in_either_pass(tmp_path, monkeypatch, one_by_one, ct, index):
     package = threshold_pair(tmp_path, [BONE], [249.5], inference={"window": [32, 64, 64]})
     expected = run(package, ct)
     model = load_model(package, "cpu", "fp32")
@@ -246,47 +246,47 @@ def test_smaller_windows_where_memory_runs_out_in_either_pass(tmp_path, monkeypa
     assert np.prod(result.report["passes"][index]["window"]) <= 80_000
 
 
-def test_too_little_memory_in_the_fine_pass_is_a_sentence(tmp_path, monkeypatch, ct):
+def test_too_little_memory_in_fine_pass_is_reported(tmp_path, monkeypatch, ct):
     model = load_model(threshold_pair(tmp_path, [BONE], [249.5]), "cpu", "fp32")
     ShortOfMemory(monkeypatch, model, fits=10, index=1)
     assert "ROI" in refusal("out-of-memory", segment, model, [ct], SegmentOptions(threads=1))
 
 
 class UntilFraction(Recorded):
-    """Stops once so much of the whole was told to be done."""
+    """Stops once this fraction of the work is reported as done."""
 
     def __init__(self, fraction: float):
         super().__init__()
         self.fraction = fraction
 
     def cancelled(self):
-        return self.told[-1][1] >= self.fraction
+        return self.reports[-1][1] >= self.fraction
 
 
 FINE_BEGINS = 0.03 + 0.96 * COARSE_SHARE
 
 
 @pytest.mark.parametrize(("fraction", "passes_done"), [(0.03, 0), (FINE_BEGINS, 1)], ids=["coarse", "fine"])
-def test_cancel_is_heard_in_either_pass_and_leaves_the_model_whole(tmp_path, one_by_one, ct, fraction, passes_done):
+def test_cancel_works_in_either_pass_and_keeps_model_intact(tmp_path, one_by_one, ct, fraction, passes_done):
     model = load_model(threshold_pair(tmp_path, [BONE], [249.5]), "cpu", "fp32")
     windows = [0, 0]
     for index, predictor in enumerate(model.system.predictors):
         predictor.network.register_forward_hook(lambda *_, index=index: windows.__setitem__(index, windows[index] + 1))
     with pytest.raises(Cancelled):
         segment(model, [ct], SegmentOptions(threads=1), UntilFraction(fraction))
-    # The trial by which the cost is measured; of the pass's own windows none came to its end.
+    # Only the trial that measures the cost; none of the pass's own windows was completed.
     assert windows[passes_done] == 1 and windows[0] > 50 * passes_done and windows[1] == passes_done
     assert all(not layer._forward_pre_hooks for one in model.system.predictors for layer in one.network.modules())
 
 
-def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_path, one_by_one, ct):
+def test_progress_covers_both_passes_and_only_last_pass_updates_result(tmp_path, one_by_one, ct):
     package = threshold_pair(tmp_path, [BONE], [249.5], inference={"window": [16, 32, 32]})
     model, progress, arrays = load_model(package, "cpu", "fp32"), Recorded(), {}
-    seen = []
+    calls = []
     for predictor in model.system.predictors:
 
         def watching(windows, maps, *how, predictor=predictor, predict=predictor.predict):
-            seen.append((predictor, progress.told[-1][1], np.count_nonzero(arrays["labels"])))
+            calls.append((predictor, progress.reports[-1][1], np.count_nonzero(arrays["labels"])))
             return predict(windows, maps, *how)
 
         predictor.predict = watching
@@ -296,15 +296,15 @@ def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_pa
         return arrays[name]
 
     segment(model, [ct], SegmentOptions(threads=1), progress, allocate)
-    fractions = [fraction for _, fraction, _ in progress.told]
+    fractions = [fraction for _, fraction, _ in progress.reports]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
-    coarse, fine = ([item[1:] for item in seen if item[0] is one] for one in model.system.predictors)
+    coarse, fine = ([item[1:] for item in calls if item[0] is one] for one in model.system.predictors)
     assert all(fraction <= FINE_BEGINS + 1e-6 and grown == 0 for fraction, grown in coarse)
     assert all(fraction >= FINE_BEGINS - 1e-6 for fraction, _ in fine)
     assert fine[0][1] == 0 < fine[-1][1]
 
 
-def test_mirroring_is_for_the_fine_pass(tmp_path, one_by_one, ct):
+def test_mirroring_applies_only_to_fine_pass(tmp_path, one_by_one, ct):
     package = threshold_pair(tmp_path, [BONE], [249.5], coarse_windows=1, inference={"mirror_axes": ["W"]})
     model = load_model(package, "cpu", "fp32")
     calls = [0, 0]
@@ -314,7 +314,7 @@ def test_mirroring_is_for_the_fine_pass(tmp_path, one_by_one, ct):
     assert calls == [coarse["windows"] + 1, 2 * (fine["windows"] + 1)]
 
 
-def test_a_pair_of_resdsn_runs_as_any_network_does(tmp_path, hippocampus_image):
+def test_pair_of_resdsn_networks_runs(tmp_path, hippocampus_image):
     one = description("resdsn", base_width=8, inference={"window": [32, 32, 32]})
     document = coarse_to_fine(one, coarse_windows=1, fine_windows=2, margin=2)
     package = write_pair(tmp_path, document, *(random_weights(document, index) for index in (0, 1)))
@@ -346,7 +346,7 @@ def test_arguments_are_checked(change, field):
     assert f'"{field}"' in refusal("package-description", parse_description, document)
 
 
-def test_networks_are_two_and_of_the_models_channels():
+def test_networks_must_be_two_with_the_models_channels():
     document = coarse_to_fine(description())
     networks = document["system"]["networks"]
     document["system"]["networks"] = networks * 2

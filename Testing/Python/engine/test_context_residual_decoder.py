@@ -1,4 +1,4 @@
-"""The context residual decoder on the features of any network, those of others included."""
+"""The context residual decoder on the features of any network, including those of other libraries."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ PEERS = {
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_it_trains_on_the_features_of_a_network_of_others(peer):
+def test_decoder_trains_on_features_of_other_networks(peer):
     make, features_of, channels = PEERS[peer]
     torch.manual_seed(0)
     network, decoder = make(), ContextResidualDecoder(channels, input_channels=1, outputs=2, residual_outputs=1)
@@ -62,7 +62,7 @@ def test_it_trains_on_the_features_of_a_network_of_others(peer):
 
 
 @pytest.mark.parametrize("sizes", [(8, 4), (4, 2, 1), (16, 9, 7, 3, 2, 1)])
-def test_features_may_be_many_or_few_and_of_any_size(sizes):
+def test_number_and_size_of_features_are_flexible(sizes):
     image, features = torch.randn(1, 1, 8, 8, 8), [torch.randn(1, 16, size, size, size) for size in sizes]
     decoder = ContextResidualDecoder([16] * len(sizes), input_channels=1, outputs=2).eval()
     outputs = decoder(features, image, wanted=EVERYTHING)
@@ -72,7 +72,7 @@ def test_features_may_be_many_or_few_and_of_any_size(sizes):
 
 
 @pytest.mark.parametrize("channels", [(8,), (8,) * 7, (8, 12)])
-def test_features_that_it_cannot_take_are_refused(channels):
+def test_incompatible_features_are_refused(channels):
     with pytest.raises(ValueError, match="multiples of 8"):
         ContextResidualDecoder(channels, input_channels=1, outputs=2)
 
@@ -87,7 +87,7 @@ def test_parameters_on_every_backbone(backbone, parameters):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_backbone_is_the_encoder_of_its_own_network(backbone):
-    """Weights of the other paper's network fit, so that one may start from them."""
+    """Weights of the network from the other paper fit, so they can be used as starting weights."""
     network = build_network("conresnet", SMALL | {"backbone": backbone, "norm": "group"})
     if backbone != "residual":
         own = build_network(backbone, {"input_channels": 2, "outputs": 3, "base_width": 8, "norm": "group"})
@@ -98,7 +98,7 @@ def test_backbone_is_the_encoder_of_its_own_network(backbone):
     assert [feature.shape[2] for feature in features] == [16, 8, 4, 2]
 
 
-def test_an_unknown_backbone_is_named():
+def test_unknown_backbone_is_named():
     with pytest.raises(ValueError, match="'resnet50'"):
         build_network("conresnet", SMALL | {"backbone": "resnet50"})
     with pytest.raises(ValueError, match="'residual' has group norm"):

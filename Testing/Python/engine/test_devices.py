@@ -1,4 +1,4 @@
-"""Devices, precisions and threads, and what happens when memory runs out."""
+"""Devices, precisions and threads, and the fallbacks when memory runs out."""
 
 import math
 import os
@@ -26,7 +26,7 @@ from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
 
 
-def test_auto_takes_half_precision_only_where_the_processor_has_it(monkeypatch):
+def test_auto_uses_half_precision_only_if_cpu_supports_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for capabilities, precision in [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({}, "fp32")]:
@@ -35,7 +35,7 @@ def test_auto_takes_half_precision_only_where_the_processor_has_it(monkeypatch):
 
 
 @pytest.mark.parametrize(("version", "device"), [("2.8.0", "cpu"), ("2.9.1", "mps"), ("2.13.0", "mps")])
-def test_an_apple_gpu_is_used_where_pytorch_has_all_operators_for_it(monkeypatch, version, device):
+def test_apple_gpu_is_used_if_pytorch_has_all_operators(monkeypatch, version, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch, "__version__", version)
@@ -44,7 +44,7 @@ def test_an_apple_gpu_is_used_where_pytorch_has_all_operators_for_it(monkeypatch
         assert version in refusal("device-unavailable", choose_backend, "mps")
 
 
-def test_older_pytorch_is_asked_another_way(monkeypatch):
+def test_bf16_support_is_detected_with_older_pytorch(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
@@ -63,14 +63,14 @@ def test_older_pytorch_is_asked_another_way(monkeypatch):
         (3, 2, ["auto"] * 4),
     ],
 )
-def test_processes_are_spread_over_gpus_unless_a_device_was_chosen(monkeypatch, count, gpus, devices):
+def test_processes_are_spread_over_gpus_unless_device_is_set(monkeypatch, count, gpus, devices):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert [device_of_process("auto", process, gpus) for process in range(4)] == devices
     assert {device_of_process(name, 1, gpus) for name in ("cpu", "cuda:0")} == {"cpu", "cuda:0"}
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")])
-def test_gpus_compute_in_the_best_they_have(monkeypatch, capability, precision):
+def test_gpus_use_best_supported_precision(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose_backend("cuda:1") == Backend(torch.device("cuda:1"), precision)
@@ -92,11 +92,11 @@ def test_gpus_compute_in_the_best_they_have(monkeypatch, capability, precision):
         ("precision-unavailable", ("cpu", "fp16")),
     ],
 )
-def test_refusals(code, arguments):
+def test_invalid_devices_and_precisions_are_refused(code, arguments):
     refusal(code, choose_backend, *arguments)
 
 
-def test_a_desktop_keeps_one_core(monkeypatch):
+def test_one_core_is_left_free(monkeypatch):
     monkeypatch.delitem(os.environ, "OMP_NUM_THREADS", raising=False)
     for cores, threads in [(1, 1), (2, 2), (3, 2), (16, 15)]:
         monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
@@ -105,14 +105,14 @@ def test_a_desktop_keeps_one_core(monkeypatch):
     assert default_threads() == 16
 
 
-def test_threads_are_as_before_afterwards():
+def test_number_of_threads_is_restored():
     before = torch.get_num_threads()
     with using_threads(before + 1) as count:
         assert count == torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 
-def test_threads_hold_for_itk_too(monkeypatch):
+def test_number_of_threads_applies_to_itk(monkeypatch):
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     monkeypatch.setattr("os.cpu_count", lambda: before + 1)
     with using_threads(before + 1):
@@ -133,21 +133,21 @@ def test_half_precision_agrees_with_single(tmp_path):
 
 
 def spoil(model, spoiled) -> None:
-    """Let the network of a model answer with nan where ``spoiled`` says so of the answer's number format."""
+    """Make a model's network return NaN where ``spoiled`` is true for the data type of its output."""
     layer = [layer for layer in model.system.predictors[0].network.modules() if isinstance(layer, torch.nn.Conv3d)][-1]
     layer.register_forward_hook(lambda layer, inputs, output: output * np.nan if spoiled(output.dtype) else output)
 
 
-def test_a_network_that_gives_no_numbers_is_a_sentence(tmp_path):
+def test_non_finite_network_output_is_reported(tmp_path):
     model = make_model(tmp_path)
     spoil(model, lambda number_format: True)
     for precision in ("fp32", "bf16"):
         options = SegmentOptions(threads=1, precision=precision)
-        sentence = refusal("network-not-finite", segment, model, [random_volume(grid((20, 24, 28)))], options)
-        assert model.description.title in sentence
+        message = refusal("network-not-finite", segment, model, [random_volume(grid((20, 24, 28)))], options)
+        assert model.description.title in message
 
 
-def test_values_beyond_half_precision_are_computed_in_single(tmp_path):
+def test_half_precision_overflow_falls_back_to_single(tmp_path):
     model = make_model(tmp_path)
     volume = random_volume(grid((20, 24, 28)))
     exact = segment(model, [volume], SegmentOptions(maps=("probability",), threads=1))
@@ -157,7 +157,7 @@ def test_values_beyond_half_precision_are_computed_in_single(tmp_path):
     assert np.array_equal(half.maps["probability"], exact.maps["probability"])
 
 
-def test_half_precision_is_tried_again_with_the_next_case(tmp_path):
+def test_half_precision_is_retried_for_next_case(tmp_path):
     model = make_model(tmp_path)
     spoiling = [True]
     spoil(model, lambda number_format: number_format != torch.float32 and spoiling[0])
@@ -168,7 +168,7 @@ def test_half_precision_is_tried_again_with_the_next_case(tmp_path):
 
 
 class ShortOfMemory:
-    """Makes a model's predictor fail for windows of more voxels than fit; of several the n-th."""
+    """Makes a model's predictor fail for windows with more voxels than fit; ``index`` selects the network."""
 
     def __init__(self, monkeypatch, model, fits, on="any", error=None, index=0):
         self.sizes, self.places, self.batches = [], [], []
@@ -194,7 +194,7 @@ class ShortOfMemory:
         monkeypatch.setattr(predictor, "place", moved)
 
 
-def test_smaller_windows_when_memory_runs_out(tmp_path, monkeypatch):
+def test_windows_are_reduced_if_memory_runs_out(tmp_path, monkeypatch):
     model = make_model(tmp_path, inference={"window": [64, 64, 64]})
     short = ShortOfMemory(monkeypatch, model, fits=70_000)
     result = segment(model, [random_volume(grid((60, 60, 60)))], SegmentOptions(threads=1))
@@ -204,8 +204,8 @@ def test_smaller_windows_when_memory_runs_out(tmp_path, monkeypatch):
     assert sum(row["voxels"] for row in result.report["segments"]) == np.count_nonzero(result.labels.array)
 
 
-def test_fewer_windows_at_once_before_smaller_ones(tmp_path, monkeypatch):
-    """As the answer does not depend on how many windows are computed at once, nobody needs to be told."""
+def test_batch_is_reduced_before_windows(tmp_path, monkeypatch):
+    """The result does not depend on the batch size, so there is no warning."""
     model = make_model(tmp_path, inference={"mirror_axes": ["W"]})
     volume = random_volume(grid((60, 60, 40)))
     expected = segment(model, [volume], SegmentOptions(threads=1))
@@ -216,7 +216,7 @@ def test_fewer_windows_at_once_before_smaller_ones(tmp_path, monkeypatch):
     assert np.array_equal(result.labels.array, expected.labels.array)
 
 
-def test_a_gpu_that_is_too_small_leaves_it_to_the_cpu(tmp_path, monkeypatch):
+def test_cpu_is_used_if_gpu_memory_is_too_small(tmp_path, monkeypatch):
     model = make_model(tmp_path, inference={"window": [64, 64, 64]})
     volume = random_volume(grid((60, 60, 60)))
     expected = segment(model, [volume], SegmentOptions(threads=1, precision="fp32"))
@@ -232,9 +232,9 @@ def test_a_gpu_that_is_too_small_leaves_it_to_the_cpu(tmp_path, monkeypatch):
 
 
 def a_gpu(monkeypatch, precision="fp32") -> None:
-    """Let "auto" be a GPU, as far as choosing it goes."""
+    """Let "auto" choose a GPU."""
     backend = Backend(torch.device("cuda:0"), precision)
-    monkeypatch.setattr("conresnet.inference.segmentation.choose_backend", lambda *asked: backend)
+    monkeypatch.setattr("conresnet.inference.segmentation.choose_backend", lambda *requested: backend)
     monkeypatch.setattr("conresnet.inference.devices.cpu_has_bf16", lambda: False)
 
 
@@ -250,7 +250,7 @@ FAILURES = [
 
 
 class FailingGPU:
-    """Raises an error at one of the steps on a GPU, and computes as the CPU does otherwise."""
+    """Raises an error in one of the steps on a GPU, and otherwise computes on the CPU."""
 
     def __init__(self, monkeypatch, at: str, error: Exception):
         a_gpu(monkeypatch)
@@ -276,7 +276,7 @@ class FailingGPU:
 
 @pytest.mark.parametrize("at", ["place", "window"])
 @pytest.mark.parametrize("error", FAILURES, ids=["kernel", "cuDNN", "driver", "MPS"])
-def test_a_gpu_that_fails_leaves_it_to_the_cpu_and_says_why(tmp_path, monkeypatch, at, error):
+def test_cpu_is_used_if_gpu_fails_and_reason_is_reported(tmp_path, monkeypatch, at, error):
     model = make_model(tmp_path)
     model.device = "auto"
     volume = random_volume(grid((30, 30, 30)))
@@ -290,17 +290,17 @@ def test_a_gpu_that_fails_leaves_it_to_the_cpu_and_says_why(tmp_path, monkeypatc
     assert np.array_equal(result.labels.array, expected.labels.array)
 
 
-@pytest.mark.parametrize(("asked", "used"), [("fp32", "fp32"), ("auto", "bf16")])
-def test_the_cpu_that_takes_over_keeps_to_fp32_if_that_was_asked_for(tmp_path, monkeypatch, asked, used):
+@pytest.mark.parametrize(("requested", "used"), [("fp32", "fp32"), ("auto", "bf16")])
+def test_cpu_fallback_keeps_requested_fp32(tmp_path, monkeypatch, requested, used):
     model = make_model(tmp_path)
     model.precision = "auto"
     FailingGPU(monkeypatch, "window", FAILURES[0])
     monkeypatch.setattr("conresnet.inference.devices.cpu_has_bf16", lambda: True)
-    result = segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1, precision=asked))
+    result = segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1, precision=requested))
     assert (result.report["device"], result.report["precision"]) == ("cpu", used)
 
 
-def test_a_gpu_without_room_for_the_network_leaves_it_to_the_cpu(tmp_path, monkeypatch):
+def test_cpu_is_used_if_network_does_not_fit_on_gpu(tmp_path, monkeypatch):
     model = make_model(tmp_path)
     gpu = FailingGPU(monkeypatch, "place", OUT_OF_MEMORY)
     result = segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1))
@@ -310,18 +310,18 @@ def test_a_gpu_without_room_for_the_network_leaves_it_to_the_cpu(tmp_path, monke
 
 
 @pytest.mark.parametrize("status", ["CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"])
-def test_an_allocation_that_fails_in_a_library_is_lack_of_memory(status):
+def test_failed_allocation_in_a_library_counts_as_out_of_memory(status):
     assert is_out_of_memory(RuntimeError(f"cuDNN error: {status}"))
     assert not is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"))
 
 
 @pytest.mark.parametrize("text", ["could not create a primitive", "could not execute a primitive"])
-def test_onednn_without_memory(text):
+def test_onednn_allocation_failure_counts_as_out_of_memory(text):
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(RuntimeError(f"{text} descriptor for a convolution forward propagation primitive"))
 
 
-def test_errors_that_are_not_about_the_gpu_are_not_hidden_by_the_cpu(tmp_path, monkeypatch):
+def test_unrelated_errors_do_not_cause_cpu_fallback(tmp_path, monkeypatch):
     model = make_model(tmp_path)
     FailingGPU(monkeypatch, "window", RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     with pytest.raises(RuntimeError, match="must match"):
@@ -332,7 +332,7 @@ def test_fp32_on_a_gpu_is_not_rounded_to_tf32():
     switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [switch.allow_tf32 for switch in switches]
     assert before[0], "PyTorch's own default"
-    # As another program in the same process may have it.
+    # Another program in the same process may have allowed it.
     switches[1].allow_tf32 = True
     try:
         with Backend(torch.device("cuda:0"), "fp32").computing():
@@ -342,13 +342,13 @@ def test_fp32_on_a_gpu_is_not_rounded_to_tf32():
         switches[1].allow_tf32 = before[1]
 
 
-def test_too_little_memory_for_anything_is_a_sentence(tmp_path, monkeypatch):
+def test_too_little_memory_for_any_window_is_reported(tmp_path, monkeypatch):
     model = make_model(tmp_path)
     error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
     ShortOfMemory(monkeypatch, model, fits=10, error=error)
     volume = random_volume(grid((30, 30, 30)))
-    sentence = refusal("out-of-memory", segment, model, [volume], SegmentOptions(threads=1))
-    assert re.search("ROI", sentence)
+    message = refusal("out-of-memory", segment, model, [volume], SegmentOptions(threads=1))
+    assert re.search("ROI", message)
 
 
 @pytest.mark.parametrize("step", ["prepare", "_report"])
@@ -357,7 +357,7 @@ def test_too_little_memory_for_anything_is_a_sentence(tmp_path, monkeypatch):
     [MemoryError("Unable to allocate 9 GiB"), RuntimeError("ITK ERROR: Failed to allocate memory for image.")],
     ids=["numpy", "ITK"],
 )
-def test_too_little_memory_beside_the_windows_is_a_sentence(tmp_path, monkeypatch, step, error):
+def test_too_little_memory_outside_the_network_is_reported(tmp_path, monkeypatch, step, error):
     def short(*arguments):
         raise error
 
@@ -366,7 +366,7 @@ def test_too_little_memory_beside_the_windows_is_a_sentence(tmp_path, monkeypatc
     assert "ROI" in refusal("out-of-memory", segment, make_model(tmp_path), [volume], SegmentOptions(threads=1))
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path, monkeypatch):
+def test_other_errors_do_not_count_as_out_of_memory(tmp_path, monkeypatch):
     model = make_model(tmp_path)
     ShortOfMemory(monkeypatch, model, fits=10, error=RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
@@ -374,7 +374,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path, monkeypatch):
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_library_that_does_not_fit_into_memory_is_lack_of_memory():
+def test_library_that_does_not_fit_into_memory_counts_as_out_of_memory():
     text = "libtorch_cpu.so: failed to map segment from shared object"
     assert as_user_error(ImportError(text)).code == "memory-short"
     assert as_user_error(ImportError(f"{text}: Operation not permitted")) is None, "as in a folder without execution"

@@ -1,4 +1,4 @@
-"""Models of several networks: what they say together, how they are described, and what is refused."""
+"""Models with several networks: their combined outputs, their description, and invalid ones."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def ensemble_of(document: dict[str, Any], count: int) -> dict[str, Any]:
 
 
 def write_ensemble(folder: Path, document: dict[str, Any], members: list[ModelPackage]) -> ModelPackage:
-    """A package of the single models' weights."""
+    """Write a package with the weights of the single models."""
     files = {f"network_{index}.safetensors": member.read_file(WEIGHTS) for index, member in enumerate(members)}
     return write_package(parse_description(document), files, folder)
 
 
 def make_members(folder: Path, count: int, **settings: Any) -> tuple[list[ModelPackage], ModelPackage]:
-    """Single models of random weights, and the ensemble of them."""
+    """Make single models with random weights, and the ensemble of them."""
     document = description(**settings)
     members = [write_model(folder / f"member {index}", document, seed=index, scale=3) for index in range(count)]
     return members, write_ensemble(folder / "ensemble", ensemble_of(document, count), members)
@@ -79,19 +79,19 @@ def test_every_map_is_the_mean_of_the_members(tmp_path, regions, inference):
     for name in MAPS:
         each = np.stack([single.maps[name].astype(np.float64) for single in singles])
         assert np.ptp(each, axis=0).mean() > 0
-        # As exact as half precision, in which maps are given, keeps the members.
+        # As precise as half precision, in which maps are returned.
         assert np.abs(result.maps[name] - each.mean(axis=0)).max() <= 1e-3 * np.abs(each).max(), name
-    # The members' own uncertainty is the rest of the ensemble's.
-    both = run(together, volume, maps=("uncertainty", "disagreement")).maps
+    # Disagreement is the ensemble's uncertainty minus the mean uncertainty of its members.
+    maps = run(together, volume, maps=("uncertainty", "disagreement")).maps
     own = np.mean([run(member, volume, maps=("uncertainty",)).maps["uncertainty"][0] for member in members], axis=0)
     if not regions and not inference:
-        assert both["disagreement"][0] == pytest.approx(both["uncertainty"][0] - own, abs=5e-3)
-    assert 0.01 < both["disagreement"].mean() < both["uncertainty"].mean()
+        assert maps["disagreement"][0] == pytest.approx(maps["uncertainty"][0] - own, abs=5e-3)
+    assert 0.01 < maps["disagreement"].mean() < maps["uncertainty"].mean()
     differing = [np.mean(result.labels.array != single.labels.array) for single in singles]
     assert max(differing) > 0
 
 
-def test_networks_of_unequal_width_and_maps_go_together(tmp_path):
+def test_networks_with_different_widths_and_maps_can_be_combined(tmp_path):
     document = ensemble_of(description(), 2)
     document["system"]["networks"][1]["arguments"] |= {"base_width": 16, "attention_mapping": False}
     files = {}
@@ -104,32 +104,32 @@ def test_networks_of_unequal_width_and_maps_go_together(tmp_path):
     assert "no attention map" in refusal("map-unavailable", run, package, volume, maps=("attention",))
 
 
-def test_progress_runs_over_all_members_and_cancel_is_heard_in_the_last(tmp_path):
+def test_progress_covers_all_members_and_cancel_works_in_last_one(tmp_path):
     package = make_members(tmp_path, 3)[1]
     volume = random_volume(grid((32, 32, 32)))
 
     class Watched(Progress):
         def __init__(self, stop_at: int = 10**9):
-            self.asked, self.stop_at = 0, stop_at
+            self.checks, self.stop_at = 0, stop_at
 
         def cancelled(self):
-            self.asked += 1
-            return self.asked >= self.stop_at
+            self.checks += 1
+            return self.checks >= self.stop_at
 
     whole, one = Watched(), Watched()
     model = load_model(package, "cpu", "fp32")
     segment(model, [volume], SegmentOptions(threads=1), whole)
     single = load_model(write_model(tmp_path / "single", description()), "cpu", "fp32")
     segment(single, [volume], SegmentOptions(threads=1), one)
-    assert whole.asked > 2.5 * one.asked
-    late = Watched(int(0.9 * whole.asked))
+    assert whole.checks > 2.5 * one.checks
+    late = Watched(int(0.9 * whole.checks))
     with pytest.raises(Cancelled):
         segment(model, [volume], SegmentOptions(threads=1), late)
-    assert late.asked == late.stop_at
+    assert late.checks == late.stop_at
 
 
-def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_path):
-    """At most two of the members' answers are in memory at once: the sum, and the latest."""
+def test_memory_per_window_does_not_grow_with_number_of_networks(monkeypatch, tmp_path):
+    """At most two of the members' outputs are in memory at once: the sum and the latest one."""
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
     model = load_model(package, "cpu", "fp32")
@@ -140,21 +140,21 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     held: list = []
 
     def counted(member, windows, maps, *how):
-        answers = plain(member, windows, maps, *how)
+        outputs = plain(member, windows, maps, *how)
         gc.collect()
-        held.append(weakref.ref(answers[0]["probability"]))
+        held.append(weakref.ref(outputs[0]["probability"]))
         alive.append(sum(reference() is not None for reference in held))
-        return answers
+        return outputs
 
     monkeypatch.setattr(SingleNetwork, "predict", counted)
     ensemble.predict(torch.zeros(1, 1, 16, 16, 16), ("probability",))
     assert len(alive) == 5 and max(alive) <= 2
 
 
-def test_a_single_network_is_loaded_by_its_index(tmp_path):
+def test_single_network_is_loaded_by_index(tmp_path):
     members, together = make_members(tmp_path, 2)
-    sentence = refusal("network-ambiguous", conresnet.load_network, together)
-    assert "2 networks" in sentence and "0 to 1" in sentence
+    message = refusal("network-ambiguous", conresnet.load_network, together)
+    assert "2 networks" in message and "0 to 1" in message
     refusal("network-not-found", conresnet.load_network, together, 2)
     expected = conresnet.load_network(members[1]).state_dict()
     found = conresnet.load_network(together, 1).state_dict()
@@ -169,21 +169,21 @@ def test_a_single_network_is_loaded_by_its_index(tmp_path):
         ({"residual_axis": "H"}, "system.networks[1].arguments.residual_axis"),
     ],
 )
-def test_members_that_do_not_fit_together_are_refused(change, field):
+def test_incompatible_members_are_refused(change, field):
     document = ensemble_of(description(), 2)
     document["system"]["networks"][1]["arguments"].update(change)
     assert field in refusal("package-description", parse_description, document)
 
 
-def test_models_show_names_the_networks_and_their_card(tmp_path, capsys):
+def test_models_show_prints_networks_and_model_card(tmp_path, capsys):
     package = make_members(tmp_path, 3)[1]
     assert main(["models", "show", str(package.path)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     size = package.count_parameters("network_0.safetensors") / 1e6
-    assert f"Networks 3 of conresnet, each {size:.2f} M parameters" in shown and "System ensemble" in shown
-    assert "Model card" not in shown
+    assert f"Networks 3 of conresnet, each {size:.2f} M parameters" in output and "System ensemble" in output
+    assert "Model card" not in output
     files = {name: package.read_file(name) for name in package.description.files}
     carded = write_package(package.description, {**files, "MODEL_CARD.md": b"# A model\n"}, tmp_path / "carded")
     assert main(["models", "show", str(carded.path)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"Model card {carded.path / 'MODEL_CARD.md'}" in shown
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"Model card {carded.path / 'MODEL_CARD.md'}" in output

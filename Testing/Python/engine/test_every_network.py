@@ -1,4 +1,4 @@
-"""What every network must do, whatever its paper: any size, every parameter of use, windows like the whole."""
+"""Requirements for every network: any input size, gradients for every parameter, windows consistent with the whole."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ BATCH_NORM = ["voxresnet", "resdsn", "fresdsn", "unet", "pyramid"]
 
 
 def make(case: str) -> torch.nn.Module:
-    """With norms that have seen data, so that evaluation is not all but the identity."""
+    """Make a network whose norms have real statistics, so that they are not close to the identity in evaluation."""
     torch.manual_seed(0)
     kind, arguments = CASES[case]
     network = build_network(kind, SMALL | arguments)
@@ -44,7 +44,7 @@ def training_batch(kind: str) -> torch.Tensor:
     "shape",
     [(1, 2, 3), (17, 1, 33), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((16, 24, 8), (7, 20, 9)))],
 )
-def test_outputs_have_the_size_of_the_input(case, shape):
+def test_outputs_have_size_of_input(case, shape):
     network = make(case)
     outputs = network(torch.randn(1, 2, *shape))
     assert set(outputs) == network.provides & set(TRAINING_OUTPUTS)
@@ -55,7 +55,7 @@ def test_outputs_have_the_size_of_the_input(case, shape):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_parameter_learns(case):
+def test_every_parameter_gets_gradients(case):
     network = make(case).train()
     outputs = network(training_batch(CASES[case][0]))
     loss = outputs["segmentation"].square().mean()
@@ -72,7 +72,7 @@ def auxiliary_weights(network: torch.nn.Module) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_case_does_not_see_the_others_of_its_batch(case):
+def test_result_of_a_case_does_not_depend_on_its_batch(case):
     network, images = make(case), torch.randn(2, 2, 9, 16, 8)
     together = network(images)["segmentation"]
     for image, logits in zip(images, together, strict=True):
@@ -80,8 +80,8 @@ def test_a_case_does_not_see_the_others_of_its_batch(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_half_precision_keeps_the_probabilities(case):
-    """As windows are computed where the device can: bfloat16, channels last."""
+def test_half_precision_gives_similar_probabilities(case):
+    """As windows are computed on devices that support it: bfloat16, channels last."""
     network, images = make(case), torch.randn(1, 2, 9, 16, 24)
     exact = network(images)["segmentation"].detach().sigmoid()
     network = network.to(memory_format=torch.channels_last_3d)
@@ -91,8 +91,8 @@ def test_half_precision_keeps_the_probabilities(case):
 
 
 @pytest.mark.parametrize("case", BATCH_NORM)
-def test_the_inside_of_a_window_is_as_in_the_whole_volume(case):
-    """Batch norm does not see the window, so that far from its borders nothing tells it from the volume."""
+def test_interior_of_a_window_matches_whole_volume(case):
+    """Batch norm does not depend on the window in evaluation, so far from its borders, it equals the whole volume."""
     network, volume = make(case), torch.randn(1, 2, 8, 8, 320)
     whole = network(volume)["segmentation"]
     window = network(volume[..., 64:256])["segmentation"]
@@ -109,6 +109,6 @@ def test_wrong_arguments_are_refused(case, wrong):
 
 
 @pytest.mark.parametrize("kind", ["voxresnet", "resdsn", "unet"])
-def test_an_unknown_norm_is_named(kind):
+def test_unknown_norm_is_named(kind):
     with pytest.raises(ValueError, match="'layer'"):
         build_network(kind, SMALL | {"norm": "layer"})

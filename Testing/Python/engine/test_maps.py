@@ -1,4 +1,4 @@
-"""Which maps a model makes, told from its description and by the networks, and the maps computed from the result."""
+"""Maps that a model provides, according to its description and its networks, and maps computed from the result."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ def arguments_of(kind: str) -> dict:
 
 
 def maps_of(network: nn.Module) -> set[str]:
-    """The maps that are made of what a network gives."""
+    """Maps made from the outputs of a network."""
     return {name for name, kind in MAPS.items() if kind.output in network.provides}
 
 
 def inner(kind: str, **settings) -> dict:
-    """A network as auto-context takes it."""
+    """A network in the format expected by auto-context."""
     own = {**arguments_of(kind), **settings}
     return {"network": {"type": kind, "arguments": {key: own[key] for key in set(own) - {"input_channels", "outputs"}}}}
 
@@ -54,7 +54,7 @@ def test_every_network_is_among_the_cases():
 
 
 @pytest.mark.parametrize(("kind", "settings", "expected"), CASES)
-def test_the_description_tells_what_the_network_gives(tmp_path, kind, settings, expected):
+def test_description_and_network_agree_on_maps(tmp_path, kind, settings, expected):
     document = description(kind)
     document["system"]["networks"][0]["arguments"] = {**arguments_of(kind), **settings}
     assert provided_maps(parse_description(document)) == expected
@@ -62,14 +62,14 @@ def test_the_description_tells_what_the_network_gives(tmp_path, kind, settings, 
     assert maps_of(model.system.predictors[0].network) == expected
 
 
-def test_the_plane_of_residuals_is_that_of_a_network_which_has_them():
+def test_residual_plane_is_that_of_a_network_with_residuals():
     assert residual_plane(parse_description(description("conresnet"))) == "axial"
     assert residual_plane(parse_description(description("conresnet", residual_axis="H"))) == "coronal"
     assert residual_plane(parse_description(description("conresnet", residual_mapping=False))) == ""
     assert residual_plane(parse_description(description("voxresnet", base_width=8))) == ""
 
 
-def test_of_two_passes_the_last_one_makes_the_maps(tmp_path):
+def test_maps_come_from_last_of_two_passes(tmp_path):
     document = coarse_to_fine(description("resdsn", base_width=8), fine=description("conresnet"))
     package = write_pair(tmp_path, document, *(random_weights(document, index) for index in (0, 1)))
     _, fine = load_model(package, "cpu", "fp32").system.predictors
@@ -83,17 +83,17 @@ def bits(*probabilities: float) -> float:
 def test_uncertainty_and_disagreement_are_entropies_between_0_and_1():
     found = uncertainty(np.array([[0.5, 1.0, 0.0, 1 / 3], [0.25, 0.0, 0.0, 1 / 3]], np.float32), exclusive=True)
     assert found == pytest.approx([bits(0.5, 0.25, 0.25) / np.log2(3), 0, 0, 1], abs=1e-5)
-    # Overlapping regions are decided one by one; the least certain counts.
+    # Overlapping regions are treated separately; the least certain one counts.
     found = uncertainty(np.array([[0.5, 1.0, 0.9], [0.1, 0.0, 0.8]], np.float32), exclusive=False)
     assert found == pytest.approx([1, 0, bits(0.8, 0.2)], abs=1e-5)
-    # Two members that are certain and disagree, that are unsure and agree, and one of each.
+    # Two members that are certain and disagree, unsure and agree, and one of each.
     members = np.array([[[1, 0.5, 1]], [[0, 0.5, 0.5]]], np.float32)
-    parts = members.mean(axis=0), np.mean([entropies(one, True) for one in members], axis=0)
-    assert disagreement(*parts, True) == pytest.approx([1, 0, bits(0.75, 0.25) - 0.5], abs=1e-5)
+    means = members.mean(axis=0), np.mean([entropies(one, True) for one in members], axis=0)
+    assert disagreement(*means, True) == pytest.approx([1, 0, bits(0.75, 0.25) - 0.5], abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"regions": True}, {"residual_outputs": 1}, {"spacing": [2.0, 1.0, 1.0]}])
-def test_maps_of_the_result_fit_its_labels_probabilities_and_predicted_residual(tmp_path, settings):
+def test_maps_of_result_match_labels_probabilities_and_predicted_residual(tmp_path, settings):
     settings = dict(settings)
     spacing = settings.pop("spacing", None)
     model = make_model(tmp_path, scale=3, preparation={"spacing": spacing}, residual_axis="S", **settings)
@@ -102,7 +102,7 @@ def test_maps_of_the_result_fit_its_labels_probabilities_and_predicted_residual(
     maps = {name: array.astype(np.float32) for name, array in result.maps.items()}
     exclusive = not settings.get("regions")
     assert maps["uncertainty"][0] == pytest.approx(uncertainty(maps["probability"], exclusive), abs=0.02)
-    # The model's slices are two of the image's where its spacing is twice as large.
+    # If the model's spacing is twice as large, one of its slices is two of the image's.
     step = 2 if spacing else 1
     labels = result.labels.array if result.regions is None else result.regions[0]
     if exclusive:
@@ -121,7 +121,7 @@ def test_maps_of_the_result_fit_its_labels_probabilities_and_predicted_residual(
     assert (only["residual_difference"] == result.maps["residual_difference"]).all()
 
 
-def test_a_segment_does_not_end_where_the_roi_ends(tmp_path):
+def test_roi_border_is_not_a_residual(tmp_path):
     model = make_model(tmp_path, scale=3, residual_axis="S")
     volume = random_volume(grid((12, 16, 14)))
     roi = BoxROI.from_bounds((-100, 100, -100, 100, 22.5, 28.5))

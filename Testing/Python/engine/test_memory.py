@@ -1,4 +1,4 @@
-"""Peak memory, measured in processes of their own."""
+"""Peak memory, measured in separate processes."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ print(result.report["windows"], {PEAK_MEMORY})
 
 
 def peak(model: Path, depth: int) -> tuple[int, int]:
-    """Windows and peak bytes of segmenting a volume of so many slices."""
+    """Number of windows and peak memory in bytes when segmenting a volume with this many slices."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(FOLDERS), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(model), str(depth)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
@@ -55,5 +55,5 @@ def test_peak_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
     few, low = peak(model, shallow)
     many, high = peak(model, deep)
     assert many > 5 * few
-    # The image takes two bytes a voxel and the labels one; four probabilities in float32 would take sixteen more.
+    # The image takes two bytes per voxel and the labels one; four float32 probabilities would take sixteen more.
     assert (high - low) / ((deep - shallow) * SIDE * SIDE) < 8

@@ -1,4 +1,4 @@
-"""Every network as a model package: a real case through the engine is what the network itself says of it."""
+"""Every network as a model package: the engine's result for a real case equals the network's own output."""
 
 import numpy as np
 import pytest
@@ -31,12 +31,12 @@ ARGUMENTS = {
 }
 
 
-def test_no_network_is_left_out():
+def test_all_networks_are_tested():
     assert set(ARGUMENTS) == set(network_names())
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
-def test_a_case_gets_what_the_network_says(tmp_path, hippocampus_image, kind):
+def test_result_of_a_case_matches_network_output(tmp_path, hippocampus_image, kind):
     array = read_volume(hippocampus_image).array[:32, :48, :32]
     volume = Volume(array, grid(array.shape), "hippocampus")
     assert np.array_equal(model_array(volume)[1], array)
@@ -54,24 +54,27 @@ def test_a_case_gets_what_the_network_says(tmp_path, hippocampus_image, kind):
     x = torch.from_numpy(array.astype(np.float32) / array.max() * 2 - 1)[None, None]
     with torch.inference_mode():
         logits = network(x, wanted=("segmentation", "residual"))
-    said = {"probability": logits["segmentation"].softmax(1)[0, 1:], "residual": logits.get("residual", x)[0].sigmoid()}
+    expected = {
+        "probability": logits["segmentation"].softmax(1)[0, 1:],
+        "residual": logits.get("residual", x)[0].sigmoid(),
+    }
     for name in maps:
-        # But for rounding: maps are given in half precision, and standardized weights are folded beforehand.
-        difference = np.abs(result.maps[name] - said[name].numpy())
-        assert difference.mean() < 0.02 * said[name].std() and difference.max() < 0.02
+        # Up to rounding: maps are stored in half precision, and weight standardization is folded into the weights.
+        difference = np.abs(result.maps[name] - expected[name].numpy())
+        assert difference.mean() < 0.02 * expected[name].std() and difference.max() < 0.02
 
 
-def test_weights_that_are_whole_numbers_are_refused(tmp_path):
+def test_integer_weights_are_refused(tmp_path):
     package = write_model(tmp_path / "model", description())
     weights = safetensors.torch.load_file(package.path / "network.safetensors")
-    whole = safetensors.torch.save({name: tensor.to(torch.int32) for name, tensor in weights.items()})
-    package = write_package(package.description, {"network.safetensors": whole}, package.path, overwrite=True)
+    content = safetensors.torch.save({name: tensor.to(torch.int32) for name, tensor in weights.items()})
+    package = write_package(package.description, {"network.safetensors": content}, package.path, overwrite=True)
     assert "floating-point" in refusal("weights-type", load_network, package.path)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(float("nan"), torch.float32), (1e300, torch.float64)])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value, kind):
-    """Before an image is read, and when a package is verified. What counts is the value in fp32, which is computed."""
+    """Before an image is read, and when a package is verified. The values after conversion to fp32 are checked."""
     package = write_model(tmp_path / "model", description())
     weights = safetensors.torch.load_file(package.path / "network.safetensors")
     name = next(iter(weights))
@@ -84,17 +87,17 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, kind):
     assert main(["models", "verify", str(package.path)]) == 2
 
 
-def test_a_description_of_a_huge_network_is_refused_before_it_takes_memory(tmp_path):
-    """Its weights are small; 2048 channels a stage and more would be hundreds of gigabytes."""
+def test_description_of_a_huge_network_is_refused_before_allocation(tmp_path):
+    """Its weights are small, but with 2048 channels per stage or more, the network would take hundreds of gigabytes."""
     package = write_model(tmp_path / "model", description())
     file = package.path / "model.json"
     file.write_text(file.read_text().replace('"base_width": 8', '"base_width": 2048'))
-    sentence = refusal("weights-shape", load_network, package.path)
-    assert "the tensor" in sentence and "network.safetensors" in sentence
+    message = refusal("weights-shape", load_network, package.path)
+    assert "the tensor" in message and "network.safetensors" in message
 
 
 @pytest.mark.parametrize("width", ["8000000000000", "8e12"])
-def test_a_network_of_more_than_can_be_counted_is_refused_in_a_sentence(tmp_path, width):
+def test_network_with_too_many_parameters_to_count_is_refused(tmp_path, width):
     package = write_model(tmp_path / "model", description())
     file = package.path / "model.json"
     file.write_text(file.read_text().replace('"base_width": 8', f'"base_width": {width}'))
@@ -109,8 +112,8 @@ def test_a_network_of_more_than_can_be_counted_is_refused_in_a_sentence(tmp_path
         ('"type": "conresnet"', '"type": "othernet"', "network-unknown"),
     ],
 )
-def test_wrong_arguments_are_told_from_an_unknown_network(tmp_path, old, new, code):
-    """For an unknown one, another package may be missing; wrong arguments are in the model itself."""
+def test_wrong_arguments_and_unknown_network_give_different_errors(tmp_path, old, new, code):
+    """An unknown network may be in a package that is not installed; wrong arguments are an error in the model."""
     package = write_model(tmp_path / "model", description())
     file = package.path / "model.json"
     file.write_text(file.read_text().replace(old, new))

@@ -1,4 +1,4 @@
-"""ConResNet against the paper and against itself."""
+"""ConResNet compared with the paper, and consistency checks."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def small_network(**arguments) -> torch.nn.Module:
     return build_network("conresnet", SMALL | arguments).eval()
 
 
-def test_parameters_are_those_that_act_in_the_papers_networks():
+def test_parameter_counts_match_the_papers_networks():
     assert count(build_network("conresnet", PAPER)) == 19_018_732
     baseline = {"residual_mapping": False, "attention_mapping": False}
     assert count(build_network("conresnet", PAPER | baseline)) == 18_783_715
@@ -33,7 +33,7 @@ def test_encoder_has_nine_residual_blocks():
 
 
 @pytest.mark.parametrize("shape", [(16, 24, 32), (3, 2, 2), (7, 20, 33), (1, 40, 9)])
-def test_outputs_have_the_size_of_the_input(shape):
+def test_outputs_have_size_of_input(shape):
     outputs = small_network()(torch.randn(1, 2, *shape), wanted=EVERYTHING)
     assert outputs["segmentation"].shape == (1, 3, *shape)
     assert [residual.shape for residual in outputs["residuals"]] == [(1, 2, *shape)] * 3
@@ -42,7 +42,7 @@ def test_outputs_have_the_size_of_the_input(shape):
     assert all(torch.isfinite(outputs[name]).all() for name in ("segmentation", "attention", "features"))
 
 
-def test_only_what_is_wanted_is_given_and_is_the_same():
+def test_only_requested_outputs_are_returned_with_same_values():
     network, image = small_network(), torch.randn(1, 2, 8, 16, 16)
     everything = network(image, wanted=EVERYTHING)
     alone = network(image, wanted=("residual",))
@@ -50,7 +50,7 @@ def test_only_what_is_wanted_is_given_and_is_the_same():
     torch.testing.assert_close(alone["residual"], everything["residuals"][0])
 
 
-def test_every_parameter_learns():
+def test_every_parameter_gets_gradients():
     network = small_network().train()
     outputs = network(torch.randn(1, 2, 16, 16, 16))
     (outputs["segmentation"].square().mean() + sum(r.square().mean() for r in outputs["residuals"])).backward()
@@ -58,14 +58,14 @@ def test_every_parameter_learns():
     assert still == []
 
 
-def test_baseline_gives_no_residual_and_attention_needs_one():
+def test_baseline_has_no_residual_and_attention_requires_it():
     baseline = small_network(residual_mapping=False, attention_mapping=False)
     assert set(baseline(torch.randn(1, 2, 8, 8, 8), wanted=EVERYTHING)) == {"segmentation", "features"}
     with pytest.raises(ValueError, match="needs residual_mapping"):
         small_network(residual_mapping=False)
 
 
-def test_attention_changes_the_features_it_gates_and_nothing_before():
+def test_attention_changes_only_the_features_it_gates():
     image = torch.randn(1, 2, 8, 16, 16)
     gated = small_network()(image, wanted=EVERYTHING)
     before, after = gated["features"][0]
@@ -75,8 +75,8 @@ def test_attention_changes_the_features_it_gates_and_nothing_before():
     assert torch.equal(before, after)
 
 
-def test_residual_axes_are_one_network_turned():
-    """Turning filters, image and axis together turns the result: no axis is treated in its own way."""
+def test_residual_axes_are_equivalent_under_rotation():
+    """Rotating filters, image and axis together rotates the result: all axes are treated alike."""
     along_s, along_w = small_network(), small_network(residual_axis="W")
     along_w.load_state_dict(
         {name: value.transpose(2, 4) if value.ndim == 5 else value for name, value in along_s.state_dict().items()}
@@ -87,14 +87,14 @@ def test_residual_axes_are_one_network_turned():
     assert not torch.allclose(small_network(residual_axis="H")(image)["residuals"][0], along_s(image)["residuals"][0])
 
 
-def test_folding_changes_the_speed_and_not_the_result():
+def test_folding_weight_standardization_keeps_result():
     network, image = small_network(), torch.randn(1, 2, 16, 16, 16)
     before = network(image)["segmentation"]
     folded = fold_weight_standardization(fold_weight_standardization(network))
     torch.testing.assert_close(folded(image)["segmentation"], before, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     network, image = small_network(dropout=0.5), torch.randn(1, 2, 8, 8, 8)
     assert torch.equal(network(image)["segmentation"], network(image)["segmentation"])
     network.train()
@@ -111,8 +111,8 @@ def test_wrong_arguments_are_refused(arguments):
 
 
 @pytest.mark.parametrize("dropout", [-1, 1, 1e9, "foo", None, [], True])
-def test_dropout_that_is_no_share_is_refused(dropout):
-    """PyTorch would refuse some of them at the first step of a training, and take others."""
+def test_invalid_dropout_is_refused(dropout):
+    """PyTorch would refuse some of these values at the first training step, and accept others."""
     with pytest.raises(ValueError, match="dropout must be a share of at least 0 and below 1"):
         small_network(dropout=dropout)
 
@@ -122,7 +122,7 @@ def test_unknown_network_is_named():
         build_network("mystery", {})
 
 
-def test_a_network_without_arguments_has_no_closest_one(monkeypatch):
+def test_network_without_arguments_has_no_suggestions(monkeypatch):
     class Fixed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

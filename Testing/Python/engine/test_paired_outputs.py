@@ -11,7 +11,7 @@ PAIRS = [[1, 4], [5, 2]]
 """Of seven outputs: 0 is the background, 3 and 6 have no side."""
 
 
-def test_probabilities_are_those_of_the_structure_times_those_of_the_side():
+def test_probability_is_product_of_structure_and_side():
     outputs = PairedOutputs(7, PAIRS)
     assert outputs.inputs == 6
     x = torch.randn(2, 6, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -22,7 +22,7 @@ def test_probabilities_are_those_of_the_structure_times_those_of_the_side():
     torch.testing.assert_close(found, torch.stack(expected, 1))
 
 
-def test_the_cross_entropy_is_that_of_the_structure_and_that_of_the_side():
+def test_cross_entropy_is_sum_of_structure_and_side():
     outputs, generator = PairedOutputs(7, PAIRS), torch.Generator().manual_seed(1)
     x = torch.randn(1, 6, 4, 4, 4, generator=generator, dtype=torch.float64)
     label = torch.randint(0, 7, (1, 4, 4, 4), generator=generator)
@@ -34,12 +34,12 @@ def test_the_cross_entropy_is_that_of_the_structure_and_that_of_the_side():
 
 
 @pytest.mark.parametrize("pairs", [[[1, 1]], [[1, 2], [2, 3]], [[0, 1]], [[1, 7]], [[1, 2, 3]], [[1.0, 2]]])
-def test_pairs_that_are_none_are_refused(pairs):
+def test_invalid_pairs_are_refused(pairs):
     with pytest.raises(ValueError, match="pairs must"):
         PairedOutputs(7, pairs)
 
 
-def test_a_network_with_pairs_and_one_residual_gives_as_many_logits_as_outputs():
+def test_network_with_pairs_and_one_residual_has_one_logit_per_output():
     arguments = {"input_channels": 1, "outputs": 7, "residual_outputs": 1, "base_width": 8, "pairs": PAIRS}
     network = build_network("conresnet", arguments)
     found = network(torch.zeros(1, 1, 16, 16, 16))
@@ -48,5 +48,5 @@ def test_a_network_with_pairs_and_one_residual_gives_as_many_logits_as_outputs()
     assert network.segmentation_head.out_channels == 6
     without = build_network("conresnet", {**arguments, "pairs": []})
     assert without.segmentation_head.out_channels == 7
-    # Nothing but the head depends on pairs, so that weights of other models can be begun with.
+    # Only the head depends on pairs, so weights of other models can be used as starting weights.
     assert network.state_dict().keys() == without.state_dict().keys()

@@ -1,4 +1,4 @@
-"""ResDSN and its variants against what their paper states."""
+"""ResDSN and its variants compared with their paper."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def make(**arguments) -> nn.Module:
     return build_network("resdsn", SMALL | arguments).eval()
 
 
-def test_four_resolution_steps_of_one_to_two_convolutions_on_the_way_down_and_two_on_the_way_up():
+def test_four_levels_with_one_to_two_convolutions_down_and_two_up():
     network = make()
     sizes = []
     for layer in (*network.encoder.modules(), *network.decoder.modules()):
@@ -28,20 +28,20 @@ def test_four_resolution_steps_of_one_to_two_convolutions_on_the_way_down_and_tw
     assert sizes == down + [size for size in up for _ in range(2)]
 
 
-def test_every_deconvolution_has_a_kernel_of_4_and_a_stride_of_2():
+def test_every_deconvolution_has_kernel_4_and_stride_2():
     deconvolutions = [layer for layer in make().modules() if isinstance(layer, nn.ConvTranspose3d)]
-    # Three in the decoder, one from Conv2b, two from Conv3b.
+    # Three in the decoder, one after Conv2b, two after Conv3b.
     assert [(layer.kernel_size, layer.stride) for layer in deconvolutions] == [((4, 4, 4), (2, 2, 2))] * 6
 
 
 def test_parameters_at_the_chosen_widths():
-    whole, without = (parameter_count("resdsn", PAPER | {"deep_supervision": deep}) for deep in (True, False))
-    # What the two branches have: 2w -> w; 4w -> 2w -> w; a norm behind each, and a head behind each last one.
+    complete, without = (parameter_count("resdsn", PAPER | {"deep_supervision": deep}) for deep in (True, False))
+    # Layers of the two branches: 2w -> w; 4w -> 2w -> w; a norm after each, and a head at the end of each branch.
     branches = (64 * 32 + 128 * 64 + 64 * 32) * 64 + 2 * (32 + 64 + 32) + 2 * (32 * 2 + 2)
-    assert (whole, without) == (8_188_326, 8_188_326 - branches)
+    assert (complete, without) == (8_188_326, 8_188_326 - branches)
 
 
-def test_connections_of_table_1_add_nothing_to_learn_and_change_the_result():
+def test_connections_of_table_1_add_no_parameters_but_change_the_result():
     image = torch.randn(1, 1, 16, 16, 16)
     variants = [make(long_residual=long, short_residual=short) for long in (True, False) for short in (True, False)]
     states = [variant.state_dict() for variant in variants]
@@ -53,8 +53,8 @@ def test_connections_of_table_1_add_nothing_to_learn_and_change_the_result():
 
 
 @pytest.mark.parametrize("long_residual", [True, False])
-def test_fine_features_reach_the_decoder_by_the_long_connection_alone(long_residual):
-    """Without it all that the decoder knows comes from 1/8, and there a small detail may be lost."""
+def test_fine_features_reach_decoder_only_through_long_connection(long_residual):
+    """Without it, the decoder's only input is at 1/8 resolution, where a small detail may be lost."""
     network = make(long_residual=long_residual)
     for layer in network.encoder[1].modules():
         if isinstance(layer, nn.Conv3d):
@@ -64,7 +64,7 @@ def test_fine_features_reach_the_decoder_by_the_long_connection_alone(long_resid
     assert same != long_residual
 
 
-def test_branches_leave_from_conv2b_and_conv3b():
+def test_branches_start_at_conv2b_and_conv3b():
     network, image = make(), torch.randn(1, 1, 16, 16, 16)
     before = network(image)["auxiliary"]
     with torch.no_grad():
@@ -74,6 +74,6 @@ def test_branches_leave_from_conv2b_and_conv3b():
     assert network.auxiliary_weights(0.0) == network.auxiliary_weights(1.0) == (0.2, 0.4)
 
 
-def test_without_deep_supervision_there_are_no_branches():
+def test_no_branches_without_deep_supervision():
     network = make(deep_supervision=False)
     assert network.provides == {"segmentation"} and set(network(torch.zeros(1, 1, 8, 8, 8))) == {"segmentation"}

@@ -1,4 +1,4 @@
-"""The 3D U-Net of the multi-scale pyramid against the numbers its paper states."""
+"""The 3D U-Net of the multi-scale pyramid, compared with its paper."""
 
 import torch
 from torch import nn
@@ -7,12 +7,12 @@ from conresnet.networks import build_network
 from engine.network_sizes import parameter_count
 
 
-def test_it_has_over_19_million_parameters():
+def test_network_has_over_19_million_parameters():
     assert parameter_count("unet", {"input_channels": 1, "outputs": 8}) == 19_070_888
 
 
-def test_parameters_are_those_of_the_network_it_follows():
-    """Cicek et al. give 19,069,955 for 3 channels and 3 labels: a bias a convolution, and no scale in the norms."""
+def test_parameter_count_matches_original_unet():
+    """Cicek et al. give 19,069,955 for 3 channels and 3 labels: one bias per convolution, and no scale in the norms."""
     arguments = {"input_channels": 3, "outputs": 3}
     with torch.device("meta"):
         network = build_network("unet", arguments)
@@ -20,7 +20,7 @@ def test_parameters_are_those_of_the_network_it_follows():
     assert parameter_count("unet", arguments) - scales == 19_069_955
 
 
-def test_each_path_has_four_levels_of_two_convolutions():
+def test_each_path_has_four_levels_with_two_convolutions():
     network = build_network("unet", {"input_channels": 1, "outputs": 2, "base_width": 8})
     sizes = []
     for layer in network.modules():

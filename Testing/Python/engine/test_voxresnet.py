@@ -1,4 +1,4 @@
-"""VoxResNet against the numbers its paper states."""
+"""VoxResNet compared with the numbers in its paper."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def layers(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, kind)]
 
 
-def test_layers_are_as_many_as_the_paper_says():
+def test_number_of_layers_matches_the_paper():
     network = build_network("voxresnet", PAPER)
     convolutions = layers(network, nn.Conv3d)
     assert len(convolutions) == 25 and len(layers(network, nn.ConvTranspose3d)) == 4
@@ -35,23 +35,23 @@ def test_parameters_at_the_chosen_widths():
 def test_prediction_fuses_the_four_classifiers():
     torch.manual_seed(0)
     network, image = build_network("voxresnet", SMALL).eval(), torch.randn(1, 2, 9, 16, 10)
-    both = network(image)
-    assert len(both["auxiliary"]) == 4
-    torch.testing.assert_close(both["segmentation"], torch.stack(both["auxiliary"]).sum(0))
+    outputs = network(image)
+    assert len(outputs["auxiliary"]) == 4
+    torch.testing.assert_close(outputs["segmentation"], torch.stack(outputs["auxiliary"]).sum(0))
     alone = network(image, wanted=("segmentation",))
-    assert list(alone) == ["segmentation"] and torch.equal(alone["segmentation"], both["segmentation"])
-    # Each classifier looks from another scale.
-    assert all(not torch.allclose(both["auxiliary"][0], other) for other in both["auxiliary"][1:])
+    assert list(alone) == ["segmentation"] and torch.equal(alone["segmentation"], outputs["segmentation"])
+    # The classifiers work at different scales.
+    assert all(not torch.allclose(outputs["auxiliary"][0], other) for other in outputs["auxiliary"][1:])
 
 
-def test_auxiliary_weights_fall_from_one_to_a_thousandth():
+def test_auxiliary_weights_decrease_from_1_to_0_001():
     weights = build_network("voxresnet", SMALL).auxiliary_weights
     assert weights(0.0) == (1.0,) * 4
     assert weights(1.0) == pytest.approx((1e-3,) * 4)
     assert weights(0.5)[0] ** 2 == pytest.approx(weights(0.25)[0] * weights(0.75)[0])
 
 
-def test_voxres_module_adds_to_an_identity():
+def test_voxres_module_is_a_residual_block():
     module = VoxRes(8, "batch").eval()
     nn.init.zeros_(module.second[-1].weight)
     x = torch.randn(1, 8, 4, 5, 6)
