@@ -1,4 +1,4 @@
-"""A small model package for tests to write, bend and break."""
+"""A small model package that tests can write, change and damage."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ARGUMENTS = {"input_channels": 1, "outputs": 3, "residual_outputs": 2}
 
 
 def safetensors_bytes(numbers: int = 8) -> bytes:
-    """A safetensors file of one float32 tensor named ``weight``."""
+    """A safetensors file with one float32 tensor named ``weight``."""
     header = json.dumps({"weight": {"dtype": "F32", "shape": [numbers], "data_offsets": [0, 4 * numbers]}}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(4 * numbers)
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A whole and right `model.json` without its files, top-level fields changed as named."""
-    whole = {
+    """A complete and valid `model.json` without its files; top-level fields are changed as given."""
+    description = {
         "format": "conresnet-model",
         "format_version": 3,
         "name": "organ",
@@ -56,28 +56,28 @@ def document(**changes: Any) -> dict[str, Any]:
             ],
         },
     }
-    return {**copy.deepcopy(whole), **changes}
+    return {**copy.deepcopy(description), **changes}
 
 
-def older(whole: dict[str, Any], version: int) -> dict[str, Any]:
-    """A document as it was before version 3 of the format, which said what an ROI means."""
-    preparation = {key: value for key, value in whole["preparation"].items() if key != "roi"}
-    return {**whole, "format_version": version, "preparation": preparation}
+def older(description: dict[str, Any], version: int) -> dict[str, Any]:
+    """The document as it was before version 3 of the format, which introduced the meaning of an ROI."""
+    preparation = {key: value for key, value in description["preparation"].items() if key != "roi"}
+    return {**description, "format_version": version, "preparation": preparation}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The right document with one value inside it replaced; `path` is like ``output.segments.0.label``."""
-    whole = document()
+    """The valid document with one value replaced; `path` is like ``output.segments.0.label``."""
+    description = document()
     *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    place: Any = whole
+    place: Any = description
     for step in steps:
         place = place[step]
     place[last] = value
-    return whole
+    return description
 
 
 def make_folder(path: Path, description: dict[str, Any] | None = None, files: dict[str, bytes] | None = None) -> Path:
-    """A package folder as it lies on disk, written without the writer, so that it may be wrong in any way."""
+    """Create a package folder on disk without the package writer, so that it may be invalid in any way."""
     path.mkdir(parents=True)
     files = {WEIGHTS: safetensors_bytes()} if files is None else files
     listed = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
@@ -89,10 +89,10 @@ def make_folder(path: Path, description: dict[str, Any] | None = None, files: di
 
 
 def refusal(code: str, function, *arguments: Any, **keywords: Any) -> str:
-    """Call and return the sentence of the `UserError` with `code` that this must raise."""
+    """Call the function and return the message of the `UserError` with this `code` that it must raise."""
     with pytest.raises(UserError) as caught:
         function(*arguments, **keywords)
-    sentence = caught.value.message
-    assert caught.value.code == code, sentence
-    assert "\n" not in sentence and sentence.endswith((".", "?")), sentence
-    return sentence
+    message = caught.value.message
+    assert caught.value.code == code, message
+    assert "\n" not in message and message.endswith((".", "?")), message
+    return message

@@ -1,4 +1,4 @@
-"""The model `brain-structures` on a head that it never saw: against silver labels, and mirrored."""
+"""The model `brain-structures` on a head not used in training: compared with silver labels, and mirrored."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_mirrored_head_has_mirrored_structures(model: LoadedModel, head: Volum
             assert dice(found == labels[f"{side} {part}"], other == labels[f"{opposite} {part}"]) > 0.75
 
 
-def test_labels_are_those_of_freesurfer_in_one_piece(model: LoadedModel, found: np.ndarray) -> None:
+def test_labels_are_freesurfers_and_connected(model: LoadedModel, found: np.ndarray) -> None:
     names = names_of(model)
     assert [names[label] for label in (2, 17, 53, 16)] == [
         "Left cerebral white matter",

@@ -1,4 +1,4 @@
-"""The model `brain-tissue` on a real whole head that it never saw, held against silver labels, stored in other ways."""
+"""The model `brain-tissue` on a head not used in training, compared with silver labels, in other orientations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.volumes import stored
 LABELS = {"CSF": 1, "Gray matter": 2, "White matter": 3}
 LEAST_DICE = {"CSF": 0.62, "Gray matter": 0.85, "White matter": 0.89}
 LEAST_DICE_STRIPPED = {"CSF": 0.55, "Gray matter": 0.85, "White matter": 0.89}
-# Between what is found in an image and in a finer one of the same head, which is smoother once at the model's spacing.
+# Between the results of an image and of a finer one, which is smoother once resampled to the model's spacing.
 LEAST_AGREEMENT = {"CSF": 0.68, "Gray matter": 0.86, "White matter": 0.90}
 
 
@@ -49,13 +49,13 @@ def truth(head: Volume, head_label: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def middle(head: Volume) -> SegmentOptions:
-    """A cube of 96 mm in the middle of the head, which one window holds with its margin, so that little is computed."""
+    """A 96 mm cube in the center of the head; with its margin, it fits one window, so the test is fast."""
     return SegmentOptions(roi=BoxROI(head.grid.center, np.eye(3), np.full(3, 96.0)))
 
 
 @pytest.fixture(scope="module")
 def expected(model, head: Volume, middle: SegmentOptions) -> np.ndarray:
-    """What is found in that cube of the image as it is stored."""
+    """The result in that cube for the image as it is stored."""
     result = segment(model, [head], middle)
     assert result.report["windows"] == 1
     return result.labels.array
@@ -68,11 +68,11 @@ def dice(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def too_low(found: dict[str, float], least: dict[str, float]) -> dict[str, float]:
-    """The tissues whose Dice is below what is asked for, so that a failure names them."""
+    """Tissues whose Dice is below the required value, so that a failure names them."""
     return {name: value for name, value in found.items() if not value >= least[name]}
 
 
-def test_it_is_small_and_says_what_it_was_trained_on(package):
+def test_package_is_small_and_describes_training_data(package):
     assert sum(file.stat().st_size for file in package.path.iterdir()) <= 20e6
     description = package.description
     assert description.license == "CC-BY-SA-3.0" and "IXI" in description.attribution
@@ -81,21 +81,21 @@ def test_it_is_small_and_says_what_it_was_trained_on(package):
         assert "silver" in text, "labels of a program are not an expert's"
 
 
-def test_a_whole_head_it_never_saw_is_segmented_without_a_region(model, head, truth):
+def test_unseen_whole_head_is_segmented_without_roi(model, head, truth):
     found = dice(segment(model, [head], SegmentOptions(fast=True)).labels.array, truth)
     assert too_low(found, LEAST_DICE) == {}
 
 
 @pytest.mark.slow
-def test_a_whole_head_it_never_saw_gets_the_dice_that_metrics_say(package, model, head, head_image, truth):
+def test_unseen_whole_head_gets_reported_dice(package, model, head, head_image, truth):
     found = dice(segment(model, [head]).labels.array, truth)
     assert too_low(found, LEAST_DICE) == {}
     stated = json.loads(package.read_file("metrics.json"))["dice_a_case"]
     assert found == pytest.approx(stated[head_image.name.removesuffix(".nii.gz")], abs=0.01)
 
 
-def test_a_small_region_is_segmented_as_well_as_the_whole_head(model, head, truth):
-    """Its intensity is measured on the whole head, not on the little that lies in the region."""
+def test_small_roi_is_segmented_as_well_as_whole_head(model, head, truth):
+    """Its intensity is measured in the whole head, not only in the region."""
     region = BoxROI(head.grid.center + np.array([0, -45, 15]), np.eye(3), np.full(3, 50.0))
     inside = region.contains(head.grid.array_affine, head.grid.shape)
     found = segment(model, [head], SegmentOptions(roi=region)).labels.array
@@ -103,8 +103,8 @@ def test_a_small_region_is_segmented_as_well_as_the_whole_head(model, head, trut
     assert too_low(dice(found[inside], truth[inside]), LEAST_DICE) == {}
 
 
-def test_the_faces_of_a_long_region_are_segmented_too(model, head, truth):
-    """A window is 128 mm long; of the uppermost 4 mm of this region, nothing would be seen above."""
+def test_borders_of_a_long_roi_are_segmented(model, head, truth):
+    """A window is 128 mm long; without padding, the uppermost 4 mm of this region would have no context above them."""
     size = np.array([40.0, 40.0, 131.0])
     region, lower = (BoxROI(head.grid.center - [0, 0, less], np.eye(3), size - [0, 0, 2 * less]) for less in (0, 2))
     grid = head.grid.array_affine, head.grid.shape
@@ -114,8 +114,8 @@ def test_the_faces_of_a_long_region_are_segmented_too(model, head, truth):
 
 
 @pytest.mark.slow
-def test_a_skull_stripped_head_is_segmented_too(model, head, truth):
-    """Where other programs have removed the skull, the image is 0 outside of the brain."""
+def test_skull_stripped_head_is_segmented(model, head, truth):
+    """Other programs set the image to 0 where they removed the skull."""
     brain = Volume(np.where(truth > 0, head.array, 0).astype(head.array.dtype), head.grid, "stripped")
     found = segment(model, [brain]).labels.array
     assert too_low(dice(found, truth), LEAST_DICE_STRIPPED) == {}
@@ -125,14 +125,14 @@ def test_a_skull_stripped_head_is_segmented_too(model, head, truth):
 @pytest.mark.parametrize(
     "way", [Reordering((2, 0, 1), (True, False, False)), Reordering((1, 2, 0), (True, True, True))]
 )
-def test_another_orientation_of_the_same_head_gives_equal_labels(model, head, middle, expected, way):
+def test_other_orientation_gives_same_labels(model, head, middle, expected, way):
     found = segment(model, [stored(head, way)], middle).labels.array
     assert set(np.unique(found)) == {0, 1, 2, 3}
     assert np.array_equal(found, way.view(expected))
 
 
-def test_a_finer_image_of_the_same_head_agrees(model, head_image, tmp_path, middle, expected):
-    """At 1 mm, with every second voxel where one of the 2 mm is."""
+def test_finer_image_gives_similar_labels(model, head_image, tmp_path, middle, expected):
+    """At 1 mm, where every second voxel coincides with one at 2 mm."""
     image = sitk.ReadImage(str(head_image), sitk.sitkFloat32)
     size, spacing = [2 * side - 1 for side in image.GetSize()], [side / 2 for side in image.GetSpacing()]
     finer = sitk.Resample(

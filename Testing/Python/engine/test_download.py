@@ -1,4 +1,4 @@
-"""Model packages from a real HTTP server on this computer: complete, broken, wrong, slow, redirected, by proxy."""
+"""Downloads of model packages from a real local HTTP server: complete, damaged, wrong, slow, redirected, via proxy."""
 
 import hashlib
 import json
@@ -25,13 +25,13 @@ class Server(ThreadingHTTPServer):
     """Serves bytes by path.
 
     Attributes:
-        files: what it serves.
-        redirects: addresses by path.
-        stops_after: bytes after which it closes the connection; None for never.
-        stalls_after: bytes after which it sends nothing more, without closing.
-        takes_ranges: whether it sends a part of a file when asked to.
-        always_sends_a_part: whether it does so without being asked.
-        asked: path and Range of every request.
+        files: Content by path.
+        redirects: Target address by path.
+        stops_after: Number of bytes after which the connection is closed; None for never.
+        stalls_after: Number of bytes after which nothing more is sent, without closing the connection.
+        takes_ranges: Whether the server sends a part of a file on request.
+        always_sends_a_part: Whether it does so without a request.
+        requests: Path and Range of every request.
     """
 
     def __init__(self):
@@ -40,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.stops_after = self.stalls_after = None
         self.takes_ranges, self.always_sends_a_part = True, False
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.end = threading.Event()
 
     @property
@@ -50,8 +50,8 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append((self.path, wanted))
+        server, range_header = self.server, self.headers.get("Range")
+        server.requests.append((self.path, range_header))
         if self.path in server.redirects:
             self.send_response(302)
             self.send_header("Location", server.redirects[self.path])
@@ -61,8 +61,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         content, begin = server.files[self.path], 0
-        if wanted and server.takes_ranges:
-            begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if range_header and server.takes_ranges:
+            begin = int(range_header.removeprefix("bytes=").removesuffix("-"))
             if begin >= len(content):
                 self.send_error(416)
                 return
@@ -112,7 +112,7 @@ def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def catalog(server: Server, content: bytes, tmp_path: Path) -> Path:
-    """A catalog with one model, which the server offers."""
+    """A catalog with one model, which the server has."""
     server.files["/tiny.zip"] = content
     return write_catalog(tmp_path / "catalog.json", server, content)
 
@@ -135,53 +135,53 @@ def test_nothing_is_downloaded_into_a_package(catalog, models_folder, server):
         with pytest.raises(UserError) as caught:
             download.get_model(name, catalog=str(catalog))
         assert caught.value.code == "models-folder-not-folder"
-    assert not server.asked and sorted(models_folder.iterdir()) == before
+    assert not server.requests and sorted(models_folder.iterdir()) == before
 
 
 def refused(catalog: Path | str, name: str = "organ", **options: str) -> str:
-    """The code of the error; nothing may be installed."""
+    """The code of the error; checks that nothing was installed."""
     with pytest.raises(UserError) as caught:
         download.get_model(name, catalog=str(catalog), **options)
     assert not installed()
     return caught.value.code
 
 
-def test_a_model_of_the_catalog_is_installed(catalog, models_folder, content, capsys):
+def test_model_from_catalog_is_installed(catalog, models_folder, content, capsys):
     assert main(["models", "catalog", "--catalog", str(catalog)]) == 0
     assert "organ" in capsys.readouterr().out
     assert main(["models", "get", "organ", "--catalog", str(catalog)]) == 0
-    shown = capsys.readouterr()
+    captured = capsys.readouterr()
     [path] = installed()
-    assert str(path) in shown.out
-    assert f"of {len(content) / 1e6:.1f} MB" in shown.err
+    assert str(path) in captured.out
+    assert f"of {len(content) / 1e6:.1f} MB" in captured.err
     assert [item.name for item in models_folder.iterdir()] == [path.name], "nothing of the download is left"
 
 
-def test_progress_reaches_the_whole(catalog, models_folder, content, monkeypatch):
+def test_progress_reaches_100_percent(catalog, models_folder, content, monkeypatch):
     monkeypatch.setattr(download, "_BLOCK", 1000)
-    seen = []
-    download.get_model("organ", catalog=str(catalog), on_progress=lambda *progress: seen.append(progress))
-    assert seen[-1] == (len(content), len(content))
-    assert [have for have, _ in seen] == sorted({have for have, _ in seen})
+    fractions = []
+    download.get_model("organ", catalog=str(catalog), on_progress=lambda *progress: fractions.append(progress))
+    assert fractions[-1] == (len(content), len(content))
+    assert [have for have, _ in fractions] == sorted({have for have, _ in fractions})
 
 
 @pytest.mark.parametrize("kind", ["stops_after", "stalls_after"])
-def test_an_interrupted_download_goes_on_where_it_was(catalog, models_folder, server, content, kind, monkeypatch):
+def test_interrupted_download_is_resumed(catalog, models_folder, server, content, kind, monkeypatch):
     monkeypatch.setattr(download, "_TIMEOUT", (5, 0.5))
     monkeypatch.setattr(download, "_BLOCK", 500)
     half = len(content) // 2
     setattr(server, kind, half)
     assert refused(catalog) == "download-interrupted"
     setattr(server, kind, None)
-    server.asked.clear()
+    server.requests.clear()
     download.get_model("organ", catalog=str(catalog))
-    [(_, wanted)] = server.asked
-    begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    [(_, range_header)] = server.requests
+    begin = int(range_header.removeprefix("bytes=").removesuffix("-"))
     assert half - 501 <= begin < half
     assert installed()
 
 
-def test_a_server_without_ranges_sends_all_again(catalog, models_folder, server, content):
+def test_download_restarts_if_server_has_no_ranges(catalog, models_folder, server, content):
     server.stops_after = len(content) // 2
     assert refused(catalog) == "download-interrupted"
     server.stops_after, server.takes_ranges = None, False
@@ -189,7 +189,7 @@ def test_a_server_without_ranges_sends_all_again(catalog, models_folder, server,
     assert installed()
 
 
-def test_a_part_that_is_complete_already_is_used(catalog, models_folder, server, content):
+def test_complete_partial_file_is_used(catalog, models_folder, server, content):
     server.stops_after = len(content) - 1
     assert refused(catalog) == "download-interrupted"
     [part] = (models_folder / ".downloads").iterdir()
@@ -199,7 +199,7 @@ def test_a_part_that_is_complete_already_is_used(catalog, models_folder, server,
     assert installed()
 
 
-def test_a_part_that_is_longer_than_the_file_is_forgotten(models_folder, server, content):
+def test_partial_file_that_is_too_long_is_discarded(models_folder, server, content):
     server.files["/tiny.zip"], server.stops_after = content, len(content) // 2
     url, sha256 = f"{server.address}/tiny.zip", hashlib.sha256(content).hexdigest()
     assert refused("", url, sha256=sha256) == "download-interrupted"
@@ -211,7 +211,7 @@ def test_a_part_that_is_longer_than_the_file_is_forgotten(models_folder, server,
     assert installed()
 
 
-def test_a_model_of_another_name_than_in_the_catalog_is_refused(models_folder, server, content, tmp_path):
+def test_model_with_other_name_than_in_catalog_is_refused(models_folder, server, content, tmp_path):
     server.files["/tiny.zip"] = content
     download.get_model(f"{server.address}/tiny.zip")
     before = sorted(models_folder.rglob("*"))
@@ -224,10 +224,10 @@ def test_a_model_of_another_name_than_in_the_catalog_is_refused(models_folder, s
 
 def test_an_installed_model_is_not_downloaded_again(catalog, models_folder, server):
     download.get_model("organ", catalog=str(catalog))
-    server.asked.clear()
+    server.requests.clear()
     with pytest.raises(UserError) as caught:
         download.get_model("organ", catalog=str(catalog))
-    assert caught.value.code == "package-exists" and not server.asked
+    assert caught.value.code == "package-exists" and not server.requests
     download.get_model("organ", catalog=str(catalog), overwrite=True)
 
 
@@ -235,7 +235,7 @@ def test_a_checksum_is_checked_before_the_download(models_folder, server, conten
     server.files["/tiny.zip"], url = content, f"{server.address}/tiny.zip"
     for text in ("xyz", "12" * 31, "g" * 64):
         assert refused("", url, sha256=text) == "download-checksum"
-    assert not server.asked and not models_folder.exists()
+    assert not server.requests and not models_folder.exists()
     download.get_model(url, sha256=f" {hashlib.sha256(content).hexdigest().upper()}\n")
 
 
@@ -248,7 +248,7 @@ def test_a_wrong_file_is_deleted(catalog, models_folder, server, content, change
     assert not (models_folder / ".downloads").exists()
 
 
-def test_what_is_no_package_is_not_installed(models_folder, server):
+def test_file_that_is_not_a_package_is_not_installed(models_folder, server):
     server.files["/page.zip"] = b"<!DOCTYPE html><html>Sign in</html>"
     with pytest.raises(UserError) as caught:
         download.get_model(f"{server.address}/page.zip")
@@ -271,13 +271,13 @@ def test_what_is_no_package_is_not_installed(models_folder, server):
         ("{server}/file.zip", "download-failed"),
     ],
 )
-def test_addresses_that_are_refused(models_folder, server, url, code, monkeypatch):
+def test_unsafe_addresses_are_refused(models_folder, server, url, code, monkeypatch):
     server.redirects["/elsewhere.zip"] = f"http://example.org:{server.server_port}/model.zip"
     server.redirects["/there_and_back.zip"] = f"http://example.org:{server.server_port}/back.zip"
     server.redirects[f"http://example.org:{server.server_port}/back.zip"] = f"{server.address}/model.zip"
     server.files["/model.zip"] = server.files[f"{server.address}/model.zip"] = b"x"
     server.redirects["/file.zip"] = "file:///etc/passwd"
-    # In place of the other computer, the server answers as its proxy.
+    # The server acts as the proxy and responds in place of the other computer.
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.files[f"http://example.org:{server.server_port}/model.zip"] = b"x"
@@ -286,22 +286,22 @@ def test_addresses_that_are_refused(models_folder, server, url, code, monkeypatc
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/model.zip", "file:///etc/passwd"])
-def test_a_checksum_does_not_help_where_the_kind_of_address_is_wrong(models_folder, url):
+def test_unsupported_scheme_is_refused_even_with_checksum(models_folder, url):
     with pytest.raises(UserError) as caught:
         download.download(url, sha256="0" * 64)
     assert caught.value.code == "download-failed" and "https://" in caught.value.message
 
 
-def test_the_proxy_of_the_system_is_used(models_folder, server, content, tmp_path, monkeypatch):
+def test_system_proxy_is_used(models_folder, server, content, tmp_path, monkeypatch):
     url = "http://models.example/tiny.zip"
     server.files[url] = content
     monkeypatch.setenv("http_proxy", server.address)
     download.get_model("organ", catalog=str(write_catalog(tmp_path / "catalog.json", server, content, url=url)))
-    assert server.asked == [(url, None)]
+    assert server.requests == [(url, None)]
     assert installed()
 
 
-def test_two_downloads_of_one_file_do_not_meet(catalog, models_folder, server, content):
+def test_concurrent_downloads_of_one_file_do_not_interfere(catalog, models_folder, server, content):
     server.stops_after = len(content) // 2
     assert refused(catalog) == "download-interrupted"
     [part] = (models_folder / ".downloads").iterdir()
@@ -324,7 +324,7 @@ def test_two_downloads_of_one_file_do_not_meet(catalog, models_folder, server, c
         ({"bytes": -1}, "bytes"),
     ],
 )
-def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content, tmp_path, changes, word):
+def test_invalid_catalog_is_refused_and_field_named(server, content, tmp_path, changes, word):
     path = write_catalog(tmp_path / "catalog.json", server, content, **changes)
     with pytest.raises(UserError) as caught:
         download.read_catalog(str(path))
@@ -332,8 +332,8 @@ def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content,
     assert word in caught.value.message
 
 
-def test_a_catalog_with_a_name_twice_is_refused(server, content, tmp_path):
-    """Otherwise, the first one would be used silently."""
+def test_catalog_with_duplicate_name_is_refused(server, content, tmp_path):
+    """Otherwise, the first entry would be used silently."""
     path = write_catalog(tmp_path / "catalog.json", server, content)
     catalog = json.loads(path.read_text(encoding="utf-8"))
     catalog["models"].append(catalog["models"][0] | {"version": "9.0.0"})
@@ -349,13 +349,13 @@ def test_a_checksum_may_be_in_upper_case(models_folder, server, content, tmp_pat
     assert download.get_model("organ", catalog=str(path)).description.name == "organ"
 
 
-def test_a_catalog_of_a_later_format_asks_for_an_update():
+def test_catalog_with_newer_format_asks_for_an_update():
     with pytest.raises(UserError) as caught:
         download.parse_catalog(b'{"format": "conresnet-catalog", "format_version": 2, "networks": []}', "new.json")
     assert caught.value.code == "package-newer" and "new.json" in caught.value.message
 
 
-def test_a_server_that_is_none_is_named_in_plain_words(models_folder, server, content):
+def test_invalid_server_responses_are_reported_in_plain_language(models_folder, server, content):
     server.files["/part.zip"] = content
     server.redirects["/file.zip"] = "file:///etc/passwd"
     server.always_sends_a_part = True

@@ -1,4 +1,4 @@
-"""The model of organs in CT: a synthetic head and neck that it never saw, and a CT that shows none of its organs."""
+"""The model of organs in CT: on a synthetic head and neck not used in training, and on a CT without its organs."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ def model():
     return load_model("head-neck-organs", "cpu", "fp32")
 
 
-def test_the_organs_of_a_head_and_neck_are_where_they_belong(model, repository: Path, data_folder: Path) -> None:
+def test_organs_of_head_and_neck_are_found(model, repository: Path, data_folder: Path) -> None:
     result = segment(model, [read_volume(repository / EXAMPLE)], SegmentOptions(threads=1))
     found, truth = result.labels.array, read_volume(data_folder / "Synthetic_CT" / "labels.nii.gz").array
     for label, least in ((1, 0.70), (2, 0.65)):
-        ours, theirs = found == label, truth == label
-        assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > least
+        found_mask, true_mask = found == label, truth == label
+        assert 2 * (found_mask & true_mask).sum() / (found_mask.sum() + true_mask.sum()) > least
     centers = [
         result.labels.grid.to_ras(np.argwhere(found == label).astype(float)).mean(axis=0) for label in range(1, 6)
     ]
@@ -32,7 +32,7 @@ def test_the_organs_of_a_head_and_neck_are_where_they_belong(model, repository: 
     assert result.report["warnings"] == []
 
 
-def test_a_ct_without_these_organs_gets_a_warning(model, ct_image: Path) -> None:
+def test_ct_without_these_organs_gets_a_warning(model, ct_image: Path) -> None:
     (warning,) = segment(model, [read_volume(ct_image)], SegmentOptions(threads=1)).report["warnings"]
     assert (
         " segments are much smaller or larger than in the training labels. For example, Brainstem measures 0" in warning

@@ -1,4 +1,4 @@
-"""A locator finds the ROIs: what it names, where they lie, and that the results in them become one."""
+"""A locator finds the ROIs: their names and positions, and how the results in them are combined."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def located(**changes: object) -> dict:
 
 
 def write(folder: Path, name: str, locator: dict | None = None) -> ModelPackage:
-    """A model that gives voxels of 1 and 2 the segments of that number."""
+    """Write a model that assigns voxels of value 1 and 2 to the segment with that number."""
     values = description(network="pointwise", intensity=(), inference={"window": [8, 8, 8]}) | {"name": name}
-    # The images here are not scans.
+    # The images in these tests are not scans.
     values["inputs"][0]["modality"] = "label map"
     if locator:
         values |= {"format_version": 4, "locator": locator}
@@ -62,7 +62,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 
 @pytest.fixture
 def image() -> Volume:
-    """A block of 1 on one side with a speck of it far away, a block of 2 on the other side."""
+    """A block of 1 on one side with a speck of it far away, and a block of 2 on the other side."""
     array = np.zeros((40, 44, 48), np.float32)
     array[10:16, 20:27, 8:12] = 1
     array[35, 2, 2] = 1
@@ -70,7 +70,7 @@ def image() -> Volume:
     return Volume(array, grid(array.shape), "head")
 
 
-def test_the_result_has_segments_of_each_place(model: LoadedModel, image: Volume) -> None:
+def test_result_has_segments_of_each_place(model: LoadedModel, image: Volume) -> None:
     result = segment(model, [image], SegmentOptions(maps=("probability",), review=True, statistics=True))
     expected = np.where(image.array == 1, 10, np.where(image.array == 2, 40, 0))
     expected[35, 2, 2] = 0
@@ -93,7 +93,7 @@ def test_the_result_has_segments_of_each_place(model: LoadedModel, image: Volume
     assert slices == {"all", "Left part 1", "Right part 2"}
 
 
-def test_the_margin_lies_around_the_largest_part(model: LoadedModel, image: Volume) -> None:
+def test_margin_surrounds_largest_component(model: LoadedModel, image: Volume) -> None:
     result = segment(model, [image], SegmentOptions(roi="auto"))
     roi = result.report["located"]["rois"]["Left"]
     points = image.grid.to_ras(np.argwhere(image.array == 1)[:-1].astype(float))
@@ -101,12 +101,12 @@ def test_the_margin_lies_around_the_largest_part(model: LoadedModel, image: Volu
     np.testing.assert_allclose(roi["center"], (points.min(axis=0) + points.max(axis=0)) / 2, atol=1e-6)
 
 
-def test_a_place_that_is_not_found_is_said(model: LoadedModel, image: Volume) -> None:
+def test_missing_place_gets_a_warning(model: LoadedModel, image: Volume) -> None:
     image.array[image.array == 2] = 0
     result = segment(model, [image])
     assert result.report["located"]["rois"]["Right"] is None
     assert [text for text in result.report["warnings"] if "Right" in text]
-    # That nothing is there needs no second warning; what was found is compared with its usual volume.
+    # The missing place has its own warning, so only found segments are compared with their usual volume.
     output = model.description.output
     known = tuple(replace(item, volume_ml=(100.0, 200.0)) for item in output.segments)
     model.description = replace(model.description, output=replace(output, segments=known))
@@ -119,7 +119,7 @@ def test_a_place_that_is_not_found_is_said(model: LoadedModel, image: Volume) ->
     assert caught.value.code == "nothing-located"
 
 
-def test_a_result_without_anything_says_so(model: LoadedModel, image: Volume) -> None:
+def test_empty_result_gets_a_warning(model: LoadedModel, image: Volume) -> None:
     with torch.no_grad():
         model.system.predictors[0].network.layer.bias[0] = 100
     result = segment(model, [image])
@@ -128,11 +128,11 @@ def test_a_result_without_anything_says_so(model: LoadedModel, image: Volume) ->
     assert "found nothing in this image" in warning
 
 
-def test_what_was_removed_is_told_of_every_place(model: LoadedModel, image: Volume) -> None:
+def test_removed_volumes_are_reported_per_place(model: LoadedModel, image: Volume) -> None:
     known = tuple(replace(item, volume_ml=(100.0, 200.0)) for item in model.description.output.segments)
     model.description = replace(model.description, output=replace(model.description.output, segments=known))
     voxel_ml = image.grid.voxel_volume / 1000
-    # The locator's own result is not changed, and what was dropped at a place needs no second warning.
+    # The locator's result is not changed, and a segment dropped at a place gets only one warning.
     result = segment(model, [image], SegmentOptions(drop_below=300 * voxel_ml))
     assert result.report["postprocessing"]["removed_ml"] == {
         "Left part 1": pytest.approx(168 * voxel_ml),
@@ -146,7 +146,7 @@ def test_what_was_removed_is_told_of_every_place(model: LoadedModel, image: Volu
     assert (post["removed_ml"]["Left part 1"], post["removed_ml"]["Right part 2"]) == (pytest.approx(168 * voxel_ml), 0)
 
 
-def test_a_locator_that_was_replaced_is_loaded_again(model: LoadedModel, tmp_path: Path) -> None:
+def test_replaced_locator_is_reloaded(model: LoadedModel, tmp_path: Path) -> None:
     warm, package = WarmModel(), read_package(tmp_path / "organ")
     first = warm.get(package)
     assert warm.get(read_package(tmp_path / "organ")) is first
@@ -157,7 +157,7 @@ def test_a_locator_that_was_replaced_is_loaded_again(model: LoadedModel, tmp_pat
     assert warm.get(package).finder().description.digest == new != old
 
 
-def test_the_whole_image_a_crop_and_a_box_need_no_locator(model: LoadedModel, image: Volume, tmp_path: Path) -> None:
+def test_whole_image_crop_and_box_need_no_locator(model: LoadedModel, image: Volume, tmp_path: Path) -> None:
     (tmp_path / "finder" / "model.json").unlink()
     assert set(np.unique(segment(model, [image], SegmentOptions(roi="all")).labels.array)) == {0, 10, 20}
     crop = Volume(image.array[8:18, 18:29, 6:14].copy(), grid((10, 11, 8)), "crop")
@@ -172,7 +172,7 @@ def test_a_damaged_locator_is_not_called_missing(model: LoadedModel, tmp_path: P
     refusal("package-truncated", model.finder)
 
 
-def test_results_of_another_locator_are_not_taken_for_those_asked_for(model, image, tmp_path) -> None:
+def test_results_of_another_locator_are_not_reused(model, image, tmp_path) -> None:
     write_volume(image.array, image.grid, tmp_path / "head.nii")
     case, options = ListedCase("case", (tmp_path / "head.nii",), ""), SegmentOptions(review=True, threads=1)
     job = cohort.Job(case, tmp_path / "organ", options, tmp_path / "out", False, case.images)
@@ -194,19 +194,19 @@ def test_auto_needs_a_locator_with_the_segments(model: LoadedModel, image: Volum
     assert caught.value.code == "locator-differs"
 
 
-def test_progress_never_goes_back_and_can_be_stopped(model: LoadedModel, image: Volume) -> None:
-    class Heard(Progress):
+def test_progress_never_decreases_and_segmentation_can_be_cancelled(model: LoadedModel, image: Volume) -> None:
+    class Recorded(Progress):
         def __init__(self) -> None:
-            self.said: list[tuple[str, float]] = []
+            self.reports: list[tuple[str, float]] = []
 
         def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-            self.said.append((phase, fraction))
+            self.reports.append((phase, fraction))
 
-    heard = Heard()
-    segment(model, [image], progress=heard)
-    fractions = [fraction for _phase, fraction in heard.said]
+    recorded = Recorded()
+    segment(model, [image], progress=recorded)
+    fractions = [fraction for _phase, fraction in recorded.reports]
     assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
-    assert heard.said[0][0] == "locating" and heard.said[-1][0] == "writing"
+    assert recorded.reports[0][0] == "locating" and recorded.reports[-1][0] == "writing"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_progress_never_goes_back_and_can_be_stopped(model: LoadedModel, image: 
         ("tiling-unknown", {"tiling": "other"}),
     ],
 )
-def test_a_wrong_option_is_refused_before_the_locator_works(model, image, code, option) -> None:
+def test_invalid_option_is_refused_before_locator_runs(model, image, code, option) -> None:
     class Refused(Progress):
         def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
             raise AssertionError(f"{phase} has begun")
@@ -227,16 +227,16 @@ def test_a_wrong_option_is_refused_before_the_locator_works(model, image, code, 
     assert caught.value.code == code
 
 
-def test_python_takes_auto(model: LoadedModel, image: Volume) -> None:
+def test_python_accepts_roi_auto(model: LoadedModel, image: Volume) -> None:
     pair = (np.asarray(image.array).transpose(2, 1, 0), image.grid.affine)
     result = conresnet.segment(pair, "organ", roi="auto", device="cpu")
     assert set(np.unique(result.labels)) == {0, 10, 40}
 
 
-def test_a_side_is_added_to_the_terminology() -> None:
+def test_side_is_added_to_terminology() -> None:
     whole = located()
     first = parse_description(whole).located_output.segments[0]
-    assert first.name == "Left left part" and first.terminology.type_modifier.meaning == "Left", "the segment said more"
+    assert first.name == "Left left part" and first.terminology.type_modifier.meaning == "Left", "the segment had one"
     del whole["output"]["segments"][0]["terminology"]["type_modifier"]
     first, second = parse_description(whole).located_output.segments[:2]
     assert first.terminology.type_modifier.meaning == "Right" and second.terminology is None
@@ -252,10 +252,10 @@ def test_a_side_is_added_to_the_terminology() -> None:
         ({"margin": -1}, "locator.margin"),
     ],
 )
-def test_a_locator_that_cannot_be_used_is_refused(changes: dict, field: str) -> None:
+def test_invalid_locator_is_refused(changes: dict, field: str) -> None:
     assert field in refusal("package-description", parse_description, located(**changes))
 
 
-def test_before_version_4_there_was_no_locator() -> None:
+def test_locator_requires_format_version_4() -> None:
     assert parse_description(document()).locator is None
     assert "locator" in refusal("package-description", parse_description, document(locator=LOCATOR))

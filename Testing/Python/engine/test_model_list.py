@@ -1,4 +1,4 @@
-"""Where models are found, which one a name means, and that a broken one hides no other."""
+"""Where models are found, how names are resolved, and that a broken model does not hide others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folders(user_folder: Path, shipped_folder: Path) -> tuple[Path, Path]:
     return user_folder, shipped_folder
 
 
-def test_without_any_models_the_list_is_empty(folders: tuple[Path, Path]) -> None:
+def test_list_is_empty_without_models(folders: tuple[Path, Path]) -> None:
     assert list_models() == []
     assert "none" in refusal("model-not-found", find_model, "organ")
 
@@ -53,13 +53,13 @@ def test_models_of_every_folder_are_listed_in_order(tmp_path: Path, folders: tup
     assert find_model("first", tmp_path / "extra") == tmp_path / "extra" / "a"
 
 
-def test_the_extra_path_may_be_one_package(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_extra_path_may_be_a_package(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     package = make_folder(tmp_path / "anything")
     assert [entry.path for entry in list_models(package)] == [package]
     refusal("models-folder-not-found", list_models, tmp_path / "nowhere")
 
 
-def test_a_broken_package_hides_no_other(folders: tuple[Path, Path]) -> None:
+def test_broken_package_does_not_hide_others(folders: tuple[Path, Path]) -> None:
     user, shipped = folders
     make_folder(user / "newer", document(format_version=9))
     (make_folder(user / "cut") / WEIGHTS).write_bytes(b"")
@@ -78,7 +78,7 @@ def test_a_broken_package_hides_no_other(folders: tuple[Path, Path]) -> None:
     refusal("package-newer", find_model, "newer")
 
 
-def test_other_things_in_a_models_folder_are_no_models(folders: tuple[Path, Path]) -> None:
+def test_other_files_in_models_folder_are_ignored(folders: tuple[Path, Path]) -> None:
     user, _ = folders
     (user / "notes").mkdir(parents=True)
     (user / "README.md").write_text("mine", encoding="utf-8")
@@ -86,7 +86,7 @@ def test_other_things_in_a_models_folder_are_no_models(folders: tuple[Path, Path
     assert list_models() == []
 
 
-def test_the_users_model_stands_in_for_a_shipped_one(folders: tuple[Path, Path]) -> None:
+def test_user_model_overrides_shipped_model(folders: tuple[Path, Path]) -> None:
     user, shipped = folders
     make_folder(user / "mine", document(version="2.0.0"))
     make_folder(shipped / "organ", document(version="1.0.0"))
@@ -97,14 +97,14 @@ def test_the_users_model_stands_in_for_a_shipped_one(folders: tuple[Path, Path])
     assert find_model(shipped / "organ") == shipped / "organ"
 
 
-def test_a_broken_model_of_the_user_does_not_hide_the_shipped_one(folders: tuple[Path, Path]) -> None:
+def test_broken_user_model_does_not_hide_shipped_model(folders: tuple[Path, Path]) -> None:
     user, shipped = folders
     (make_folder(user / "organ") / WEIGHTS).unlink()
     make_folder(shipped / "organ")
     assert find_model("organ") == shipped / "organ"
 
 
-def test_a_name_means_the_model_and_a_path_the_path(
+def test_names_refer_to_models_and_paths_to_packages(
     tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user, _ = folders
@@ -115,24 +115,24 @@ def test_a_name_means_the_model_and_a_path_the_path(
     assert find_model(f".{os.sep}organ") == Path("organ")
 
 
-def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, user_folder: Path, monkeypatch) -> None:
+def test_home_folder_in_path_is_expanded(tmp_path: Path, user_folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     make_folder(tmp_path / "organ")
     assert find_model("~/organ") == tmp_path / "organ"
 
 
-def test_no_name_is_not_the_current_folder(tmp_path: Path, user_folder: Path, monkeypatch) -> None:
+def test_empty_name_is_not_current_folder(tmp_path: Path, user_folder: Path, monkeypatch) -> None:
     monkeypatch.chdir(make_folder(tmp_path / "organ"))
     refusal("model-not-found", find_model, "")
 
 
-def test_a_name_too_long_for_a_file_is_a_sentence(user_folder: Path) -> None:
+def test_name_too_long_for_a_file_is_reported(user_folder: Path) -> None:
     refusal("cannot-access", find_model, "x" * 5000)
 
 
 def test_a_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], monkeypatch) -> None:
-    """A shipped model would otherwise silently take the place of the user's. Root can read any, so it is simulated."""
+    """Otherwise, a shipped model would silently replace the user's. Root can read any folder, so it is simulated."""
     user, shipped = folders
     make_folder(shipped / "organ")
     make_folder(user / "organ", document(version="9.0.0"))
@@ -148,13 +148,13 @@ def test_a_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], monk
     assert (problem.path, problem.problem.code, entry.kind) == (user, "cannot-access", "shipped")
 
 
-def test_a_near_name_is_offered(folders: tuple[Path, Path]) -> None:
+def test_similar_name_is_suggested(folders: tuple[Path, Path]) -> None:
     make_folder(folders[0] / "organ")
     assert 'did you mean "organ"?' in refusal("model-not-found-near", find_model, "Organ")
     assert "models are: organ" in refusal("model-not-found", find_model, "brain/tumor")
 
 
-def test_several_folders_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_folders_may_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONRESNET_MODELS", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")]))
     make_folder(tmp_path / "two" / "organ")
     assert find_model("organ") == tmp_path / "two" / "organ"
@@ -169,7 +169,7 @@ def test_several_folders_may_be_named(tmp_path: Path, monkeypatch: pytest.Monkey
         ("darwin", "HOME", "Library/Application Support/conresnet/models"),
     ],
 )
-def test_the_users_folder_is_where_the_platform_keeps_data(
+def test_user_folder_follows_platform_conventions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, expected: str
 ) -> None:
     monkeypatch.delenv("CONRESNET_MODELS")
@@ -222,7 +222,7 @@ def test_an_installed_model_is_removed_even_if_it_is_damaged(folders, monkeypatc
 
 @pytest.mark.parametrize("archived", [False, True])
 def test_nothing_is_installed_into_a_package(tmp_path: Path, user_folder: Path, capsys, archived: bool) -> None:
-    """CONRESNET_MODELS may name one, which is then used. A model in it would not even be found."""
+    """CONRESNET_MODELS may name a package, which is then used. A model inside it would not even be found."""
     source = make_folder(tmp_path / "download", document(name="other"))
     make_folder(user_folder)
     if archived:
@@ -236,8 +236,8 @@ def test_nothing_is_installed_into_a_package(tmp_path: Path, user_folder: Path, 
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_a_model_is_installed_in_place_of_its_namesake(tmp_path: Path, user_folder: Path, archived: bool) -> None:
-    """Whatever that one's folder is called: it may come first in the order, and hide the new one."""
+def test_installed_model_replaces_model_with_same_name(tmp_path: Path, user_folder: Path, archived: bool) -> None:
+    """Regardless of the old folder's name, which may come first in the order and hide the new model."""
     older = make_folder(user_folder / "a", document(version="1.0.0"))
     if archived:
         older = make_zip(user_folder / "a.zip", older)

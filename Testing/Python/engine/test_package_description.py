@@ -1,4 +1,4 @@
-"""model.json: what is right is read back unchanged, what is wrong costs one sentence that names the field."""
+"""model.json: valid descriptions are read back unchanged, and an error in one is reported with the field's name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
 EQUALIZE = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}
 
 
-def test_a_right_description_is_read() -> None:
+def test_valid_description_is_read() -> None:
     description = parse_description(document())
     assert description.name == "organ"
     assert description.preparation.spacing == (2.0, 1.0, 1.0)
@@ -31,81 +31,83 @@ def test_a_right_description_is_read() -> None:
 
 
 def auto_context(network: object) -> dict:
-    """Auto-context of a network, said right or wrong."""
+    """Auto-context around a network description, which may be invalid."""
     return {"type": "auto_context", "arguments": {"outputs": 3, "network": network}, "weights": "network.safetensors"}
 
 
 def with_copies(*copies: list[dict], channels: int) -> dict:
-    whole = changed("system.networks.0.arguments", {**ARGUMENTS, "input_channels": channels})
-    whole["inputs"][0]["copies"] = list(copies)
-    return whole
+    description = changed("system.networks.0.arguments", {**ARGUMENTS, "input_channels": channels})
+    description["inputs"][0]["copies"] = list(copies)
+    return description
 
 
 def nested_regions() -> dict:
-    """Three regions, of which the first one includes the others."""
-    whole = model_description(segments=3, regions=True)
-    whole["output"]["segments"][0]["includes"] = ["Part 2", "Part 3"]
-    return whole
+    """Three regions, the first of which includes the others."""
+    description = model_description(segments=3, regions=True)
+    description["output"]["segments"][0]["includes"] = ["Part 2", "Part 3"]
+    return description
 
 
-@pytest.mark.parametrize("whole", [document(), with_copies([CLIP, SLICES], [EQUALIZE], channels=3), nested_regions()])
-def test_what_is_written_is_read_back_the_same(whole: dict) -> None:
+@pytest.mark.parametrize(
+    "description", [document(), with_copies([CLIP, SLICES], [EQUALIZE], channels=3), nested_regions()]
+)
+def test_written_description_is_read_back_unchanged(description: dict) -> None:
     files = {"network.safetensors": {"sha256": "0" * 64, "bytes": 3}}
-    description = parse_description({**whole, "files": files})
+    description = parse_description({**description, "files": files})
     assert parse_description(description.to_json().encode()) == description
 
 
-def test_copies_are_channels_of_the_network() -> None:
+def test_copies_count_as_channels_of_the_network() -> None:
     description = parse_description(with_copies([CLIP, SLICES], [EQUALIZE], channels=3))
     assert description.channel_count == 3
     (item,) = description.inputs
     assert item.channels == (item.intensity, (CLIP, SLICES), (EQUALIZE,))
-    sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], channels=1))
-    assert "input_channels" in sentence and "must be 2" in sentence
+    message = refusal("package-description", parse_description, with_copies([EQUALIZE], channels=1))
+    assert "input_channels" in message and "must be 2" in message
     assert parse_description(document()).channel_count == 1
 
 
-def test_the_first_version_of_the_format_is_read_and_had_no_copies() -> None:
+def test_format_version_1_is_read_and_has_no_copies() -> None:
     assert parse_description(older(document(), 1)) == parse_description(document())
     first = older(with_copies([EQUALIZE], channels=2), 1)
-    sentence = refusal("package-description", parse_description, first)
-    assert '"inputs[0].copies" is not a field of this format' in sentence
+    message = refusal("package-description", parse_description, first)
+    assert '"inputs[0].copies" is not a field of this format' in message
 
 
-def test_before_version_3_an_roi_cut() -> None:
+def test_roi_means_cut_before_format_version_3() -> None:
     assert parse_description(older(document(), 2)).preparation.roi == "cut"
-    unsaid = {**older(document(), 2), "format_version": 3}
-    assert '"preparation.roi"' in refusal("package-description", parse_description, unsaid)
+    without_roi = {**older(document(), 2), "format_version": 3}
+    assert '"preparation.roi"' in refusal("package-description", parse_description, without_roi)
     assert parse_description(changed("preparation.roi", "limit")).preparation.roi == "limit"
 
 
 @pytest.mark.parametrize(("index", "included"), [(0, "Part 1"), (2, "Part 1"), (0, "Liver")])
-def test_regions_include_nothing_but_regions_that_are_painted_over_them(index: int, included: str) -> None:
-    whole = nested_regions()
-    assert [item.includes for item in parse_description(whole).output.segments] == [("Part 2", "Part 3"), (), ()]
-    whole["output"]["segments"][index]["includes"] = [included]
-    assert f"segments[{index}].includes" in refusal("package-description", parse_description, whole)
+def test_regions_include_only_regions_painted_over_them(index: int, included: str) -> None:
+    description = nested_regions()
+    assert [item.includes for item in parse_description(description).output.segments] == [("Part 2", "Part 3"), (), ()]
+    description["output"]["segments"][index]["includes"] = [included]
+    assert f"segments[{index}].includes" in refusal("package-description", parse_description, description)
 
 
-def test_labels_and_the_first_version_of_the_format_include_nothing() -> None:
+def test_labels_and_format_version_1_have_no_includes() -> None:
     labels = model_description(segments=3)
     labels["output"]["segments"][0]["includes"] = ["Part 2"]
     assert "segments[0].includes" in refusal("package-description", parse_description, labels)
     first = older(nested_regions(), 1)
     del first["inputs"][0]["copies"]
-    sentence = refusal("package-description", parse_description, first)
-    assert 'includes" is not a field of this format' in sentence
+    message = refusal("package-description", parse_description, first)
+    assert 'includes" is not a field of this format' in message
 
 
-def test_steps_in_the_wrong_order_are_refused_by_name() -> None:
-    sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], [CLIP, EQUALIZE], channels=3))
-    assert '"inputs[0].copies[1]" cannot be used' in sentence
-    assert "equalize comes after clip, but subtract_gaussian and equalize come before all other steps" in sentence
-    sentence = refusal("package-description", parse_description, changed("inputs.0.intensity", [SLICES, EQUALIZE]))
-    assert '"inputs[0].intensity" cannot be used' in sentence and "equalize comes after z_score_slices" in sentence
+def test_steps_in_wrong_order_are_refused_and_named() -> None:
+    message = refusal("package-description", parse_description, with_copies([EQUALIZE], [CLIP, EQUALIZE], channels=3))
+    assert '"inputs[0].copies[1]" cannot be used' in message
+    assert "equalize comes after clip, but subtract_gaussian and equalize come before all other steps" in message
+    message = refusal("package-description", parse_description, changed("inputs.0.intensity", [SLICES, EQUALIZE]))
+    assert '"inputs[0].intensity" cannot be used' in message and "equalize comes after z_score_slices" in message
 
 
-def test_the_example_in_the_documentation_is_right(repository: Path) -> None:
+def test_example_in_documentation_is_valid(repository: Path) -> None:
     text = (repository / "docs" / "model-package.md").read_text(encoding="utf-8")
     example = re.search(r"```json\n(\{\n.*?\n\})\n```", text, re.DOTALL).group(1)
     assert parse_description(example.encode()).name == "hippocampus"
@@ -114,7 +116,7 @@ def test_the_example_in_the_documentation_is_right(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("orientation", "axis", "plane"), [("SAR", "S", "axial"), ("SLP", "W", "coronal"), ("ARS", "H", "sagittal")]
 )
-def test_the_plane_of_the_residual_follows_from_axis_and_orientation(orientation: str, axis: str, plane: str) -> None:
+def test_residual_plane_follows_from_axis_and_orientation(orientation: str, axis: str, plane: str) -> None:
     arguments = {**ARGUMENTS, "residual_axis": axis}
     changes = changed("system.networks.0.arguments", arguments)
     changes["preparation"]["orientation"] = orientation
@@ -203,24 +205,24 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "value"), WRONG, ids=[f"{path}={str(value)[:30]!a}" for path, value in WRONG])
-def test_a_wrong_value_is_refused_by_the_name_of_its_field(path: str, value: object) -> None:
-    sentence = refusal("package-description", parse_description, changed(path, value), "a/model.json")
-    assert "a/model.json" in sentence
-    # The check of a list or of several fields together may name the list or a field beside.
-    field = re.search(r'is wrong: "([^"]+)"', sentence).group(1)
+def test_invalid_value_is_refused_and_field_named(path: str, value: object) -> None:
+    message = refusal("package-description", parse_description, changed(path, value), "a/model.json")
+    assert "a/model.json" in message
+    # The check of a list or of several fields together may name the list or a related field.
+    field = re.search(r'is wrong: "([^"]+)"', message).group(1)
     assert re.split(r"[.\[]", field)[0] in (path.split(".")[0], "system")
 
 
-def test_text_without_quotes_is_told_to_need_them() -> None:
-    sentence = refusal("package-description", parse_description, changed("version", 1.0), "a/model.json")
-    assert '"version" must be text in quotes, but is 1.0' in sentence
+def test_number_instead_of_text_asks_for_quotes() -> None:
+    message = refusal("package-description", parse_description, changed("version", 1.0), "a/model.json")
+    assert '"version" must be text in quotes, but is 1.0' in message
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
-def test_a_newer_format_asks_for_an_update(version: int) -> None:
+def test_newer_format_asks_for_an_update(version: int) -> None:
     newer = {"format": "conresnet-model", "format_version": version, "something": "new"}
-    sentence = refusal("package-newer", parse_description, newer, "a/model.json")
-    assert f"format version {version}" in sentence and "update ConResNet" in sentence
+    message = refusal("package-newer", parse_description, newer, "a/model.json")
+    assert f"format version {version}" in message and "update ConResNet" in message
 
 
 @pytest.mark.parametrize(
@@ -239,9 +241,9 @@ def test_a_newer_format_asks_for_an_update(version: int) -> None:
         (b"\x80\x04\x95pickle", "not UTF-8"),
     ],
 )
-def test_what_is_no_json_is_refused_with_the_reason(text: bytes, reason: str) -> None:
-    sentence = refusal("package-json", parse_description, text, "a/model.json")
-    assert "a/model.json" in sentence and reason in sentence
+def test_invalid_json_is_refused_with_reason(text: bytes, reason: str) -> None:
+    message = refusal("package-json", parse_description, text, "a/model.json")
+    assert "a/model.json" in message and reason in message
 
 
 JSON = st.recursive(
@@ -261,7 +263,7 @@ PLACES = [
 
 
 @given(st.sampled_from(PLACES), JSON)
-def test_any_value_in_any_place_is_read_or_refused_in_one_sentence(path: str, value: object) -> None:
+def test_any_value_in_any_field_is_read_or_refused_with_one_line(path: str, value: object) -> None:
     try:
         description = parse_description(changed(path, value))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Writing model packages: complete under the name, or not there at all."""
+"""Writing model packages: complete, or not at all."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def description() -> ModelDescription:
 
 @contextlib.contextmanager
 def limited_file_size() -> Iterator[None]:
-    """A limit of 4 kB on the files that this process writes stands in for a full disk.
+    """Limit the size of files that this process writes to 4 kB, which simulates a full disk.
 
-    No fixture, since pytest would then write its own report under the limit.
+    Not a fixture, because pytest would then write its own report under the limit.
     """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -42,7 +42,7 @@ def limited_file_size() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["organ", "organ.zip", "un modèle/organ v1"])
-def test_what_is_written_is_read_back(tmp_path: Path, description: ModelDescription, name: str) -> None:
+def test_written_package_is_read_back(tmp_path: Path, description: ModelDescription, name: str) -> None:
     weights = tmp_path / "weights"
     weights.write_bytes(safetensors_bytes())
     written = write_package(description, {WEIGHTS: weights, "metrics.json": b"{}"}, tmp_path / name)
@@ -54,14 +54,14 @@ def test_what_is_written_is_read_back(tmp_path: Path, description: ModelDescript
     assert [path for path in tmp_path.rglob(".*")] == []
 
 
-def test_the_same_model_gives_the_same_zip_file(tmp_path: Path, description: ModelDescription) -> None:
+def test_zip_file_is_reproducible(tmp_path: Path, description: ModelDescription) -> None:
     for name in ("a.zip", "b.zip"):
         write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / name)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["organ", "organ.zip"])
-def test_a_package_is_replaced_when_asked_to_alone(tmp_path: Path, description: ModelDescription, name: str) -> None:
+def test_package_is_replaced_only_on_request(tmp_path: Path, description: ModelDescription, name: str) -> None:
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / name)
     newer = dataclasses.replace(description, version="2.0.0")
     assert name in refusal("package-exists", write_package, newer, {WEIGHTS: safetensors_bytes(9)}, tmp_path / name)
@@ -74,14 +74,14 @@ def test_a_package_is_replaced_when_asked_to_alone(tmp_path: Path, description: 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("last_move", [0, 1, 2])
 @pytest.mark.parametrize("next_is_written", [False, True])
-def test_a_kill_while_a_package_is_replaced_loses_none(
+def test_no_package_is_lost_if_replacement_is_killed(
     tmp_path: Path,
     description: ModelDescription,
     monkeypatch: pytest.MonkeyPatch,
     last_move: int,
     next_is_written: bool,
 ) -> None:
-    """Whoever looks for a model next, or writes one there, finds nothing else."""
+    """The next search for models, or the next package written there, finds no leftovers."""
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
     moves = []
 
@@ -106,7 +106,7 @@ def test_a_kill_while_a_package_is_replaced_loses_none(
     assert {path.name for path in tmp_path.iterdir()} == {"organ", *(["other"] if next_is_written else [])}
 
 
-def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
+def test_other_files_are_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.png").write_bytes(b"1")
     (tmp_path / "notes").write_text("n", encoding="utf-8")
@@ -116,7 +116,7 @@ def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: Model
     assert (tmp_path / "photos" / "one.png").exists() and (tmp_path / "notes").exists()
 
 
-def test_what_only_looks_like_a_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
+def test_file_that_only_looks_like_a_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("holiday.jpg", b"1")
     (tmp_path / "notes.zip").write_text("notes", encoding="utf-8")
@@ -132,9 +132,7 @@ def test_what_only_looks_like_a_package_is_never_replaced(tmp_path: Path, descri
 
 
 @pytest.mark.parametrize("name", ["organ", "organ.zip"])
-def test_a_package_with_files_of_the_users_is_not_replaced(
-    tmp_path: Path, description: ModelDescription, name: str
-) -> None:
+def test_package_with_user_files_is_not_replaced(tmp_path: Path, description: ModelDescription, name: str) -> None:
     files = {WEIGHTS: safetensors_bytes()}
     write_package(description, files, tmp_path / name)
     if name.endswith(".zip"):
@@ -142,10 +140,10 @@ def test_a_package_with_files_of_the_users_is_not_replaced(
             archive.writestr("thesis.docx", b"thesis")
     else:
         (tmp_path / name / "thesis.docx").write_bytes(b"thesis")
-    sentence = refusal("package-other-files", write_package, description, files, tmp_path / name, overwrite=True)
-    assert "(thesis.docx)" in sentence
+    message = refusal("package-other-files", write_package, description, files, tmp_path / name, overwrite=True)
+    assert "(thesis.docx)" in message
     if name == "organ":
-        # macOS puts these into folders.
+        # macOS puts such files into folders.
         (tmp_path / name / "thesis.docx").rename(tmp_path / name / ".DS_Store")
         (tmp_path / name / "._model.json").write_bytes(b"mac")
         write_package(description, files, tmp_path / name, overwrite=True)
@@ -158,19 +156,19 @@ def test_a_damaged_package_may_be_replaced(tmp_path: Path, description: ModelDes
     read_package(tmp_path / "organ")
 
 
-def test_an_archive_that_the_reader_refuses_replaces_nothing(tmp_path: Path, description: ModelDescription) -> None:
-    """Weights of zeros alone compress like an archive made to exhaust memory."""
+def test_archive_that_the_reader_refuses_is_not_written(tmp_path: Path, description: ModelDescription) -> None:
+    """Weights of only zeros compress like an archive bomb."""
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ.zip")
     before = (tmp_path / "organ.zip").read_bytes()
     files = {WEIGHTS: safetensors_bytes(2 * 2**20)}
-    sentence = refusal("package-unsafe", write_package, description, files, tmp_path / "organ.zip", overwrite=True)
-    assert str(tmp_path / "organ.zip") in sentence and ".part" not in sentence
+    message = refusal("package-unsafe", write_package, description, files, tmp_path / "organ.zip", overwrite=True)
+    assert str(tmp_path / "organ.zip") in message and ".part" not in message
     assert (tmp_path / "organ.zip").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["organ.zip"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError])
-def test_an_interruption_while_a_package_is_replaced_loses_none(
+def test_no_package_is_lost_if_replacement_is_interrupted(
     tmp_path: Path, description: ModelDescription, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
@@ -188,40 +186,38 @@ def test_an_interruption_while_a_package_is_replaced_loses_none(
         failures = [2]
         with pytest.raises((UserError, KeyboardInterrupt)):
             write_package(newer, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)
-        # What cannot be moved back at once stays in the hidden folder, until a model is looked for.
+        # What cannot be moved back immediately stays in the hidden folder until models are searched next.
         place = tmp_path / "organ" if not lasts else next(tmp_path.glob(".part-*")) / "replaced" / "organ"
         assert read_package(place).description.version == "1.2.0"
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "code.py", "model.json", "Network.safetensors"])
-def test_a_file_that_no_package_may_hold_is_not_written(
-    tmp_path: Path, description: ModelDescription, name: str
-) -> None:
+def test_file_not_allowed_in_a_package_is_not_written(tmp_path: Path, description: ModelDescription, name: str) -> None:
     files = {WEIGHTS: safetensors_bytes(), name: b"{}"}
     refusal("package-description", write_package, description, files, tmp_path / "sub" / "organ")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_weights_that_are_no_safetensors_file_are_not_written(tmp_path: Path, description: ModelDescription) -> None:
+def test_weights_that_are_not_safetensors_are_not_written(tmp_path: Path, description: ModelDescription) -> None:
     refusal("package-weights", write_package, description, {WEIGHTS: b"weights"}, tmp_path / "organ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_description_is_not_written(tmp_path: Path, description: ModelDescription) -> None:
+def test_invalid_description_is_not_written(tmp_path: Path, description: ModelDescription) -> None:
     wrong = dataclasses.replace(description, version="one")
     refusal("package-description", write_package, wrong, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["organ", "organ.zip"])
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, description: ModelDescription, name: str) -> None:
+def test_full_disk_leaves_no_files(tmp_path: Path, description: ModelDescription, name: str) -> None:
     with pytest.raises(UserError) as caught, limited_file_size():
         write_package(description, {WEIGHTS: safetensors_bytes(2000)}, tmp_path / name)
     assert caught.value.code == "disk-full" and name in caught.value.message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_package(tmp_path: Path, description: ModelDescription) -> None:
+def test_full_disk_keeps_old_package(tmp_path: Path, description: ModelDescription) -> None:
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
     files = {WEIGHTS: safetensors_bytes(2000)}
     with limited_file_size():
@@ -229,7 +225,7 @@ def test_a_full_disk_leaves_the_old_package(tmp_path: Path, description: ModelDe
     assert read_package(tmp_path / "organ").read_file(WEIGHTS) == safetensors_bytes()
 
 
-def test_a_place_where_nobody_may_write(tmp_path: Path, description: ModelDescription) -> None:
+def test_unwritable_folder_is_reported(tmp_path: Path, description: ModelDescription) -> None:
     (tmp_path / "file").write_bytes(b"")
     files = {WEIGHTS: safetensors_bytes()}
     refusal("cannot-write", write_package, description, files, tmp_path / "file" / "organ")

@@ -1,4 +1,4 @@
-"""The model of the hippocampus: what it says of itself, and what it finds on real cases it never saw."""
+"""The hippocampus model: its package, and its results on real cases not used in training."""
 
 import json
 from pathlib import Path
@@ -41,19 +41,19 @@ def overlap(found: np.ndarray, truth: np.ndarray) -> float:
     """Mean Dice of anterior and posterior."""
     shares = []
     for label in (1, 2):
-        ours, theirs = found == label, truth == label
-        shares.append(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+        found_mask, true_mask = found == label, truth == label
+        shares.append(2 * (found_mask & true_mask).sum() / (found_mask.sum() + true_mask.sum()))
     return float(np.mean(shares))
 
 
-def test_package_is_small_and_licensed_as_its_training_data(package):
+def test_package_is_small_and_has_license_of_training_data(package):
     size = sum(file.stat().st_size for file in Path(package.path).iterdir())
     assert size <= 12e6
     assert package.description.license == "CC-BY-SA-4.0"
     assert "Medical Segmentation Decathlon" in package.description.attribution
 
 
-def test_figures_are_of_named_cases_and_meet_the_goal(package):
+def test_metrics_name_cases_and_meet_the_goal(package):
     metrics = json.loads(package.read_file("metrics.json"))
     cases = metrics["dice_a_case"]
     assert len(cases) == 40 and set(CASES) <= set(cases)
@@ -61,7 +61,7 @@ def test_figures_are_of_named_cases_and_meet_the_goal(package):
     assert metrics["mean_dice"] >= 0.88
 
 
-def test_cases_it_never_saw_get_the_dice_that_metrics_say(package, model, images):
+def test_unseen_cases_get_reported_dice(package, model, images):
     stated = json.loads(package.read_file("metrics.json"))["dice_a_case"]
     for name, (image, truth) in images.items():
         found = segment(model, [image], SegmentOptions()).labels.array
@@ -69,8 +69,8 @@ def test_cases_it_never_saw_get_the_dice_that_metrics_say(package, model, images
         assert overlap(found, truth) > 0.8
 
 
-def test_crop_in_a_larger_volume_gives_the_same_inside_an_roi(model, images):
-    """A crop pasted into a volume of other tissue, with the ROI drawn along the crop's borders."""
+def test_crop_in_a_larger_volume_gives_same_result_inside_roi(model, images):
+    """A crop pasted into a volume of other tissue, with the ROI drawn along the borders of the crop."""
     image, _ = images["hippocampus_123"]
     alone = segment(model, [image], SegmentOptions()).labels.array
     before, after = (9, 14, 6), (5, 3, 11)
@@ -89,7 +89,7 @@ def test_crop_in_a_larger_volume_gives_the_same_inside_an_roi(model, images):
 
 
 def test_roi_need_not_be_exact(model, images):
-    """An ROI 3 mm smaller on every side finds the structure nearly as well."""
+    """An ROI that is 3 mm smaller on every side gives nearly the same result."""
     image, truth = images["hippocampus_004"]
     corners = image.grid.corners()
     bounds = np.stack([corners.min(axis=0) + 3, corners.max(axis=0) - 3], axis=1).ravel()
