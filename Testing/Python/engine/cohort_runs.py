@@ -1,4 +1,4 @@
-"""Commands that segment lists of cases, and a Dask scheduler for them, for tests."""
+"""Commands that segment lists of cases, and a Dask scheduler for them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table(output: Path) -> dict[str, dict[str, str]]:
 
 
 def run_cohort(names: list[str], output: Path, **options: object) -> str:
-    """How it ends: the code of a UserError, or the name of another exception."""
+    """The code of the UserError that ends the run, or the name of another exception."""
     cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
     options = {"case_list": Path(__file__), "overwrite": False, "jobs": 0, "scheduler": "", **options}
     with pytest.raises(Exception) as caught:
@@ -40,7 +40,7 @@ def run_cohort(names: list[str], output: Path, **options: object) -> str:
 
 @contextlib.contextmanager
 def running_scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A scheduler with two workers, as on a cluster: its process and address."""
+    """A scheduler with two workers, as on a cluster; yields its process and address."""
     from distributed import Client
 
     place = folder / "scheduler.json"
@@ -59,7 +59,7 @@ def running_scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
             address = client.scheduler.addr
         yield first, address
     finally:
-        # The workers first: otherwise they would wait for a scheduler that no longer exists.
+        # Stop the workers first: otherwise they would wait for a scheduler that no longer exists.
         for process in (second, first):
             process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""``conresnet.segment``: the same voxels as the command line for each kind of image, in that kind's own form."""
+"""``conresnet.segment``: same voxels as the command line for each kind of image, returned as that kind of image."""
 
 import gzip
 import itertools
@@ -37,7 +37,7 @@ MAPS = ["residual", "attention"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """It resamples to 1.3 mm, so that every way a grid is stored passes through resampling."""
+    """Resamples to 1.3 mm, so that every way of storing a grid is tested with resampling."""
     settings = description(preparation={"spacing": [1.3, 1.3, 1.3]}, inference={"window": [24, 24, 24]})
     return write_model(tmp_path_factory.mktemp("models") / "test", settings, scale=3).path
 
@@ -48,7 +48,7 @@ def pair(tmp_path_factory) -> Path:
 
 
 def volume(kind: str) -> Volume:
-    """A smooth anatomy with noise, stored plainly, obliquely, or with its axes permuted and flipped."""
+    """A smooth anatomy with noise, stored axis-aligned, oblique, or with its axes permuted and flipped."""
     of = GRIDS["oblique" if kind == "oblique" else "plain"]
     noise = np.random.default_rng(0).normal(0, 3, of.shape).astype(np.float32)
     made = Volume(anatomy(of) + noise, of, kind)
@@ -70,7 +70,7 @@ def segment(image, model: Path, **options) -> "conresnet.api.Result":
 
 
 @pytest.mark.parametrize("kind", ["plain", "oblique", "flipped"])
-def test_every_kind_of_image_gives_the_voxels_of_the_command_line(tmp_path, model, kind):
+def test_every_kind_of_image_gives_same_voxels_as_command_line(tmp_path, model, kind):
     of = volume(kind)
     write_volume(of.array, of.grid, tmp_path / "image.nii")
     write_with_itk(of, tmp_path / "image.mha")
@@ -91,7 +91,7 @@ def test_every_kind_of_image_gives_the_voxels_of_the_command_line(tmp_path, mode
         assert np.array_equal(np.asanyarray(result.maps[name].dataobj), maps[name])
 
     result = segment((np.asanyarray(source.dataobj), source.affine), model, maps=MAPS)
-    # A file's header has fewer digits than an affine, which shows in the last digit of an oblique image's maps, and in
+    # A file's header stores fewer digits than an affine. This affects the last digit of an oblique image's maps, and
     # the labels where two segments are equally likely.
     differing = np.mean(result.labels != labels.T)
     assert differing <= (0 if kind != "oblique" else 1e-3) and result.labels.dtype == np.uint8
@@ -133,7 +133,7 @@ def test_the_shipped_model_on_a_real_case(tmp_path, hippocampus_image):
     assert set(conresnet.segment(hippocampus_image, conresnet.read_model("hippocampus")).report) == set(result.report)
 
 
-def test_it_saves_what_the_command_line_writes(tmp_path, model):
+def test_saved_files_match_those_of_command_line(tmp_path, model):
     of = volume("plain")
     write_volume(of.array, of.grid, tmp_path / "image.nii")
     segmented_by_the_command_line(tmp_path / "image.nii", model, tmp_path / "by command")
@@ -142,13 +142,15 @@ def test_it_saves_what_the_command_line_writes(tmp_path, model):
     refusal("results-exist", result.save, tmp_path / "by call")
     refusal("output-not-folder", result.save, "")
     result.save(tmp_path / "by call", overwrite=True)
-    ours, theirs = ({path.name: path for path in (tmp_path / name).iterdir()} for name in ("by call", "by command"))
-    assert set(ours) == set(theirs)
-    for name, path in ours.items():
+    from_call, from_command = (
+        {path.name: path for path in (tmp_path / name).iterdir()} for name in ("by call", "by command")
+    )
+    assert set(from_call) == set(from_command)
+    for name, path in from_call.items():
         if name != "report.json":
-            # The compressed files hold the time at which they were made.
-            assert gzip.decompress(path.read_bytes()) == gzip.decompress(theirs[name].read_bytes())
-    reports = [json.loads(files["report.json"].read_text(encoding="utf-8")) for files in (ours, theirs)]
+            # Compressed files contain the time of their creation.
+            assert gzip.decompress(path.read_bytes()) == gzip.decompress(from_command[name].read_bytes())
+    reports = [json.loads(files["report.json"].read_text(encoding="utf-8")) for files in (from_call, from_command)]
     for report in reports:
         assert set(report.pop("seconds")) == {"loading", "reading", "preparing", "segmenting", "writing", "total"}
         report["passes"][0].pop("seconds")
@@ -187,7 +189,7 @@ def test_exchanged_or_repeated_images_get_a_warning(tmp_path, pair):
     assert any("are the same" in text for text in segment([t1, t1], pair).warnings)
 
 
-def test_an_roi_in_each_form(tmp_path, model):
+def test_roi_is_accepted_in_each_form(tmp_path, model):
     of = volume("plain")
     write_volume(of.array, of.grid, tmp_path / "image.nii")
     center = of.grid.center
@@ -199,7 +201,7 @@ def test_an_roi_in_each_form(tmp_path, model):
     assert found[0].any() and all(np.array_equal(one, found[0]) for one in found[1:])
 
 
-def test_refusals(tmp_path, model, pair):
+def test_invalid_arguments_are_refused(tmp_path, model, pair):
     array, affine = np.random.default_rng(0).random((8, 9, 10)), np.eye(4)
     refusal("channel-unknown", segment, None, pair, channels={"T1": (array, affine), "PD": (array, affine)})
     refusal("channel-missing", segment, None, pair, channels={"T1": (array, affine)})
@@ -237,12 +239,12 @@ def test_refusals(tmp_path, model, pair):
     ],
     ids=str,
 )
-def test_an_option_of_a_wrong_type_is_refused_by_name(model, options):
-    sentence = refusal("bad-option", conresnet.segment, (np.ones((4, 4, 4)), np.eye(4)), model, **options)
-    assert next(iter(options)) in sentence
+def test_option_of_wrong_type_is_named(model, options):
+    message = refusal("bad-option", conresnet.segment, (np.ones((4, 4, 4)), np.eye(4)), model, **options)
+    assert next(iter(options)) in message
 
 
-def test_more_threads_than_cores_are_not_started(model):
+def test_threads_are_limited_to_number_of_cores(model):
     image = volume("plain")
     result = conresnet.segment((image.array.T, image.grid.affine), model, threads=np.int64(10**6))
     assert result.report["threads"] == os.cpu_count()
@@ -265,7 +267,7 @@ def test_masked_voxels_are_refused_rather_than_segmented(model, dtype):
 
 
 @pytest.mark.parametrize("kind", ["array", "nibabel"])
-def test_a_result_does_not_depend_on_what_becomes_of_the_image_and_the_labels(tmp_path, model, kind):
+def test_result_is_independent_of_later_changes_to_image_and_labels(tmp_path, model, kind):
     of = volume("plain")
     array = of.array.T.copy()
     image = (array, of.grid.affine) if kind == "array" else nibabel.Nifti1Image(array, of.grid.affine)
@@ -280,23 +282,23 @@ def test_a_result_does_not_depend_on_what_becomes_of_the_image_and_the_labels(tm
     assert saved.any() and {row["voxels"] for row in rows} == {(saved == label).sum() for label in (10, 20)}
 
 
-def test_calls_from_threads_wait_for_each_other(model, pair):
+def test_calls_from_several_threads_are_serialized(model, pair):
     of = volume("plain")
     image, two = (of.array.T, of.grid.affine), (np.stack([of.array.T, of.array.T**2], axis=-1), of.grid.affine)
     calls = {"a": (image, model), "b": (two, pair), "c": (image, model)}
     expected = {name: segment(*call).labels for name, call in calls.items()}
-    told = []
+    calls = []
 
     def labels(name: str) -> np.ndarray:
         def listen(phase, fraction, left):
-            told.append(name)
+            calls.append(name)
             time.sleep(0.01)
 
         return segment(*calls[name], progress=listen).labels
 
     with ThreadPoolExecutor(3) as executor:
         found = dict(zip(calls, executor.map(labels, calls), strict=True))
-    assert [name for name, _ in itertools.groupby(told)] == list(dict.fromkeys(told))
+    assert [name for name, _ in itertools.groupby(calls)] == list(dict.fromkeys(calls))
     assert all(np.array_equal(found[name], expected[name]) for name in calls)
 
 
@@ -315,7 +317,7 @@ def test_a_progress_callback_may_segment_with_another_model(model, pair):
 
 
 def test_a_progress_callback_may_segment_with_the_same_model(model, monkeypatch):
-    # However quick the pass is, it reports.
+    # Even a fast pass reports progress.
     monkeypatch.setattr(Tracker, "_QUIET", 0.0)
     of = volume("plain")
     image, other = (of.array.T, of.grid.affine), (of.array.T[::-1] ** 2, of.grid.affine)
@@ -343,13 +345,13 @@ def test_an_image_whose_file_changed_since_nibabel_opened_it_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("make", [lambda array: array.bfloat16(), lambda array: array.requires_grad_()])
-def test_a_tensor_that_is_no_array_is_refused(model, make):
+def test_tensor_that_is_not_an_array_is_refused(model, make):
     of = volume("plain")
     assert "Tensor" in refusal("image-kind", segment, (make(torch.tensor(of.array)), of.grid.affine), model)
 
 
-def test_a_label_map_of_simpleitk_is_refused(repository, model):
-    """In a process of its own, since SimpleITK used to end it."""
+def test_simpleitk_label_map_is_refused(repository, model):
+    """In a separate process, because SimpleITK used to crash."""
     lines = [
         "import sys, SimpleITK as sitk, conresnet",
         "image = sitk.Cast(sitk.Image(9, 9, 9, sitk.sitkUInt8), sitk.sitkLabelUInt8)",
@@ -359,13 +361,13 @@ def test_a_label_map_of_simpleitk_is_refused(repository, model):
     assert "contains label of" in ended.stderr and ended.returncode == 1
 
 
-def test_a_result_without_any_segment_is_said(hippocampus_image):
+def test_empty_result_gets_a_warning(hippocampus_image):
     result = conresnet.segment(hippocampus_image, "hippocampus", roi=(-10, 10, -10, 10, -10, 10))
     assert not any(result.volumes_ml.values())
     assert [text.partition(";")[0] for text in result.warnings] == ["The model found nothing in the ROI"]
 
 
-def test_an_exception_from_progress_ends_the_work(model):
+def test_exception_in_progress_callback_ends_segmentation(model):
     def stop(phase, fraction, left):
         if phase == "segmenting":
             raise KeyboardInterrupt
@@ -421,7 +423,7 @@ thread.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_it_works_in_a_process_that_was_forked_after_or_during_a_segmentation(tmp_path, model):
+def test_segmentation_works_in_a_forked_process(tmp_path, model):
     of = volume("plain")
     write_volume(of.array, of.grid, tmp_path / "image.nii")
     arguments = [sys.executable, "-c", FORKING, str(model), str(tmp_path / "image.nii")]
@@ -429,7 +431,7 @@ def test_it_works_in_a_process_that_was_forked_after_or_during_a_segmentation(tm
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_the_package_is_light_and_the_api_is_three_names(repository):
+def test_import_is_fast_and_api_has_three_names(repository):
     code = (
         "import sys, conresnet; assert not {'torch', 'SimpleITK', 'numpy', 'click'} & set(sys.modules); "
         "print(conresnet.__all__); conresnet.segment; conresnet.read_model; conresnet.load_network"

@@ -1,4 +1,4 @@
-"""Lists of cases, and what is printed about each case."""
+"""Lists of cases, and the output about each case."""
 
 import sys
 import unicodedata
@@ -19,7 +19,7 @@ def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding):
+def test_columns_may_have_any_order_and_paths_are_relative_to_list(tmp_path, encoding):
     path = write(
         tmp_path,
         'FLAIR,name,roi,t1\r\nb.nii,Å 1,"1,2,3,4,5,6",sub/a.nii\r\n\r\n/x/d.nii,2,box.mrk.json,"c, d.nii"\r\n',
@@ -47,22 +47,22 @@ def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding
         ("case-quotes", 'name,T1,FLAIR\na,b,"c\nd,e,f\n'),
         ("case-quotes", 'name,T1,FLAIR\na,"b,c\nd,"e",f\n'),
         ("case-quotes", 'name,T1,FLAIR\na,b,"c\n'),
-        # The same name, composed and decomposed: macOS keeps one folder.
+        # The same name, composed and decomposed, which is a single folder on macOS.
         ("case-names-collide", "name,T1,FLAIR\n\u00c4,b,c\nA\u0308,d,e\n"),
         ("cases-unreadable", "name,T1,FLAIR\na,b\0,c\n"),
     ],
 )
-def test_refusals(tmp_path, code, text):
+def test_invalid_lists_are_refused(tmp_path, code, text):
     assert "list é.csv" in refusal(code, read_case_list, write(tmp_path, text), CHANNELS)
 
 
 @pytest.mark.parametrize("columns", ["name,T1,FLAIR", "name,T1,FLAIR,roi"])
-def test_a_roi_without_quotes_is_not_cut_off(tmp_path, columns):
-    sentence = refusal("case-too-long", read_case_list, write(tmp_path, f"{columns}\na,b,c,0,1,0,1,0,1\n"), CHANNELS)
-    assert "quotes" in sentence and "Line 2" in sentence
+def test_unquoted_roi_is_refused(tmp_path, columns):
+    message = refusal("case-too-long", read_case_list, write(tmp_path, f"{columns}\na,b,c,0,1,0,1,0,1\n"), CHANNELS)
+    assert "quotes" in message and "Line 2" in message
 
 
-def test_spaces_may_follow_the_commas(tmp_path):
+def test_spaces_after_commas_are_ignored(tmp_path):
     (case,) = read_case_list(write(tmp_path, 'name, T1, FLAIR, roi\na, "b, c", d, "0,1,0,1,0,1"\n'), CHANNELS)
     assert case == ListedCase("a", (tmp_path / "b, c", tmp_path / "d"), "0,1,0,1,0,1")
 
@@ -88,11 +88,9 @@ def test_spaces_may_follow_the_commas(tmp_path):
         ".conresnet-x",
     ],
 )
-def test_a_name_that_some_system_cannot_give_to_a_folder_is_refused(tmp_path, name):
-    sentence = refusal(
-        "case-name", read_case_list, write(tmp_path, f"name,T1,FLAIR\nfirst,b,c\n{name},b,c\n"), CHANNELS
-    )
-    assert "ine 3" in sentence
+def test_name_that_is_not_portable_as_folder_is_refused(tmp_path, name):
+    message = refusal("case-name", read_case_list, write(tmp_path, f"name,T1,FLAIR\nfirst,b,c\n{name},b,c\n"), CHANNELS)
+    assert "ine 3" in message
 
 
 @pytest.mark.parametrize("name", ["console", "com10", "a.b", "n" * 255, "$HOME", "-x", "é 1"])
@@ -102,7 +100,7 @@ def test_other_names_are_accepted(tmp_path, name):
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_lists_as_excel_writes_them_where_the_comma_is_the_decimal_sign(tmp_path, delimiter):
+def test_lists_from_excel_with_decimal_commas_are_read(tmp_path, delimiter):
     text = 'name;T1;FLAIR;roi\na;b, c.nii;d.nii;0,1,0,1,0,1\n"b";e;f;\n'.replace(";", delimiter)
     assert read_case_list(write(tmp_path, text, "utf-8-sig"), CHANNELS) == [
         ListedCase("a", (tmp_path / "b, c.nii", tmp_path / "d.nii"), "0,1,0,1,0,1"),
@@ -110,14 +108,14 @@ def test_lists_as_excel_writes_them_where_the_comma_is_the_decimal_sign(tmp_path
     ]
 
 
-def test_a_missing_field_is_named_as_the_model_names_the_channel(tmp_path):
+def test_missing_field_is_named_by_channel(tmp_path):
     text = "name,t1,flair\na,b,c\n\nd,,f\n"
     assert "Line 4 " in refusal("case-line-incomplete", read_case_list, write(tmp_path, text), CHANNELS)
     assert "has no T1" in refusal("case-line-incomplete", read_case_list, write(tmp_path, text), CHANNELS)
 
 
 @pytest.mark.parametrize("above", ["sep=;\r\n", "\n", "\n  \nSEP=;\n"])
-def test_lines_above_the_columns_are_skipped(tmp_path, above):
+def test_lines_above_header_are_skipped(tmp_path, above):
     path = write(tmp_path, f"{above}name;T1;FLAIR\na;b;c\n;d;e\n", "utf-8-sig")
     number = above.count("\n") + 3
     assert f"Line {number} " in refusal("case-line-incomplete", read_case_list, path, CHANNELS)
@@ -126,7 +124,7 @@ def test_lines_above_the_columns_are_skipped(tmp_path, above):
 
 
 @pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_files_are_found_in_either_unicode_form(tmp_path, listed, stored):
+def test_file_names_match_in_either_unicode_form(tmp_path, listed, stored):
     names = {form: unicodedata.normalize(form, "sub é/Ä.nii") for form in (listed, stored)}
     (tmp_path / names[stored]).parent.mkdir()
     (tmp_path / names[stored]).touch()
@@ -134,19 +132,19 @@ def test_files_are_found_in_either_unicode_form(tmp_path, listed, stored):
     assert case.images[0].exists() and case.images[1] == tmp_path / "é.nii"
 
 
-def test_no_list(tmp_path):
+def test_missing_list_is_refused(tmp_path):
     refusal("cases-unreadable", read_case_list, tmp_path / "none.csv", CHANNELS)
     refusal("cases-unreadable", read_case_list, write(tmp_path, "name,Tä\n", "latin-1"), CHANNELS)
 
 
-def test_the_home_folder_in_a_list(tmp_path, monkeypatch):
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (case,) = read_case_list(write(tmp_path, "name,T1\n1,~/a.nii"), ["T1"])
     assert case.images == (tmp_path / "home" / "a.nii",)
 
 
-def test_a_file_that_is_not_a_list_of_cases_is_refused_with_a_reason(tmp_path):
+def test_file_that_is_not_a_list_is_refused_with_reason(tmp_path):
     assert "folder" in refusal("cases-unreadable", read_case_list, tmp_path, CHANNELS)
     assert "CSV UTF-8" in refusal("cases-unreadable", read_case_list, write(tmp_path, "name,T1", "utf-16"), CHANNELS)
     assert "no others" in refusal("cases-columns", read_case_list, write(tmp_path, "name,T1,FLAIR,age\n"), CHANNELS)

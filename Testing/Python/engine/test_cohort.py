@@ -1,4 +1,4 @@
-"""Many cases in several processes: real workers, some of them killed, and a scheduler that stops."""
+"""Many cases in several processes: real workers, some of which are killed, and a scheduler that stops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from engine.cohort_runs import IMAGES, command, run_cohort, running_scheduler, t
 
 @pytest.fixture
 def write_list(data_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Write a list with a number of cases, and additional lines."""
+    """Write a list with the given number of cases, and additional lines."""
 
     def write(count: int, *lines: str) -> Path:
         folder = data_folder / "MSD_Task04_Hippocampus" / "imagesTr"
@@ -50,12 +50,12 @@ def labels(folder: Path) -> np.ndarray:
     return np.asarray(nibabel.load(folder / "segmentation.nii.gz").dataobj)
 
 
-def test_cases_are_segmented_as_one_by_one_and_not_again(write_list, tmp_path: Path, capsys) -> None:
+def test_cases_get_same_result_as_single_runs_and_are_not_repeated(write_list, tmp_path: Path, capsys) -> None:
     cases, output = write_list(3, "gone,missing.nii.gz", "lost,missing.nii.gz"), tmp_path / "many"
     done = run("--cases", cases, "--output", output, "--jobs", 2, "--threads", 1)
     assert done.returncode == 2 and "2 of 5 cases could not be segmented" in done.stderr, done.stderr
     assert "5 of 5 cases" in done.stderr and "Traceback" not in done.stderr
-    # The number of threads decides in which order sums are made.
+    # The number of threads determines the order of summation.
     alone = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "one", "--threads", 1]
     assert main([str(argument) for argument in alone]) == 2
     for number in range(3):
@@ -92,11 +92,11 @@ def sorted_by_dice(rows: dict[str, dict[str, str]]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [8, 300])
-def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> None:
+def test_no_case_is_lost_if_workers_are_killed(write_list, tmp_path: Path, count: int) -> None:
     output = tmp_path / "many"
     arguments = command("--cases", write_list(count), "--output", output, "--jobs", 2 if count < 100 else 4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Far apart from each other, since a case that ends two workers is given up.
+    # Separated by a pause, since a case that ends two workers is given up.
     moments = tuple(f"{finished} of {count} cases, about" for finished in (1, 5 if count < 100 else 100))
     killed: set[int] = set()
     with subprocess.Popen(
@@ -116,7 +116,7 @@ def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> 
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The processes that load a model, which have loaded PyTorch."""
+    """Processes that load a model: those that have loaded PyTorch."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -125,7 +125,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 def deadly(job: cohort.Job) -> cohort.Outcome:
-    """Replaces segmentation: one case kills its worker, another raises an internal error."""
+    """Replaces segmentation: one case kills its worker, another one raises an internal error."""
     if job.case.name == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.case.name == "faulty":
@@ -133,7 +133,7 @@ def deadly(job: cohort.Job) -> cohort.Outcome:
     return cohort.Outcome(job.case.name, cohort.DONE, volumes_ml={"A": 1.0}, seconds=1.0)
 
 
-def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys) -> None:
+def test_case_that_kills_two_workers_is_reported_and_others_continue(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(cohort, "segment_case", deadly)
     names = ["one", "deadly", "two", "three", "four"]
     status = run_cohort(names, tmp_path, jobs=2)
@@ -146,7 +146,7 @@ def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_keeps_what_is_finished(write_list, tmp_path) -> None:
+def test_lost_scheduler_keeps_finished_cases(write_list, tmp_path) -> None:
     output = tmp_path / "many"
     with (
         running_scheduler(tmp_path) as (process, address),
@@ -177,8 +177,8 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
-def test_files_of_others_are_not_replaced_by_the_summary(tmp_path, monkeypatch, capsys) -> None:
-    """They are refused before any work; the summary of an earlier run is replaced."""
+def test_summary_does_not_replace_other_files(tmp_path, monkeypatch, capsys) -> None:
+    """They are refused before any work starts; the summary of an earlier run is replaced."""
     monkeypatch.setattr(cohort, "connected", lambda *_: pytest.fail("work has begun"))
     case_list = tmp_path / "cohort.csv"
     case_list.write_text("name,T1\ncase,image.nii.gz\n", encoding="utf-8")
@@ -197,13 +197,13 @@ def test_files_of_others_are_not_replaced_by_the_summary(tmp_path, monkeypatch, 
     assert run_cohort(["one"], tmp_path, jobs=1) == "summary-not-ours"
 
 
-def test_a_file_in_the_place_of_the_output_folder(tmp_path) -> None:
+def test_file_in_place_of_output_folder_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert run_cohort(["one"], tmp_path / "file", jobs=1) == "output-not-folder"
     assert run_cohort(["one"], tmp_path / "file" / "below", jobs=1) == "cannot-write"
 
 
-def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_path, monkeypatch) -> None:
+def test_stopped_run_keeps_earlier_summary_until_it_writes_its_own(tmp_path, monkeypatch) -> None:
     asked, finished = [], []
 
     @contextlib.contextmanager
@@ -213,7 +213,7 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
 
     def segmented(client: None, waiting: Iterable[cohort.Job]) -> Iterator[cohort.Outcome]:
         yield from finished
-        # A worker is killed at its work.
+        # A worker is killed while it works.
         folder = next(iter(waiting)).folder
         folder.mkdir()
         OwnedFolder.make(PREFIX, folder).release()
@@ -241,8 +241,8 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
     assert asked == [3, 3], "no more workers than cases"
 
 
-def test_a_case_knows_the_images_in_its_folder_and_no_others(tmp_path, monkeypatch) -> None:
-    """A list of all images of 10,000 cases with each of them would fill the memory."""
+def test_case_lists_only_images_in_its_own_folder(tmp_path, monkeypatch) -> None:
+    """Otherwise, with 10,000 cases, every case would hold a list of all images, which would fill the memory."""
     jobs = []
 
     def segmented(client: None, waiting: Iterable[cohort.Job]) -> Iterator[cohort.Outcome]:
@@ -259,7 +259,7 @@ def test_a_case_knows_the_images_in_its_folder_and_no_others(tmp_path, monkeypat
     assert [sorted(set(job.inputs)) for job in jobs] == [images[:2], [images[1]], [images[2]]]
 
 
-def test_a_summary_is_kept_if_all_cases_are_refused_for_their_results(tmp_path, monkeypatch, capsys) -> None:
+def test_summary_is_kept_if_all_cases_are_refused(tmp_path, monkeypatch, capsys) -> None:
     def fail(name: str, code: str) -> cohort.Outcome:
         error = UserError(code, path=name, differences="--fast differs", changed="a", files="b")
         return cohort.Outcome(name, cohort.FAILED, cohort.CaseProblem.of(name, error))
@@ -287,8 +287,8 @@ def test_a_summary_is_kept_if_all_cases_are_refused_for_their_results(tmp_path, 
     assert run_with(missing) == {"d": "failed"}
 
 
-def test_time_left_is_judged_by_the_cases_that_were_segmented() -> None:
-    """Not by those that were skipped, and not at all after the last one."""
+def test_time_remaining_is_estimated_from_segmented_cases() -> None:
+    """Skipped cases do not count, and there is no estimate after the last case."""
 
     def line(cases: int, *states: str) -> str:
         return cohort.progress_line([cohort.Outcome("case", state) for state in states], cases, 100.0)
@@ -298,7 +298,7 @@ def test_time_left_is_judged_by_the_cases_that_were_segmented() -> None:
     assert line(4, cohort.SKIPPED) == "1 of 4 cases" and line(2, cohort.DONE, cohort.DONE) == "2 of 2 cases"
 
 
-def test_names_in_the_table_are_no_formulas(tmp_path) -> None:
+def test_names_in_table_are_not_formulas(tmp_path) -> None:
     problem = cohort.CaseProblem("-1 image")
     outcomes = [cohort.Outcome("@a", cohort.DONE, None, {"=1+1": 2.0}), cohort.Outcome("b", cohort.FAILED, problem)]
     write_table(outcomes, tmp_path / "cohort.csv")
@@ -309,14 +309,14 @@ def test_names_in_the_table_are_no_formulas(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--jobs", "2"], ["--scheduler", "tcp://x:1"]])
-def test_workers_need_a_list(data_folder, tmp_path, arguments, capsys) -> None:
+def test_jobs_option_requires_a_list(data_folder, tmp_path, arguments, capsys) -> None:
     image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz"
     given = ["segment", str(image), "--model", "hippocampus", "--output", str(tmp_path / "o"), *arguments]
     assert main(given) == 2
     assert "--cases" in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_named_and_not_the_hidden_folder_in_it(write_list, tmp_path, capsys):
+def test_unwritable_output_folder_is_named_instead_of_its_hidden_folder(write_list, tmp_path, capsys):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / ".cohort").write_text("in the way")
     arguments = ["--cases", write_list(1), "--model", "hippocampus", "--output", tmp_path / "results", "--jobs", 1]

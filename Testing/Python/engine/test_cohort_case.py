@@ -1,4 +1,4 @@
-"""One case of a cohort, in this process: when earlier results count as those asked for, and when they are replaced."""
+"""One case of a cohort, in this process: when earlier results match the request, and when they are replaced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engine.volumes import grid, random_volume
 
 @pytest.fixture
 def job(tmp_path: Path) -> cohort.Job:
-    """A case that had no results when its cohort was started."""
+    """A case without results when its cohort was started."""
     image, model = tmp_path / "image.nii", tmp_path / "model"
     write_model(model, description())
     write_volume(random_volume(grid((12, 12, 12))).array, grid((12, 12, 12)), image)
@@ -41,7 +41,7 @@ def job(tmp_path: Path) -> cohort.Job:
         ({"maps": ("residual",)}, "(without residual.nii.gz)"),
     ],
 )
-def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder, tmp_path, change, named) -> None:
+def test_results_with_other_options_are_not_reused(data_folder, tmp_path, change, named) -> None:
     image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
     options = SegmentOptions(review=True, threads=1)
 
@@ -57,8 +57,8 @@ def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder,
     assert named in other.problem.sentence
 
 
-def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(job) -> None:
-    """Under the same paths, names and version."""
+def test_results_of_another_image_or_model_are_not_reused(job) -> None:
+    """With the same paths, names and version."""
     (image,), model = job.case.images, job.model
 
     def segment(overwrite: bool = False) -> cohort.Outcome:
@@ -74,7 +74,7 @@ def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(job
     stale = segment()
     assert stale.state == cohort.FAILED and "because the model test changed" in stale.problem.sentence
     assert segment(overwrite=True).state == cohort.DONE
-    # Results outlive their images.
+    # Results are kept when their images are removed.
     image.unlink()
     assert segment().state == cohort.SKIPPED
     report = job.folder / "report.json"
@@ -84,7 +84,7 @@ def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(job
     assert "--overwrite" in segment().problem.sentence, "as in reports of version 0.1"
 
 
-def test_a_case_whose_worker_was_killed_before_it_reported_is_segmented_again(job) -> None:
+def test_case_counts_as_segmented_if_worker_was_killed_before_reporting(job) -> None:
     """It counts as segmented in this run, and its picture is drawn."""
     first, picture = cohort.segment_case(job), job.output / ".cohort" / "case.png"
     picture.unlink()
@@ -94,7 +94,7 @@ def test_a_case_whose_worker_was_killed_before_it_reported_is_segmented_again(jo
     assert cohort.segment_case(replace(job, had_results=True)).state == cohort.SKIPPED
 
 
-def test_a_case_that_another_command_segments_at_the_same_time_is_kept(job, monkeypatch) -> None:
+def test_results_written_by_a_concurrent_command_are_kept(job, monkeypatch) -> None:
     segment = cohort.segment_to_folder
 
     def twice(*arguments: object) -> object:
@@ -107,8 +107,8 @@ def test_a_case_that_another_command_segments_at_the_same_time_is_kept(job, monk
     assert (outcome.state, outcome.problem) == (cohort.SKIPPED, None)
 
 
-def test_results_that_were_brought_back_are_checked_like_others(job, monkeypatch) -> None:
-    """A run that was killed while it replaced them is undone only when the case begins."""
+def test_restored_results_are_checked_like_others(job, monkeypatch) -> None:
+    """A run that was killed while it replaced them is undone only when the case starts."""
     assert cohort.segment_case(job).state == cohort.DONE
     (image,), away = job.case.images, job.output / "away"
     job.folder.rename(away)
@@ -124,8 +124,8 @@ def test_results_that_were_brought_back_are_checked_like_others(job, monkeypatch
     assert outcome.state == cohort.FAILED and f"because {image} changed" in outcome.problem.sentence
 
 
-def test_an_image_that_only_this_computer_has_is_reported_as_such(job) -> None:
-    """Otherwise, the message says that a file does not exist, although the user can see it."""
+def test_image_missing_on_worker_is_reported_as_such(job) -> None:
+    """Otherwise, the message would say that a file does not exist, although the user can see it."""
 
     def problem(**changes: object) -> str:
         missing = UserError("image-not-found", path="scan.nii")
@@ -137,7 +137,7 @@ def test_an_image_that_only_this_computer_has_is_reported_as_such(job) -> None:
     assert problem(case=replace(job.case, images=(Path("gone.nii"),))) == "image-not-found"
 
 
-def test_threads_of_a_worker_take_turns(job) -> None:
+def test_threads_of_a_worker_process_one_case_at_a_time(job) -> None:
     """By default, a scheduler's worker has one thread per core, but a network can process only one case at a time."""
     jobs = [replace(job, case=replace(job.case, name=f"case {number}")) for number in range(6)]
     with ThreadPoolExecutor(3) as pool:
@@ -146,13 +146,13 @@ def test_threads_of_a_worker_take_turns(job) -> None:
     assert len({str(outcome.volumes_ml) for outcome in outcomes}) == 1
 
 
-def test_a_model_that_is_not_the_one_of_the_command_is_refused(job) -> None:
-    """It was replaced in the meantime, or the worker is on another computer."""
-    asked = replace(job, digest=digest_with_locator(job.model))
-    assert cohort.segment_case(asked).state == cohort.DONE
+def test_model_that_differs_from_the_commands_is_refused(job) -> None:
+    """The model was replaced in the meantime, or the worker is on another computer."""
+    matching = replace(job, digest=digest_with_locator(job.model))
+    assert cohort.segment_case(matching).state == cohort.DONE
     shutil.rmtree(job.model)
     write_model(job.model, description(), seed=5)
-    other = replace(asked, case=replace(job.case, name="other"))
+    other = replace(matching, case=replace(job.case, name="other"))
     assert cohort.segment_case(other).problem.code == "model-changed" and not other.folder.exists()
     assert cohort.segment_case(replace(other, digest="")).state == cohort.DONE
     assert cohort.segment_case(replace(other, version="0.0.1")).problem.code == "cohort-versions-differ"

@@ -25,40 +25,40 @@ from engine.cohort_runs import IMAGES, command, run_cohort, running_scheduler, t
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler for all tests that do not end it."""
+    """The address of a scheduler shared by all tests that do not end it."""
     with running_scheduler(tmp_path_factory.mktemp("scheduler")) as (_process, address):
         yield address
 
 
-def test_workers_have_a_gpu_each_and_share_where_there_are_fewer(recwarn, tmp_path, monkeypatch) -> None:
-    """Real workers, on a computer that pretends to have two GPUs. They leave no files behind."""
+def test_workers_get_one_gpu_each_and_share_if_there_are_fewer(recwarn, tmp_path, monkeypatch) -> None:
+    """Real workers, on a computer that appears to have two GPUs. They leave no files behind."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     # A folder left by a command that was killed.
     OwnedFolder.make("conresnet-cohort-").release()
 
-    def with_gpus(asked: str) -> tuple[int, str]:
+    def with_gpus(device: str) -> tuple[int, str]:
         import torch
         from distributed import get_worker
 
         torch.cuda.device_count = lambda: 2
-        return get_worker().name, cohort._device(asked, {get_worker().address: 5})
+        return get_worker().name, cohort._device(device, {get_worker().address: 5})
 
     with socket.socket() as other:
-        # As by another cohort; if the bind fails, somebody else has the port.
+        # Occupy the port, as another cohort would; if the bind fails, another program is using it.
         with contextlib.suppress(OSError):
             other.bind(("", 8787))
             other.listen()
         with cohort.connected(3, "") as client:
             client.wait_for_workers(3)
-            for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
-                places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
+            for device, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
+                places = [client.submit(with_gpus, device, workers=worker, pure=False) for worker in client.nthreads()]
                 assert sorted(client.gather(places)) == list(enumerate(devices))
     assert not [str(warning.message) for warning in recwarn if "8787" in str(warning.message)]
     assert not list(tmp_path.iterdir())
 
 
-def test_workers_of_a_scheduler_have_a_gpu_of_their_computer_each(scheduler) -> None:
+def test_scheduler_workers_get_one_gpu_each_on_their_computer(scheduler) -> None:
     def with_gpus(workers: dict[str, int]) -> str:
         from unittest.mock import patch
 
@@ -91,7 +91,7 @@ def answering(text: bytes) -> Iterator[str]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_what_prevents_the_work_is_reported_in_a_sentence(tmp_path, monkeypatch) -> None:
+def test_problems_with_scheduler_are_reported(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 1)
     for address in ("tcp://127.0.0.1:1", "somewhere", "tcp://[::1", "tcp://x:99999"):
         assert run_cohort(["one"], tmp_path / "a" / "b", scheduler=address) == "cohort-no-scheduler"
@@ -104,13 +104,13 @@ def test_what_prevents_the_work_is_reported_in_a_sentence(tmp_path, monkeypatch)
     assert run_cohort(["one"], tmp_path, jobs=2) == "cohort-needs-package"
 
 
-def test_workers_of_another_version_are_refused(tmp_path, monkeypatch, scheduler) -> None:
+def test_workers_with_another_version_are_refused(tmp_path, monkeypatch, scheduler) -> None:
     monkeypatch.setattr(cluster, "__version__", "0.0.1")
     assert run_cohort(["one"], tmp_path, scheduler=scheduler) == "cohort-versions-differ"
 
 
-def test_workers_that_cannot_do_the_work_are_refused_before_it(tmp_path, monkeypatch, scheduler) -> None:
-    """One without ConResNet, one with another model, and one with a folder of its own for the results."""
+def test_unsuitable_workers_are_refused_before_work_starts(tmp_path, monkeypatch, scheduler) -> None:
+    """One without ConResNet, one with another model, and one with a separate output folder."""
     only_here = ModuleType("only_here")
     exec("def facts(*_): pass", vars(only_here))
     monkeypatch.setitem(sys.modules, "only_here", only_here)
@@ -131,7 +131,7 @@ def test_workers_that_cannot_do_the_work_are_refused_before_it(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_result_that_was_lost_with_its_worker_is_waited_for(tmp_path) -> None:
+def test_result_lost_with_its_worker_is_awaited_again(tmp_path) -> None:
     """Dask computes it again."""
     future, waited = SimpleNamespace(status="lost"), []
 
@@ -148,7 +148,7 @@ def test_a_result_that_was_lost_with_its_worker_is_waited_for(tmp_path) -> None:
     assert workers.wait_for_any() is future and waited == [future]
 
 
-def test_a_locator_may_be_missing_on_one_side() -> None:
+def test_locator_may_be_missing_on_one_side() -> None:
     assert (
         cluster.is_same_model("a b", "a b") and cluster.is_same_model("a", "a b") and cluster.is_same_model("a b", "a")
     )
@@ -170,20 +170,20 @@ def test_waiting_for_workers_is_reported_once(tmp_path, monkeypatch, capsys) -> 
         },
     )
     workers = cluster.Workers(client, "tcp://x:1", tmp_path, "a", tmp_path)
-    said = []
+    messages = []
     for states[:] in ([], [], ["paused"], ["paused"], ["paused", "running"], [], [*5 * ["paused"], "running"]):
         workers.addresses()
         assert workers.wait_for_any() is None
-        said.append(capsys.readouterr().err)
-    assert [bool(text) for text in said] == [True, False, True, False, False, True, False]
-    assert "tcp://x:1" in said[0] and "--memory-limit 0" in said[2]
-    # Those on this computer are started again.
+        messages.append(capsys.readouterr().err)
+    assert [bool(text) for text in messages] == [True, False, True, False, False, True, False]
+    assert "tcp://x:1" in messages[0] and "--memory-limit 0" in messages[2]
+    # Workers on this computer are restarted.
     states.clear()
     assert cluster.Workers(client, "", tmp_path, "a", tmp_path).addresses() == []
     assert capsys.readouterr().err == ""
 
 
-def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, scheduler) -> None:
+def test_workers_resolve_images_relative_to_list(data_folder, tmp_path, scheduler) -> None:
     """The workers run in another folder. The same list by another path counts as the same list."""
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -197,8 +197,8 @@ def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, sc
         assert table(tmp_path / "many")["case"]["state"] == state
 
 
-def test_a_worker_that_is_just_being_replaced_does_not_take_the_command_with_it(monkeypatch) -> None:
-    """Dask knows no process id of a worker that has died; psutil would take that for this process."""
+def test_worker_being_replaced_does_not_end_command(monkeypatch) -> None:
+    """Dask knows no process id of a worker that has died; psutil would take None for the current process."""
     import distributed
     import psutil
 
@@ -210,7 +210,7 @@ def test_a_worker_that_is_just_being_replaced_does_not_take_the_command_with_it(
     assert not killed
 
 
-def test_a_worker_that_may_not_read_the_model_is_not_taken_for_a_lost_one(tmp_path, monkeypatch) -> None:
+def test_worker_without_permission_to_read_model_is_not_treated_as_lost(tmp_path, monkeypatch) -> None:
     def refuse(_model: Path) -> str:
         raise PermissionError(13, "Permission denied", "model.json")
 

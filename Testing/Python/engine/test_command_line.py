@@ -1,4 +1,4 @@
-"""How commands end: status, one sentence, no traceback; and that help is quick and needs no torch."""
+"""How commands end: exit status, a one-message message, no traceback; help is fast and does not need torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ending(monkeypatch: pytest.MonkeyPatch):
-    """Make the command ``models`` end by an exception, or by what a function does, and return its exit status."""
+    """Make the command ``models`` end with an exception, or as a function ends, and return its exit status."""
 
     def end(error: BaseException | Callable[[], None]) -> int:
         @click.command()
@@ -83,31 +83,31 @@ def test_the_version(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out == f"ConResNet {__version__}\n"
 
 
-def test_a_mistake_of_the_user_is_one_sentence_and_status_2(ending, capsys: pytest.CaptureFixture) -> None:
+def test_user_error_gives_one_sentence_and_status_2(ending, capsys: pytest.CaptureFixture) -> None:
     assert ending(UserError("image-not-found", "There is no image\nat é.nii; check the path.")) == 2
     captured = capsys.readouterr()
     assert captured.err == "There is no image at é.nii; check the path.\n" and captured.out == ""
 
 
 @pytest.mark.parametrize("arguments", [["modles"], ["import"], ["models", "list", "--fodler"], ["models", "verify"]])
-def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_invalid_arguments_give_one_sentence_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(arguments) == 2
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1 and "--help" in sentence
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "--help" in message
 
 
-def test_a_fault_of_ours_names_the_log_and_is_status_1(
+def test_internal_error_names_log_and_gives_status_1(
     ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_main.tempfile, "tempdir", str(tmp_path))
     assert ending(ZeroDivisionError("division by zero")) == 1
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1 and "Traceback" not in sentence and "division by zero" in sentence
-    log = Path(re.search(r"log (\S+\.log)\.", sentence).group(1)).read_text(encoding="utf-8")
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "Traceback" not in message and "division by zero" in message
+    log = Path(re.search(r"log (\S+\.log)\.", message).group(1)).read_text(encoding="utf-8")
     assert "Traceback" in log and "ZeroDivisionError" in log and __version__ in log and "['models']" in log
 
 
-def test_without_room_for_a_log_it_still_ends_in_a_sentence(
+def test_internal_error_is_reported_even_if_log_cannot_be_written(
     ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_main.tempfile, "tempdir", str(tmp_path / "nowhere"))
@@ -115,7 +115,7 @@ def test_without_room_for_a_log_it_still_ends_in_a_sentence(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_python_without_torch_is_named(ending, capsys: pytest.CaptureFixture) -> None:
+def test_missing_package_is_named(ending, capsys: pytest.CaptureFixture) -> None:
     assert ending(ModuleNotFoundError("No module named 'torch'", name="torch")) == 2
     assert "requires torch" in capsys.readouterr().err
     assert ending(ModuleNotFoundError("No module named 'monai'", name="monai")) == 2
@@ -127,25 +127,25 @@ def test_a_python_without_torch_is_named(ending, capsys: pytest.CaptureFixture) 
     "number",
     [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS, errno.EIO, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.EISDIR],
 )
-def test_what_the_file_system_says_of_a_path_is_a_sentence(ending, capsys: pytest.CaptureFixture, number: int) -> None:
+def test_file_system_error_is_reported(ending, capsys: pytest.CaptureFixture, number: int) -> None:
     assert ending(OSError(number, os.strerror(number), "/some/päth")) == 2
     assert "/some/päth" in capsys.readouterr().err
     assert ending(OSError(number, os.strerror(number))) == 1, "without a path, nobody could do anything about it"
     capsys.readouterr()
 
 
-def test_lack_of_memory_anywhere_is_a_sentence(ending, capsys: pytest.CaptureFixture) -> None:
+def test_out_of_memory_is_reported(ending, capsys: pytest.CaptureFixture) -> None:
     assert ending(MemoryError()) == 2
     assert "memory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["models", "show", ""], ["models", "list", "--folder", " "], [""]])
-def test_an_empty_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_empty_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main(arguments) == 2
     assert "empty" in capsys.readouterr().err
 
 
-def test_output_that_nobody_reads_is_no_failure(repository: Path) -> None:
+def test_closed_output_is_not_an_error(repository: Path) -> None:
     command = [sys.executable, "-m", "conresnet", "models", "list"]
     running = subprocess.Popen(
         command, cwd=repository / "ConResSegmentation", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -157,7 +157,7 @@ def test_output_that_nobody_reads_is_no_failure(repository: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["models", "list"], ["segment", "--help"]])
-def test_output_without_room_is_one_sentence(repository: Path, arguments: list[str], unbuffered: str) -> None:
+def test_full_disk_for_output_is_reported(repository: Path, arguments: list[str], unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         finished = subprocess.run(
             [sys.executable, "-m", "conresnet", *arguments],
@@ -173,15 +173,15 @@ def test_output_without_room_is_one_sentence(repository: Path, arguments: list[s
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a current folder")
-def test_a_current_folder_that_was_deleted_is_one_sentence(ending, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_deleted_working_folder_is_reported(ending, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
     assert ending(lambda: 0) == 2
     assert capsys.readouterr().err == "The current folder no longer exists; change to another folder, and try again.\n"
 
 
-def test_a_signal_during_an_import_that_runs_text_ends_with_its_status(repository: Path, tmp_path: Path) -> None:
-    """As in torch, whose dataclasses are text that runs by exec. CPython then ended the process by SIGINT, later on."""
+def test_signal_during_exec_in_an_import_gives_its_status(repository: Path, tmp_path: Path) -> None:
+    """For example, torch generates dataclasses with exec. CPython then died of SIGINT later."""
     code = (
         "import os, signal, sys\n"
         "import click\n"
@@ -204,13 +204,13 @@ def test_a_signal_during_an_import_that_runs_text_ends_with_its_status(repositor
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled()])
-def test_stopping_is_status_130(ending, error: BaseException, capsys: pytest.CaptureFixture) -> None:
+def test_interrupt_gives_status_130(ending, error: BaseException, capsys: pytest.CaptureFixture) -> None:
     assert ending(error) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT"])
-def test_signals_that_end_a_process_let_it_clean_up_first(ending, name: str) -> None:
+def test_termination_signals_let_the_process_clean_up(ending, name: str) -> None:
     number = getattr(signal, name)
     cleaned = []
 
@@ -220,7 +220,7 @@ def test_signals_that_end_a_process_let_it_clean_up_first(ending, name: str) -> 
         finally:
             cleaned.append(True)
 
-    # Where the tests run in the background of a shell, some are ignored.
+    # Some signals are ignored when the tests run in the background of a shell.
     before = signal.signal(number, signal.SIG_DFL)
     try:
         assert ending(work) == 128 + number and cleaned
@@ -229,7 +229,7 @@ def test_signals_that_end_a_process_let_it_clean_up_first(ending, name: str) -> 
         signal.signal(number, before)
 
 
-def test_a_second_interrupt_does_not_stop_the_cleaning_up(ending, capsys: pytest.CaptureFixture) -> None:
+def test_second_interrupt_does_not_stop_cleanup(ending, capsys: pytest.CaptureFixture) -> None:
     cleaned = []
 
     def work() -> None:
@@ -249,7 +249,7 @@ def test_a_second_interrupt_does_not_stop_the_cleaning_up(ending, capsys: pytest
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
-def test_a_closed_terminal_is_heard_unless_nohup_has_it_ignored(ending) -> None:
+def test_closed_terminal_ends_process_unless_started_with_nohup(ending) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         assert ending(lambda: signal.raise_signal(signal.SIGHUP)) == 129
@@ -260,7 +260,7 @@ def test_a_closed_terminal_is_heard_unless_nohup_has_it_ignored(ending) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_the_module_ends_with_the_status(repository: Path, tmp_path: Path) -> None:
+def test_module_exits_with_status(repository: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "CONRESNET_MODELS": str(tmp_path / "modèles")}
     finished = subprocess.run(
         [sys.executable, "-m", "conresnet", "models", "show", "organe-é"],
@@ -274,7 +274,7 @@ def test_the_module_ends_with_the_status(repository: Path, tmp_path: Path) -> No
     assert finished.stderr.count("\n") == 1 and 'no model named "organe-' in finished.stderr
 
 
-def test_an_interrupt_during_the_start_is_no_traceback(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+def test_interrupt_during_start_gives_no_traceback(monkeypatch, capsys: pytest.CaptureFixture) -> None:
     class Interrupted(importlib.abc.MetaPathFinder):
         def find_spec(self, name: str, *_: object) -> None:
             if name == "conresnet.cli.main":
@@ -287,7 +287,7 @@ def test_an_interrupt_during_the_start_is_no_traceback(monkeypatch, capsys: pyte
     assert end.value.code == 130 and capsys.readouterr().err == "Stopped.\n"
 
 
-def test_models_are_listed_with_the_broken_ones_below(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_models_are_listed_with_broken_ones_last(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
     make_folder(models_folder / "a")
     make_folder(models_folder / "b", document(version="0.9.0"))
     (make_folder(models_folder / "c") / WEIGHTS).unlink()
@@ -300,7 +300,7 @@ def test_models_are_listed_with_the_broken_ones_below(models_folder: Path, capsy
     assert lines[-1] == f"Your models folder is {models_folder}."
 
 
-def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_models_show_prints_a_model(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
     figures = b'{"dice": {"mean": 0.9012345, "cases": ["a", "b"]}, "each": {"a": {"dice": 0.1}}}'
     make_folder(models_folder / "a", files={WEIGHTS: safetensors_bytes(), "metrics.json": figures})
     assert main(["models", "show", "organ"]) == 0
@@ -310,19 +310,19 @@ def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) ->
     assert "0.1" not in text.split("\nEvaluation\n")[1]
 
 
-def test_a_models_maps_mirroring_and_locator_are_shown(capsys: pytest.CaptureFixture) -> None:
+def test_models_show_prints_maps_mirroring_and_locator(capsys: pytest.CaptureFixture) -> None:
     assert main(["models", "show", "hippocampus"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for part in (
         "Maps probability, residual,",
         "copies mirrored along W",
         "Locator brain-structures, which finds: Left",
     ):
-        assert part in shown
+        assert part in output
 
 
 @pytest.mark.parametrize(("name", "content"), [("metrics.json", b"[1, 2]"), ("review.json", b"{}")])
-def test_figures_and_review_lists_that_cannot_be_read_are_noticed_before_a_segmentation(
+def test_unreadable_metrics_and_review_lists_are_reported_by_install_and_verify(
     models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: bytes
 ) -> None:
     package = make_folder(tmp_path / "a", files={WEIGHTS: safetensors_bytes(), name: content})
@@ -333,9 +333,7 @@ def test_figures_and_review_lists_that_cannot_be_read_are_noticed_before_a_segme
 
 
 @pytest.mark.parametrize("tiling", ["fitted", "authors"])
-def test_the_tiling_of_two_networks_is_shown_as_the_package_has_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture, tiling: str
-) -> None:
+def test_models_show_prints_tiling_of_two_networks(tmp_path: Path, capsys: pytest.CaptureFixture, tiling: str) -> None:
     pair = coarse_to_fine(description("resdsn", base_width=8))
     pair["inference"]["tiling"] = tiling
     write_pair(tmp_path, pair, *(random_weights(pair, index) for index in (0, 1)))
@@ -343,7 +341,7 @@ def test_the_tiling_of_two_networks_is_shown_as_the_package_has_it(
     assert f"Window 32 x 32 x 32, {tiling} tiling" in " ".join(capsys.readouterr().out.split())
 
 
-def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_models_show_prints_copies_of_a_channel(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
     whole = changed("system.networks.0.arguments", {**ARGUMENTS, "input_channels": 2})
     whole["inputs"][0]["copies"] = [[{"step": "equalize", "clip_limit": 0.01, "tiles": 8}]]
     make_folder(models_folder / "a", whole)
@@ -351,13 +349,13 @@ def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.Captu
     assert "intensity: clip; a copy: equalize" in capsys.readouterr().out
 
 
-def test_metrics_cannot_steer_the_terminal(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_control_characters_in_metrics_are_escaped(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
     metrics = {"\x1b[2J": {"a": "\x1b[2J", "b\x1b": [1, {"c": None}, "x\x1b"]}}
     files = {WEIGHTS: safetensors_bytes(), "metrics.json": json.dumps(metrics).encode()}
     make_folder(models_folder / "a", document(), files)
     assert main(["models", "show", "organ"]) == 0
-    shown = capsys.readouterr().out
-    assert "\\x1b[2J, a" in shown and "\x1b" not in shown
+    output = capsys.readouterr().out
+    assert "\\x1b[2J, a" in output and "\x1b" not in output
 
 
 def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -389,19 +387,19 @@ def test_a_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("given", ["--folder=~/none", "--folder=NAME=~/none"])
-def test_the_home_folder_is_expanded_if_the_shell_does_not(given, models_folder, tmp_path, monkeypatch, capsys) -> None:
+def test_home_folder_is_expanded(given, models_folder, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert main(["models", "list", given]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
 
 
-def test_a_question_from_click_ends_its_sentence(capsys) -> None:
+def test_suggestion_from_click_ends_with_punctuation(capsys) -> None:
     assert main(["models", "uninstall", "organ"]) == 2
     assert capsys.readouterr().err.endswith("'install'? See python -m conresnet models --help.\n")
 
 
-def test_a_package_on_this_computer_is_not_downloaded(models_folder, tmp_path, capsys) -> None:
+def test_local_package_is_not_downloaded(models_folder, tmp_path, capsys) -> None:
     (tmp_path / "organ.zip").write_bytes(b"PK")
     assert main(["models", "get", str(tmp_path / "organ.zip")]) == 2
     assert "models install" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What ``segment`` refuses before it imports torch, which takes seconds, and which of several reasons it gives."""
+"""Errors that ``segment`` reports before it imports torch, which takes seconds, and their priority."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from conresnet.cli.main import main
 from conresnet.package.store import find_model
 from engine.test_dicom_series import write_series
 
-# In a separate process, because this one has imported torch.
+# In a separate process, because torch is already imported in this one.
 _CODES = """
 import json, sys
 from conresnet.cli.main import conresnet
@@ -29,7 +29,7 @@ print(json.dumps([codes, sorted(slow)]))
 """
 
 
-def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data_folder: Path, tmp_path: Path):
+def test_errors_are_reported_without_importing_torch(hippocampus_image: Path, data_folder: Path, tmp_path: Path):
     taken, file = tmp_path / "taken", tmp_path / "file.txt"
     taken.mkdir()
     (taken / "segmentation.nii.gz").write_text("mine")
@@ -41,7 +41,7 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
     odd.write_text(odd.read_text(encoding="utf-8").replace('"type": "conresnet"', '"type": "other"'), encoding="utf-8")
     image, model, new = [hippocampus_image], ["--model", "hippocampus"], ["--output", tmp_path / "new"]
     earlier = ["--output", taken]
-    # If the output folder already has results, another reason is more helpful.
+    # If the output folder already has results, another error is more helpful.
     expected = [
         ([*image, *model, *earlier], "results-exist"),
         ([*image, *model, *earlier, "--overwrite"], "results-not-ours"),
@@ -64,14 +64,16 @@ def test_what_needs_no_torch_is_refused_without_it(hippocampus_image: Path, data
         (["--cases", tmp_path / "good.csv", *model, "--output", file / "below"], "cannot-write"),
         (["--cases", tmp_path / "good.csv", *model, *new, "--maps", "foo", "--jobs", "2"], "map-unknown"),
     ]
-    asked = json.dumps([[str(word) for word in arguments] for arguments, _ in expected])
-    told = subprocess.run([sys.executable, "-c", _CODES], input=asked, capture_output=True, text=True, timeout=100)
-    codes, slow = json.loads(told.stdout)
+    commands = json.dumps([[str(word) for word in arguments] for arguments, _ in expected])
+    process = subprocess.run(
+        [sys.executable, "-c", _CODES], input=commands, capture_output=True, text=True, timeout=100
+    )
+    codes, slow = json.loads(process.stdout)
     assert codes == [code for _, code in expected] and not slow
     assert not (tmp_path / "new").exists() and (taken / "segmentation.nii.gz").read_text() == "mine"
 
 
-def test_the_slices_of_a_series_lead_to_its_folder(tmp_path: Path, capsys):
+def test_slices_of_a_series_suggest_its_folder(tmp_path: Path, capsys):
     write_series(tmp_path / "ct")
     arguments = [*(tmp_path / "ct").iterdir(), "--model", "head-neck-organs", "--output", tmp_path / "new"]
     assert main(["segment", *map(str, arguments)]) == 2
@@ -79,15 +81,15 @@ def test_the_slices_of_a_series_lead_to_its_folder(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(("count", "unnamed"), [(12, "and 4 more"), (9, "and 1 more")])
-def test_several_images_lead_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys, count, unnamed):
+def test_several_images_suggest_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys, count, unnamed):
     images = [hippocampus_image] * count
     assert main(["segment", *map(str, images), "--model", "hippocampus", "--output", str(tmp_path / "new")]) == 2
-    told = capsys.readouterr().err
-    assert str(count) in told and unnamed in told and told.endswith("list them with --cases.\n")
+    message = capsys.readouterr().err
+    assert str(count) in message and unnamed in message and message.endswith("list them with --cases.\n")
 
 
-def test_a_folder_of_image_files_leads_to_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
+def test_folder_of_image_files_suggests_a_list_of_cases(hippocampus_image: Path, tmp_path: Path, capsys):
     arguments = [hippocampus_image.parent, "--model", "hippocampus", "--output", tmp_path / "new"]
     assert main(["segment", *map(str, arguments)]) == 2
-    told = capsys.readouterr().err
-    assert "hippocampus_004.nii.gz" in told and "--cases" in told
+    message = capsys.readouterr().err
+    assert "hippocampus_004.nii.gz" in message and "--cases" in message

@@ -1,4 +1,4 @@
-"""The page about a case, and what --review, --statistics and --report write into the folder of its results."""
+"""The report about a case, and the files that --review, --statistics and --report add to the results."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and checks that what is opened is closed."""
+    """Collects tags and text, and checks that every opened tag is closed."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -66,7 +66,7 @@ def image(tmp_path_factory):
 
 
 @pytest.mark.parametrize("attribution", ["", "Made by us", "Made by us."])
-def test_the_license_is_a_sentence(image, tmp_path, attribution):
+def test_license_is_described_in_a_sentence(image, tmp_path, attribution):
     document = description() | {"license": "CC0-1.0", "attribution": attribution}
     model = write_model(tmp_path / "model", document)
     conresnet.segment(image, model, threads=1).save_report(tmp_path / "page.html")
@@ -74,14 +74,14 @@ def test_the_license_is_a_sentence(image, tmp_path, attribution):
     assert ("License. CC0-1.0. Made by us.\n" if attribution else "License. CC0-1.0.\n") in page.text
 
 
-def test_where_python_saves_it(model, image, tmp_path, monkeypatch):
+def test_paths_for_saving_from_python(model, image, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     result = conresnet.segment(image, model, maps=None, threads=1)
     result.save("~/out")
     result.save_report("~/page.html")
     assert (tmp_path / "out" / "report.json").is_file() and (tmp_path / "page.html").is_file()
-    # As in a shell, this is the name of a folder if there is no such user.
+    # As in a shell, this is a folder name if there is no such user.
     monkeypatch.chdir(tmp_path)
     result.save("~nobody-has-this-name/out")
     assert (tmp_path / "~nobody-has-this-name" / "out" / "report.json").is_file()
@@ -89,11 +89,11 @@ def test_where_python_saves_it(model, image, tmp_path, monkeypatch):
     assert refusal("cannot-write", result.save_report, tmp_path / "out")
 
 
-def test_the_command_writes_the_files_it_is_asked_for_and_replaces_them(model, image, tmp_path, capsys):
+def test_command_writes_requested_files_and_replaces_them(model, image, tmp_path, capsys):
     command = ["segment", str(image), "--model", str(model.path), "--output", str(tmp_path / "out"), "--threads", "1"]
-    wanted = ["--review", "--statistics", "--report", "--maps", "residual"]
-    assert main([*command, *wanted]) == 0
-    assert "review.json" in capsys.readouterr().err  # the package has none, and the user is told so
+    options = ["--review", "--statistics", "--report", "--maps", "residual"]
+    assert main([*command, *options]) == 0
+    assert "review.json" in capsys.readouterr().err  # the package has none, which gives a warning
     written = {path.name for path in (tmp_path / "out").iterdir()}
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert written == set(report["files"])
@@ -110,14 +110,14 @@ def test_the_command_writes_the_files_it_is_asked_for_and_replaces_them(model, i
     for private in ("jane", "doe", image.parent, model.path, tmp_path):
         assert str(private).lower() not in readable
     assert report["warnings"] and "The T1 image" in page.text and "For research only" in page.text
-    # A later run without them leaves none behind.
+    # A later run without these options removes the files.
     assert main(command) == 2
     assert main([*command, "--overwrite"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"segmentation.nii.gz", "report.json"}
 
 
-def test_warnings_about_a_4d_file_do_not_name_it(tmp_path):
-    """In a folder whose name is part of a word, without the codes that say where the patient is."""
+def test_warnings_about_a_4d_file_do_not_contain_its_name(tmp_path):
+    """In a folder whose name is part of a word; the orientation codes in the header are 0."""
     pair = write_model(tmp_path / "pair", description(channels=2))
     array = np.random.default_rng(0).random((14, 16, 12, 2), np.float32)
     image = nibabel.Nifti1Image(array, np.eye(4))
@@ -148,25 +148,25 @@ def test_warnings_about_a_4d_file_do_not_name_it(tmp_path):
         ({}, "nothing", "nothing"),
     ],
 )
-def test_sentences_name_images_by_their_channels(channels, given, shown):
+def test_messages_in_report_name_images_by_channel(channels, given, shown):
     assert _anonymous(given, channels) == shown
 
 
 @pytest.mark.parametrize(
     "value, shown", [(0.0, "0"), (0.5, "0.5"), (-3.14159, "-3.1"), (187.4, "187"), (-1234.5, "-1234"), (0.012, "0.012")]
 )
-def test_the_ends_of_a_color_scale_are_plain_numbers(value, shown):
+def test_ends_of_color_scale_are_plain_numbers(value, shown):
     assert _end(value) == shown
 
 
-def test_a_picture_is_a_png_file_made_in_memory(tmp_path, monkeypatch):
+def test_picture_is_a_png_file_made_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     (tmp_path / "a.png").write_bytes(png(pixels))
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.png"))), pixels)
 
 
-def test_files_of_others_are_neither_in_the_way_nor_replaced(model, image, tmp_path):
+def test_other_files_are_neither_refused_nor_replaced(model, image, tmp_path):
     (tmp_path / "report.html").write_text("mine", encoding="utf-8")
     command = ["segment", str(image), "--model", str(model.path), "--output", str(tmp_path), "--threads", "1"]
     assert main([*command, "--report", "--overwrite"]) == 2
@@ -174,7 +174,7 @@ def test_files_of_others_are_neither_in_the_way_nor_replaced(model, image, tmp_p
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
 
 
-def test_python_has_the_same_list_and_figures(model, image, tmp_path):
+def test_python_gives_same_review_list_and_statistics(model, image, tmp_path):
     result = conresnet.segment(str(image), model, review=True, statistics=True, threads=1)
     assert [row.rank for row in result.review] == list(range(1, len(result.review) + 1))
     assert result.report["review"]["rows"][0]["segment"] == result.review[0].segment
@@ -201,7 +201,7 @@ def test_pictures_show_each_segment_in_its_color():
     picture = scene.slices(place)
     red, blue = ((picture == color).all(axis=-1) for color in ((255, 0, 0), (0, 0, 255)))
     assert red.sum() > 300 and blue.sum() > 300
-    # As radiologists view them: the patient's right is on the left. Higher i is right.
+    # Radiological convention: the patient's right is on the left. Higher i is right.
     axial = np.s_[:, :300]
     assert np.argwhere(blue[axial])[:, 1].mean() < np.argwhere(red[axial])[:, 1].mean()
     shown = scene.surfaces().astype(int)

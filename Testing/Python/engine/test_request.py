@@ -1,4 +1,4 @@
-"""A request is described once: each option is on the command line, in JSON and in Python by its one description."""
+"""A request is described once; the command line, JSON and Python all use this description."""
 
 import json
 from dataclasses import dataclass, fields
@@ -32,7 +32,7 @@ OPTIONS = SegmentOptions(
 )
 
 
-def test_every_option_is_one_of_the_command_line():
+def test_every_option_is_on_the_command_line():
     given = {parameter.name: parameter for parameter in segment.params}
     for item in fields(SegmentOptions):
         parameter = given[item.name]
@@ -40,7 +40,7 @@ def test_every_option_is_one_of_the_command_line():
         assert parameter.default is None or parameter.to_info_dict()["default"] is None
 
 
-def test_a_request_arrives_as_itself(tmp_path):
+def test_request_round_trips_through_json(tmp_path):
     volumes = tuple(random_volume(grid((3, 4, 5)), seed=seed) for seed in (1, 2))
     paths = [tmp_path / f"{number}.npy" for number in (1, 2)]
     for path, volume in zip(paths, volumes, strict=True):
@@ -58,7 +58,7 @@ def test_a_request_arrives_as_itself(tmp_path):
     assert arrived.options.roi.to_dict() == BOX.to_dict()
 
 
-def test_results_made_with_another_value_of_a_new_option_are_not_kept_unless_it_says_that_labels_are_the_same():
+def test_options_affect_labels_unless_declared_otherwise():
     @dataclass(frozen=True)
     class MoreOptions(SegmentOptions):
         smooth: bool = flag("Smooth the labels.")
@@ -68,7 +68,7 @@ def test_results_made_with_another_value_of_a_new_option_are_not_kept_unless_it_
     assert others.of_labels() == {}
 
 
-def test_defaults_are_not_sent():
+def test_default_values_are_not_sent():
     assert SegmentOptions().to_dict() == {} and SegmentOptions.from_dict({}) == SegmentOptions()
 
 
@@ -90,11 +90,11 @@ def test_defaults_are_not_sent():
         ("bad-roi", {"roi": {"center": [0, 0, 0]}}),
     ],
 )
-def test_what_is_not_an_option_is_refused(code, values):
+def test_unknown_options_are_refused(code, values):
     refusal(code, SegmentOptions.from_dict, values)
 
 
-def test_a_request_needs_a_model_and_channels(tmp_path):
+def test_request_requires_a_model_and_channels(tmp_path):
     volume = Volume(np.zeros((2, 2, 2)), grid((2, 2, 2)), "a")
     np.save(tmp_path / "a.npy", volume.array)
     right = SegmentRequest("m", (volume,)).to_dict([tmp_path / "a.npy"])

@@ -1,4 +1,4 @@
-"""The folder of a case's results: it holds all files of one run or what was there before, and only our files go."""
+"""Result folders: they contain all files of one run or are unchanged, and only ConResNet's files are replaced."""
 
 import gzip
 import itertools
@@ -20,7 +20,7 @@ REPORT = {"conresnet": "0.1.0", "model": {"name": "m"}, "volumes_ml": {}}
 
 
 def write(folder: Path, text: str, maps: tuple[str, ...] = ()) -> None:
-    """The files of a run, all of which hold the text."""
+    """Write the files of a run, all of which contain the text."""
     files = [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps)]
     for name in files:
         (folder / name).write_text(text)
@@ -28,7 +28,7 @@ def write(folder: Path, text: str, maps: tuple[str, ...] = ()) -> None:
 
 
 def fill(folder: Path, text: str = "s", maps: tuple[str, ...] = (), **options) -> Path:
-    """Write results into a folder; where they were meanwhile."""
+    """Write results into a folder; returns the temporary folder used meanwhile."""
     with filling(folder, SegmentOptions(maps=maps), overwrite=True, **options) as temporary:
         write(temporary, text, maps)
     return temporary
@@ -45,33 +45,33 @@ def refused(code: str, function, *arguments, **options) -> UserError:
     return caught.value
 
 
-def test_a_folder_is_filled_from_within(tmp_path):
-    # So that it may be a disk of its own, or inside a folder that this user cannot write to.
+def test_temporary_files_are_inside_the_folder(tmp_path):
+    # So that it may be a mounted disk, or be inside a folder that the user cannot write to.
     assert tmp_path / "one" / "two" in fill(tmp_path / "one" / "two").parents
     assert sorted(content(tmp_path / "one" / "two")) == sorted([SEGMENTATION_FILE, REPORT_FILE])
 
 
-def test_a_link_is_filled_where_it_leads(tmp_path):
+def test_results_are_written_to_target_of_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     fill(tmp_path / "link")
     assert SEGMENTATION_FILE in content(tmp_path / "disk")
 
 
-def test_the_current_folder(tmp_path, monkeypatch):
+def test_results_can_be_written_to_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fill(Path("."))
     assert SEGMENTATION_FILE in content(tmp_path)
 
 
-def test_work_that_fails_leaves_no_folder(tmp_path):
+def test_failed_run_leaves_no_folder(tmp_path):
     with pytest.raises(KeyError), filling(tmp_path / "one" / "two", SegmentOptions(), overwrite=False) as temporary:
         write(temporary, "new")
         raise KeyError
     assert content(tmp_path) == {}
 
 
-def test_work_that_fails_leaves_the_folder_as_it_was(tmp_path):
+def test_failed_run_leaves_folder_unchanged(tmp_path):
     fill(tmp_path)
     before = content(tmp_path)
     with pytest.raises(KeyError), filling(tmp_path, SegmentOptions(), overwrite=True) as temporary:
@@ -80,7 +80,7 @@ def test_work_that_fails_leaves_the_folder_as_it_was(tmp_path):
     assert content(tmp_path) == before
 
 
-def test_results_that_came_meanwhile_are_kept(tmp_path):
+def test_results_written_meanwhile_are_kept(tmp_path):
     def work() -> None:
         with filling(tmp_path, SegmentOptions(), overwrite=False) as temporary:
             write(temporary, "late")
@@ -90,20 +90,20 @@ def test_results_that_came_meanwhile_are_kept(tmp_path):
     assert content(tmp_path) == {SEGMENTATION_FILE: "s"}
 
 
-def test_a_name_that_the_system_does_not_take_is_a_sentence(tmp_path):
+def test_name_that_the_system_rejects_is_reported(tmp_path):
     assert (
         "n" * 300
         in refused("cannot-write", check_replaceable, tmp_path / ("n" * 300), SegmentOptions(), overwrite=True).message
     )
 
 
-def test_maps_of_an_earlier_run_go_with_it(tmp_path):
+def test_maps_of_an_earlier_run_are_removed(tmp_path):
     fill(tmp_path, "old", ("residual", "features"))
     fill(tmp_path, "new", ("residual",))
     assert sorted(content(tmp_path)) == sorted([SEGMENTATION_FILE, "residual.nii.gz", REPORT_FILE])
 
 
-def test_files_that_no_report_of_ours_lists_are_left_alone(tmp_path):
+def test_files_not_listed_in_a_report_are_not_replaced(tmp_path):
     (tmp_path / SEGMENTATION_FILE).write_text("an expert's")
     (tmp_path / "features.nii.gz").write_text("an expert's")
     error = refused("results-not-ours", fill, tmp_path)
@@ -113,7 +113,7 @@ def test_files_that_no_report_of_ours_lists_are_left_alone(tmp_path):
     assert (tmp_path / SEGMENTATION_FILE).read_text() == "an expert's"
 
 
-def test_a_link_to_nothing_is_not_replaced(tmp_path):
+def test_broken_link_is_not_replaced(tmp_path):
     link = tmp_path / "results" / SEGMENTATION_FILE
     link.parent.mkdir()
     link.symlink_to(tmp_path / "unplugged disk")
@@ -123,7 +123,7 @@ def test_a_link_to_nothing_is_not_replaced(tmp_path):
     assert link.is_symlink()
 
 
-def test_a_file_named_like_a_map_that_is_not_written_stays(tmp_path):
+def test_file_named_like_an_unwritten_map_is_kept(tmp_path):
     (tmp_path / "features.nii.gz").write_text("an expert's")
     fill(tmp_path, "one")
     fill(tmp_path, "two")
@@ -145,7 +145,7 @@ def test_an_input_is_never_replaced(tmp_path, name):
     assert content(tmp_path) == before
 
 
-def test_a_report_without_a_list_of_files_owns_what_version_0_1_wrote(tmp_path):
+def test_report_without_list_of_files_owns_files_of_version_0_1(tmp_path):
     fill(tmp_path, "old", ("residual",))
     (tmp_path / REPORT_FILE).write_text(json.dumps(REPORT))
     fill(tmp_path, "new")
@@ -153,7 +153,7 @@ def test_a_report_without_a_list_of_files_owns_what_version_0_1_wrote(tmp_path):
 
 
 def kill_at(folder: Path, number: int) -> bool:
-    """Run ``filling`` in a process that dies at a change of the folder after the block; whether it came that far."""
+    """Run ``filling`` in a process that exits at the given change of the folder; returns whether it got that far."""
     if (child := os.fork()) == 0:
         with filling(folder, SegmentOptions(maps=("residual",)), overwrite=True) as temporary:
             write(temporary, "new", ("residual",))
@@ -169,8 +169,8 @@ def kill_at(folder: Path, number: int) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_report_belongs_to_the_files_next_to_it_whenever_the_run_is_killed(tmp_path):
-    whole = []
+def test_report_matches_files_next_to_it_whenever_run_is_killed(tmp_path):
+    file_counts = []
     for number in range(1, 40):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -181,24 +181,24 @@ def test_a_report_belongs_to_the_files_next_to_it_whenever_the_run_is_killed(tmp
         if REPORT_FILE in files:
             text = json.loads(files[REPORT_FILE].read_text())["text"]
             assert {path.read_text() for name, path in files.items() if name.endswith(".gz")} == {text}
-        # As the command line does before it reads anything.
+        # As the command line does before it reads any input.
         check_replaceable(folder, SegmentOptions(), overwrite=True)
-        # The next run finds the old results whole, unless the new ones were; it leaves nothing else.
+        # The next run finds the old results complete, unless the new ones are, and no leftovers.
         with pytest.raises(KeyError), filling(folder, SegmentOptions(), overwrite=True):
             names = {path.name for path in folder.iterdir() if path.is_file()}
-            whole.append(len(names))
+            file_counts.append(len(names))
             raise KeyError
         fill(folder, "next")
         assert sorted(content(folder)) == sorted(["notes.txt", SEGMENTATION_FILE, REPORT_FILE])
         if not killed:
             break
-    # The old results with the notes, then the new ones with one map less.
-    assert number > 12 and whole == sorted(whole, reverse=True) and set(whole) == {5, 4}
+    # The old results with the notes, then the new ones with one map fewer.
+    assert number > 12 and file_counts == sorted(file_counts, reverse=True) and set(file_counts) == {5, 4}
 
 
 @pytest.mark.parametrize("second", [KeyboardInterrupt(), OSError(5, "Input/output error")])
-def test_old_results_outlive_an_undo_that_fails_too(tmp_path, monkeypatch, second):
-    """As by a second Ctrl-C, or by a disk that fails twice. The next run brings them back."""
+def test_old_results_survive_a_failed_undo(tmp_path, monkeypatch, second):
+    """For example after a second Ctrl-C, or if a disk fails twice. The next run restores them."""
     for first in range(1, 6):
         folder = tmp_path / str(first)
         folder.mkdir()
@@ -223,7 +223,7 @@ def test_old_results_outlive_an_undo_that_fails_too(tmp_path, monkeypatch, secon
         assert sorted(content(folder)) == sorted([SEGMENTATION_FILE, "residual.nii.gz", REPORT_FILE])
 
 
-def test_the_state_of_an_image_changes_with_any_of_its_files(tmp_path):
+def test_state_of_an_image_changes_with_any_of_its_files(tmp_path):
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "1.dcm").write_bytes(b"1")
     (tmp_path / "head.mhd").write_text("header")
@@ -271,7 +271,7 @@ NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 5 3\nspacings: 1 1 1\nenco
         ("head.nrrd", lambda folder: write_list(folder, "head.nrrd", NRRD)),
     ],
 )
-def test_the_state_of_an_image_is_that_of_all_files_with_its_voxels(tmp_path, image, write):
+def test_state_of_an_image_depends_on_all_files_with_its_voxels(tmp_path, image, write):
     file = write(tmp_path)
     before = image_state(tmp_path / image)
     assert before == image_state(tmp_path / image) != ""
@@ -279,7 +279,7 @@ def test_the_state_of_an_image_is_that_of_all_files_with_its_voxels(tmp_path, im
     assert image_state(tmp_path / image) != before
 
 
-def test_a_folder_in_use_by_another_run_is_not_taken_for_abandoned(tmp_path):
+def test_folder_in_use_by_another_run_does_not_count_as_abandoned(tmp_path):
     with filling(tmp_path, SegmentOptions(), overwrite=True) as first:
         fill(tmp_path, "second")
         write(first, "first")

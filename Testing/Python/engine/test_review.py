@@ -1,4 +1,4 @@
-"""The review list and the statistics of a result, on cases small enough to count by hand."""
+"""The review list and the statistics of a result, on small cases that can be counted by hand."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def labels() -> np.ndarray:
     return labels
 
 
-def test_features_are_measured_in_mm2_of_the_slices_of_the_model(labels):
+def test_features_are_measured_in_mm2_in_slices_of_the_model(labels):
     slices = Slices(labels, None, PARTS, GRID, "SAR", 0, BITS)
     entropy = np.arange(15.0).reshape(3, 5)
     found = {(item.segment, item.place): item for item in slice_features(slices, entropy)}
@@ -60,7 +60,7 @@ def test_features_are_measured_in_mm2_of_the_slices_of_the_model(labels):
         {"log_area": np.log1p(12), "log_entropy": np.log1p(14), "log_change": np.log1p(4), "overlap": 10 / 12}
     )
     assert middle.point == (14.0, 21.0, 36.0)
-    # The same anatomy in the other direction, or along another axis.
+    # The same anatomy in the opposite direction, or along another axis.
     down = Slices(labels, None, PARTS, GRID, "IAR", 0, BITS)
     assert [down.number(place) for place in range(5)] == [4, 3, 2, 1, 0]
     sideways = Slices(labels, None, PARTS, GRID, "SAR", 2, BITS)
@@ -80,7 +80,7 @@ def test_overlapping_regions_are_measured_whole():
     assert [row["voxels"] for row in rows] == [14, 7]
 
 
-def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxels(labels, tmp_path):
+def test_list_has_slices_and_spots_ordered_by_expected_wrong_voxels(labels, tmp_path):
     slices = Slices(labels, None, PARTS, GRID, "SAR", 0, BITS)
     uncertainty = np.zeros(GRID.shape, np.float32)
     uncertainty[1:3, 3, 1:4] = 0.6  # 0.95 bits of two of three classes
@@ -108,12 +108,12 @@ def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxe
     assert tuple(written[0]) == COLUMNS and len(written) == len(rows)
     assert [row["reason"] for row in written] == [row.reason for row in rows]
     assert written[spot.rank - 1]["expected_dice"] == "" and float(written[0]["r"]) == rows[0].r
-    # Slicer has the rows as objects of the engine's report.
+    # Slicer gets the rows as objects in the engine's report.
     write_review(json.loads(json.dumps([asdict(row) for row in rows])), tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "review.csv").read_bytes()
 
 
-def test_a_long_uncertain_boundary_is_cut_to_its_most_uncertain_places():
+def test_long_uncertain_boundary_is_reduced_to_its_most_uncertain_parts():
     uncertainty = np.zeros((5, 6, 60), np.float32)
     uncertainty[2, 2:4] = 0.85 / np.log2(3)
     millimeters = np.ones(3)
@@ -123,7 +123,7 @@ def test_a_long_uncertain_boundary_is_cut_to_its_most_uncertain_places():
     assert sorted(sizes) == [8, 20] and np.bincount(spots.ravel())[1:].tolist() == sizes
     assert (spots > 0).sum() == ((uncertainty * np.log2(3))[box] > 0.9).sum()
     assert find_spots(uncertainty, BITS, 0.3 * millimeters)[2] == [120]
-    # As uncertain as can be all along: pieces.
+    # With maximal uncertainty everywhere, it is divided into pieces.
     uncertainty[2, 2:4] = 1
     spots, box, sizes = find_spots(uncertainty, BITS, millimeters)
     assert sorted(sizes) == [40, 40, 40] and np.bincount(spots.ravel())[1:].tolist() == sizes
@@ -138,7 +138,7 @@ def test_a_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(la
 
 
 @pytest.mark.parametrize("settings", [{}, {"regions": True}, {"preparation": {"spacing": [2.0, 1.0, 1.0]}}])
-def test_the_entropy_of_a_slice_is_that_of_its_probabilities(tmp_path, settings):
+def test_entropy_of_a_slice_matches_its_probabilities(tmp_path, settings):
     model = make_model(tmp_path, scale=3, **settings)
     options = SegmentOptions(review=True, maps=("probability", "uncertainty"), threads=1)
     roi = BoxROI.from_bounds((-100, 100, 8, 17, 22.5, 28.5))
@@ -151,7 +151,7 @@ def test_the_entropy_of_a_slice_is_that_of_its_probabilities(tmp_path, settings)
         assert result.entropy == pytest.approx(expected, rel=0.02, abs=0.5)
 
 
-def test_the_list_is_the_same_however_the_image_is_stored(tmp_path):
+def test_list_does_not_depend_on_orientation_of_the_image(tmp_path):
     model = make_model(tmp_path, scale=3, residual_axis="H")
     volume = random_volume(grid((12, 16, 14), spacing=(1.0, 1.5, 2.0)))
     lists = []
@@ -162,7 +162,7 @@ def test_the_list_is_the_same_however_the_image_is_stored(tmp_path):
         axis = report["axis"]
         assert image.grid.shape[axis] == 16
         for row in report["rows"]:
-            # The slice's number and the point name the same place.
+            # The slice number and the point refer to the same position.
             index = np.linalg.inv(image.grid.array_affine) @ [row["r"], row["a"], row["s"], 1]
             assert index[axis] == pytest.approx(row["slice"], abs=0.02)
         kept = ("kind", "segment", "expected_wrong_voxels", "expected_dice", "reason")
@@ -171,7 +171,7 @@ def test_the_list_is_the_same_however_the_image_is_stored(tmp_path):
 
 
 def refused(function) -> str:
-    """The field that is named where a review.json is refused."""
+    """Name of the field in the error for an invalid review.json."""
     with pytest.raises(UserError) as caught:
         function()
     assert caught.value.code == "package-description"
@@ -189,7 +189,7 @@ def refused(function) -> str:
         (lambda ranking: ranking.update(spot_rate=2), "spot_rate"),
     ],
 )
-def test_a_ranking_that_is_not_as_it_must_be_is_refused(tmp_path, change, named):
+def test_invalid_ranking_is_refused(tmp_path, change, named):
     package = write_model(tmp_path / "model", description("voxresnet", base_width=8))
     assert read_ranking(package) is FALLBACK
     files = {name: package.read_file(name) for name in package.description.files}
@@ -208,7 +208,7 @@ def test_a_ranking_that_is_not_as_it_must_be_is_refused(tmp_path, change, named)
 
 def test_statistics_of_known_shapes(labels, tmp_path):
     image = Volume(np.arange(labels.size, dtype=np.int16).reshape(labels.shape), GRID, "image")
-    # Half the resolution: each of its voxels is nearest to some of the labels'.
+    # At half the resolution, each voxel is the nearest one of several label voxels.
     half = Volume(np.full((3, 3, 4), 7.0, np.float32), grid((3, 3, 4), (4.0, 2.0, 6.0), (10.0, 20.0, 30.0)), "half")
     rows = segment_statistics(labels, GRID, PARTS, {"T1": image, "T2": half}, np.full(labels.shape, 0.25, np.float32))
     first, second = rows
@@ -223,7 +223,7 @@ def test_statistics_of_known_shapes(labels, tmp_path):
     assert nothing[0]["voxels"] == 0 and nothing[0]["mean_intensity"] == {"T1": None}
 
 
-def test_the_surface_of_a_ball():
+def test_surface_area_of_a_sphere():
     places = np.indices((41, 41, 21)) - np.array([20, 20, 10])[:, None, None, None]
     ball = (places * np.array([1, 1, 2])[:, None, None, None] ** 1).astype(float)
     mask = (ball**2).sum(axis=0) <= 15**2

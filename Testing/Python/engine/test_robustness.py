@@ -1,4 +1,4 @@
-"""Short campaigns of damaged inputs, as Testing/Robustness runs them in full."""
+"""Short versions of the campaigns with damaged inputs in Testing/Robustness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAMPAIGNS = sorted(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="statuses of signals are those of POSIX")
-def test_short_campaigns_find_nothing(repository: Path) -> None:
+def test_short_campaigns_find_no_problems(repository: Path) -> None:
     command = [sys.executable, repository / "Testing" / "Robustness" / "robustness.py", "--count", "20"]
     finished = subprocess.run(
         [*map(str, command), "--seconds", "20"], capture_output=True, text=True, timeout=3000, check=False
@@ -25,8 +25,8 @@ def test_short_campaigns_find_nothing(repository: Path) -> None:
     assert CAMPAIGNS and finished.stdout.count(" inputs, ") >= len(CAMPAIGNS)
 
 
-def test_a_campaign_notices_what_goes_wrong(tmp_path: Path, repository: Path) -> None:
-    """With commands of Python's own that end in each of the ways that must not be."""
+def test_campaign_detects_problems(tmp_path: Path, repository: Path) -> None:
+    """Uses Python commands that end in each of the unacceptable ways."""
     sys.path.insert(0, str(repository / "Testing" / "Robustness"))
     try:
         import robustness
@@ -36,8 +36,8 @@ def test_a_campaign_notices_what_goes_wrong(tmp_path: Path, repository: Path) ->
     def problems(code: str, **settings) -> list[str]:
         (tmp_path / "bad.py").write_text(code)
         trial = robustness.Trial(("bad",), **settings)
-        answer = robustness.run(trial, tmp_path)
-        return robustness.problems_of(trial, answer, tmp_path)
+        outcome = robustness.run(trial, tmp_path)
+        return robustness.problems_of(trial, outcome, tmp_path)
 
     assert problems("") == []
     assert problems("import sys; sys.exit('a sentence')") == ["exit status 1: a sentence"]
@@ -47,5 +47,5 @@ def test_a_campaign_notices_what_goes_wrong(tmp_path: Path, repository: Path) ->
     assert problems("import time; time.sleep(60)", seconds=0.5) == ["still running after 0 s"]
     assert problems("import time; time.sleep(60)", kill_after=0.5) == []
     assert "an internal error occurred" in problems("import sys; print('an internal error occurred', file=sys.stderr)")
-    assert problems("", check=lambda answer: ["something"]) == ["something"]
+    assert problems("", check=lambda outcome: ["something"]) == ["something"]
     assert problems("import tempfile; tempfile.mkstemp(prefix='left')[0]")[0].startswith("left behind: tmp/left")

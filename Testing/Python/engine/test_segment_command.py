@@ -1,4 +1,4 @@
-"""``python -m conresnet segment`` end to end: what it writes, and what it leaves behind when it cannot."""
+"""``python -m conresnet segment`` end to end: the files it writes, and that it leaves none if it fails."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def pair_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def image(tmp_path) -> Path:
-    """One small image with a space and other letters in its path."""
+    """A small image with a space and non-ASCII characters in its path."""
     folder = tmp_path / "Größe 1"
     folder.mkdir()
     volume = random_volume(grid((20, 22, 24), spacing=(1, 2, 3)))
@@ -51,7 +51,7 @@ def call(*arguments: object) -> int:
 
 
 def refused(capsys, folder: Path, *arguments: object) -> str:
-    """The one sentence on stderr of a call that must end with 2 and leave ``folder`` as it was."""
+    """The one-line message on stderr; checks that the status is 2 and that ``folder`` is unchanged."""
     before = sorted(folder.rglob("*"))
     assert call(*arguments) == 2
     captured = capsys.readouterr()
@@ -60,7 +60,7 @@ def refused(capsys, folder: Path, *arguments: object) -> str:
     return captured.err
 
 
-def test_everything_it_writes(capsys, tmp_path, model, image):
+def test_all_files_are_written(capsys, tmp_path, model, image):
     output = tmp_path / "no such" / "Ergebnis ü"
     assert call(image, "--model", model, "--output", output, "--maps", "residual, attention,probability,features") == 0
     captured = capsys.readouterr()
@@ -86,12 +86,12 @@ def test_everything_it_writes(capsys, tmp_path, model, image):
 
 
 def test_a_folder_named_like_an_image_gets_a_warning(capsys, tmp_path, model, image):
-    """Whoever names it so may expect one file; scripts that name the folder after the image go on."""
-    output, told = tmp_path / "case.NII.gz", []
+    """The user may expect a single file; scripts that name the folder after the image continue to work."""
+    output, messages = tmp_path / "case.NII.gz", []
     for _ in range(2):
         assert call(image, "--model", model, "--output", output, "--overwrite") == 0
-        told.append(capsys.readouterr().err)
-    assert told == [sentence("warn-output-is-folder", {"path": output}) + "\n", ""]
+        messages.append(capsys.readouterr().err)
+    assert messages == [sentence("warn-output-is-folder", {"path": output}) + "\n", ""]
     assert (output / "segmentation.nii.gz").is_file()
 
 
@@ -121,11 +121,11 @@ def test_channels_in_any_order_where_their_files_are_named_after_them(capsys, tm
     assert "Assigned by name: pat_T1.nii.gz as T1, pat_T2.nii as T2." in capsys.readouterr().out
     found = [read_volume(tmp_path / name / "segmentation.nii.gz").array for name in "ab"]
     assert np.array_equal(*found) and found[0].any()
-    sentence = refused(capsys, tmp_path, files["T2"], files["first"], *arguments, tmp_path / "c")
-    assert "pat_T2.nii was given as T1, but its name suggests T2" in sentence
+    message = refused(capsys, tmp_path, files["T2"], files["first"], *arguments, tmp_path / "c")
+    assert "pat_T2.nii was given as T1, but its name suggests T2" in message
 
 
-def test_existing_results_are_kept_unless_told_otherwise(capsys, tmp_path, model, image):
+def test_existing_results_are_kept_without_overwrite(capsys, tmp_path, model, image):
     output = tmp_path / "out"
     assert call(image, "--model", model, "--output", output, "--maps", "residual") == 0
     (output / "notes.txt").write_text("mine")
@@ -138,7 +138,7 @@ def test_existing_results_are_kept_unless_told_otherwise(capsys, tmp_path, model
     assert {path.name for path in output.iterdir()} == {"segmentation.nii.gz", "report.json", "notes.txt"}
 
 
-def test_an_roi_as_numbers_and_as_a_file_of_slicer(tmp_path, model, image):
+def test_roi_as_numbers_and_as_slicer_file(tmp_path, model, image):
     center = read_volume(image).grid.center
     bounds = [value + side for value in center for side in (-6, 6)]
     markup = {"type": "ROI", "coordinateSystem": "RAS", "center": list(center), "size": [12, 12, 12]}
@@ -151,7 +151,7 @@ def test_an_roi_as_numbers_and_as_a_file_of_slicer(tmp_path, model, image):
 
 
 def damaged(folder: Path, kind: str) -> Path:
-    """A file that is no usable image, in one of many ways."""
+    """Write a file that is not a valid image, in one of many ways."""
     import nibabel
     import SimpleITK as sitk
 
@@ -185,10 +185,10 @@ KINDS = ["missing", "text", "truncated", "flat", "color", "series", "nan", "infi
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_images_end_with_one_sentence_that_names_the_file(capsys, tmp_path, model, kind):
+def test_invalid_images_are_refused_with_file_name(capsys, tmp_path, model, kind):
     path = damaged(tmp_path, kind)
-    sentence = refused(capsys, tmp_path, path, "--model", model, "--output", tmp_path / "out" / "deep")
-    assert path.name in sentence
+    message = refused(capsys, tmp_path, path, "--model", model, "--output", tmp_path / "out" / "deep")
+    assert path.name in message
 
 
 @pytest.mark.parametrize(
@@ -215,27 +215,27 @@ def test_bad_images_end_with_one_sentence_that_names_the_file(capsys, tmp_path, 
         (["n" * 300, "cannot be read"], ["n" * 300, "{image}"]),
     ],
 )
-def test_bad_calls_end_with_one_sentence(capsys, tmp_path, pair_model, image, words, arguments):
+def test_invalid_arguments_are_refused(capsys, tmp_path, pair_model, image, words, arguments):
     given = [argument.replace("{image}", str(image)) for argument in arguments]
-    sentence = refused(capsys, tmp_path, *given, "--model", pair_model, "--output", tmp_path / "out")
-    assert all(word in sentence for word in words), sentence
+    message = refused(capsys, tmp_path, *given, "--model", pair_model, "--output", tmp_path / "out")
+    assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize(
     ("low", "high", "words"), [(0.2, 0.8, "contains no voxel"), (-900, -800, "is outside"), (3, 8, "is empty inside")]
 )
-def test_a_useless_roi_is_a_sentence_that_names_the_file(capsys, tmp_path, model, low, high, words):
+def test_unusable_roi_is_refused_with_file_name(capsys, tmp_path, model, low, high, words):
     volume = random_volume(grid((20, 20, 20)))
     volume.array[2:10, 2:10, 2:10] = 7
     write_volume(volume.array, volume.grid, tmp_path / "Höhle.nii.gz")
     first, last = (volume.grid.to_ras([index] * 3) for index in (low, high))
     roi = ",".join(f"{value:g}" for pair in zip(first, last, strict=True) for value in pair)
     arguments = [tmp_path / "Höhle.nii.gz", "--model", model, "--output", tmp_path / "out", f"--roi={roi}"]
-    sentence = refused(capsys, tmp_path, *arguments)
-    assert words in sentence and "Höhle.nii.gz" in sentence
+    message = refused(capsys, tmp_path, *arguments)
+    assert words in message and "Höhle.nii.gz" in message
 
 
-def test_bad_models_end_with_one_sentence(capsys, tmp_path, model, image):
+def test_invalid_models_are_refused(capsys, tmp_path, model, image):
     assert "nobody" in refused(capsys, tmp_path, image, "--model", "nobody", "--output", tmp_path / "out")
     broken = shutil.copytree(model, tmp_path / "broken")
     weights = broken / "network.safetensors"
@@ -245,7 +245,7 @@ def test_bad_models_end_with_one_sentence(capsys, tmp_path, model, image):
     assert "checksum" in refused(capsys, tmp_path, image, "--model", broken, "--output", tmp_path / "out")
 
 
-def test_a_file_in_the_place_of_the_output_folder(capsys, tmp_path, model, image):
+def test_file_in_place_of_output_folder_is_refused(capsys, tmp_path, model, image):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "file" in refused(capsys, tmp_path, image, "--model", model, "--output", output)
@@ -253,12 +253,12 @@ def test_a_file_in_the_place_of_the_output_folder(capsys, tmp_path, model, image
     assert "file" in refused(capsys, tmp_path, "--cases", cases, "--model", model, "--output", tmp_path / "file")
 
 
-def test_the_standard_output_is_not_an_output_folder(capsys, tmp_path, model, image, monkeypatch):
+def test_dash_is_not_an_output_folder(capsys, tmp_path, model, image, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "Name a folder" in refused(capsys, tmp_path, image, "--model", model, "--output", "-")
 
 
-def test_a_closed_stderr_is_no_failure(tmp_path, model, image, monkeypatch):
+def test_closed_stderr_is_not_an_error(tmp_path, model, image, monkeypatch):
     """As after ``2>&-``."""
     monkeypatch.setattr(sys, "stderr", None)
     assert call(image, "--model", model, "--output", tmp_path / "out") == 0
@@ -272,62 +272,60 @@ def process(*arguments: object, **options: object) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("allowed", [0, 400, 3000])
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(capsys, tmp_path, model, image, allowed):
+def test_full_disk_is_reported_and_leaves_no_files(capsys, tmp_path, model, image, allowed):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, limits[1]))
     try:
-        sentence = refused(
-            capsys, tmp_path, image, "--model", model, "--output", tmp_path / "out", "--maps", "residual"
-        )
+        message = refused(capsys, tmp_path, image, "--model", model, "--output", tmp_path / "out", "--maps", "residual")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "disk space" in sentence and str(tmp_path / "out") in sentence and ".conresnet" not in sentence
+    assert "disk space" in message and str(tmp_path / "out") in message and ".conresnet" not in message
 
 
-# The signal of a closed terminal is handled as SIGTERM is.
+# The signal of a closed terminal is handled like SIGTERM.
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
 )
-def test_a_signal_stops_within_a_window_and_leaves_nothing(tmp_path, image, number, status):
+def test_signal_stops_within_a_window_and_leaves_no_files(tmp_path, image, number, status):
     of = grid((100, 160, 160))
     write_volume(random_volume(of).array, of, tmp_path / "large.nii")
     slow = write_model(tmp_path / "slow", description(base_width=32, inference={"window": [96, 160, 160]}))
     before = sorted(tmp_path.rglob("*"))
 
-    def heed_signals():
-        # What a shell starts in the background, these tests too, ignores Ctrl-C, and hands that on.
+    def reset_signal():
+        # Processes that a shell starts in the background, such as these tests, ignore Ctrl-C, and so do their children.
         signal.signal(number, signal.SIG_DFL)
 
     running = process(
         *(tmp_path / "large.nii", "--model", slow.path, "--output", tmp_path / "out", "--precision", "fp32"),
-        preexec_fn=heed_signals,
+        preexec_fn=reset_signal,
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob(".conresnet-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)
     running.send_signal(number)
-    _, told = running.communicate(timeout=120)
-    assert running.returncode == status and told.strip() == "Stopped."
+    _, output = running.communicate(timeout=120)
+    assert running.returncode == status and output.strip() == "Stopped."
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal_sees_progress(tmp_path, model, image):
+def test_progress_is_shown_in_a_terminal(tmp_path, model, image):
     import pty
 
-    ours, theirs = pty.openpty()
+    parent, child = pty.openpty()
     arguments = [image, "--model", model, "--output", tmp_path / "out"]
     command = [sys.executable, "-m", "conresnet", "segment", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs)
-    os.close(theirs)
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=child)
+    os.close(child)
     shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end was closed
-        while part := os.read(ours, 4096):
+    with contextlib.suppress(OSError):  # raised on Linux when the other end is closed
+        while part := os.read(parent, 4096):
             shown += part
-    os.close(ours)
+    os.close(parent)
     assert running.wait(60) == 0
     assert b"segmenting" in shown and b"100%" in shown
 
@@ -337,7 +335,7 @@ def write_list(folder: Path, image: Path, rows: str) -> Path:
     return folder / "list.csv"
 
 
-def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
+def test_one_of_several_cases_fails(capsys, tmp_path, model, image):
     center = read_volume(image).grid.center
     roi = ",".join(str(value + side) for value in center for side in (-6, 6))
     path = write_list(tmp_path, image, f'name,T1,roi\nfirst,{{image}},\nbad,none.nii,\nlast,{{image}},"{roi}"\n')
@@ -363,13 +361,13 @@ def test_warnings_name_their_case_and_existing_results_are_kept(capsys, tmp_path
     assert "first: The name of the image" in capsys.readouterr().err
     before = (tmp_path / "out" / "first" / "report.json").read_bytes()
     assert call(*command) == 0
-    told = capsys.readouterr()
-    assert f"Kept {tmp_path / 'out' / 'first'}: " in told.out and "1 of 1 cases" in told.err
+    captured = capsys.readouterr()
+    assert f"Kept {tmp_path / 'out' / 'first'}: " in captured.out and "1 of 1 cases" in captured.err
     assert (tmp_path / "out" / "first" / "report.json").read_bytes() == before
     assert table(tmp_path / "out")["first"]["warnings"].startswith("The name of the image")
 
 
-def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
+def test_internal_error_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
     from conresnet import api
 
     read = api.read_channels
@@ -378,15 +376,15 @@ def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, 
     )
     path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1
-    told = capsys.readouterr().err
-    assert told.splitlines()[0].startswith("a: ") and "ZeroDivisionError" in told and "Traceback" not in told
-    log = Path(told[told.index(" log ") + 5 :].strip().rstrip("."))
+    output = capsys.readouterr().err
+    assert output.splitlines()[0].startswith("a: ") and "ZeroDivisionError" in output and "Traceback" not in output
+    log = Path(output[output.index(" log ") + 5 :].strip().rstrip("."))
     assert "1 / 0" in log.read_text(encoding="utf-8")
     log.unlink()
     assert (tmp_path / "out" / "b" / "report.json").exists()
 
 
-def test_a_grid_of_any_kind_comes_back(tmp_path, model):
+def test_result_has_grid_of_image_of_any_kind(tmp_path, model):
     affine = np.array([[0, -1.5, 0, 40], [0, 0, 2, -30], [1.2, 0, 0, 7], [0, 0, 0, 1.0]])
     of = Grid((12, 15, 18), affine)
     write_volume(random_volume(of).array, of, tmp_path / "turned.nii.gz")
@@ -394,7 +392,7 @@ def test_a_grid_of_any_kind_comes_back(tmp_path, model):
     assert read_volume(tmp_path / "out" / "segmentation.nii.gz").grid.matches(of)
 
 
-def test_more_threads_than_cores_are_not_started(tmp_path, model, image):
+def test_threads_are_limited_to_number_of_cores(tmp_path, model, image):
     arguments = (image, "--model", model, "--output", tmp_path / "out", "--threads", 100_000)
     assert main(["segment", *map(str, arguments)]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["threads"] == os.cpu_count()
@@ -402,16 +400,16 @@ def test_more_threads_than_cores_are_not_started(tmp_path, model, image):
 
 @pytest.mark.parametrize("option", ["--roi", "--maps", "--device", "--channel", "--cases", "--output", "--model"])
 @pytest.mark.parametrize("together", [True, False])
-def test_an_empty_value_is_not_the_absence_of_the_option(capsys, tmp_path, model, image, option, together, monkeypatch):
-    """As of a shell variable that is not set."""
+def test_empty_option_value_is_refused(capsys, tmp_path, model, image, option, together, monkeypatch):
+    """For example, from a shell variable that is not set."""
     monkeypatch.chdir(tmp_path)
     empty = [f"{option}="] if together else [option, ""]
-    sentence = refused(capsys, tmp_path, image, "--model", model, "--output", tmp_path / "out", *empty)
-    assert option in sentence and "empty" in sentence
+    message = refused(capsys, tmp_path, image, "--model", model, "--output", tmp_path / "out", *empty)
+    assert option in message and "empty" in message
 
 
-def test_nobody_reading_the_output_any_more_stops_nothing(tmp_path, model, image):
-    """As after ``| head -1``: the other cases are segmented all the same, and the status is that of the work."""
+def test_closed_output_does_not_stop_segmentation(tmp_path, model, image):
+    """As after ``| head -1``: the other cases are still segmented, and the exit status is that of the work."""
     path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
     running = process("--cases", path, "--model", model, "--output", tmp_path / "out", "--threads", 1)
     running.stdout.close()
@@ -420,15 +418,15 @@ def test_nobody_reading_the_output_any_more_stops_nothing(tmp_path, model, image
     assert (tmp_path / "out" / "a" / "report.json").exists() and (tmp_path / "out" / "b" / "report.json").exists()
 
 
-def test_the_image_itself_is_never_replaced(capsys, tmp_path, model, image):
+def test_input_image_is_never_replaced(capsys, tmp_path, model, image):
     folder = tmp_path / "dir"
     folder.mkdir()
     for name in ("features.nii.gz", "segmentation.nii.gz"):
         shutil.copy(image, folder / name)
     before = image.read_bytes()
     arguments = "--model", model, "--output", folder, "--overwrite"
-    sentence = refused(capsys, tmp_path, folder / "features.nii.gz", *arguments)
-    assert "segmentation.nii.gz" in sentence and "move them" in sentence
+    message = refused(capsys, tmp_path, folder / "features.nii.gz", *arguments)
+    assert "segmentation.nii.gz" in message and "move them" in message
     (folder / "segmentation.nii.gz").unlink()
     assert call(folder / "features.nii.gz", *arguments) == 0
     assert (folder / "features.nii.gz").read_bytes() == before
@@ -436,7 +434,7 @@ def test_the_image_itself_is_never_replaced(capsys, tmp_path, model, image):
     assert "features.nii.gz" in refused(capsys, tmp_path, folder / "features.nii.gz", *arguments, "--maps", "features")
 
 
-def test_an_image_of_another_case_of_the_list_is_not_replaced_either(capsys, tmp_path, model, image):
+def test_image_of_another_case_is_never_replaced(capsys, tmp_path, model, image):
     assert call(image, "--model", model, "--output", tmp_path / "out" / "b") == 0
     before = (tmp_path / "out" / "b" / "segmentation.nii.gz").read_bytes()
     path = write_list(tmp_path, image, "name,T1\nb,{image}\na,out/b/segmentation.nii.gz\n")
@@ -445,7 +443,7 @@ def test_an_image_of_another_case_of_the_list_is_not_replaced_either(capsys, tmp
     assert (tmp_path / "out" / "b" / "segmentation.nii.gz").read_bytes() == before
 
 
-def test_a_folder_that_may_not_be_written_to_is_a_mistake_of_one_case(capsys, tmp_path, model, image, monkeypatch):
+def test_unwritable_folder_fails_only_one_case(capsys, tmp_path, model, image, monkeypatch):
     from conresnet.results import folder as result_folder
 
     def closed(folder, *arguments):
@@ -459,7 +457,7 @@ def test_a_folder_that_may_not_be_written_to_is_a_mistake_of_one_case(capsys, tm
     assert (tmp_path / "out" / "b" / "report.json").exists()
 
 
-def test_loading_the_model_counts_for_the_first_case_of_a_list(tmp_path, model, image):
+def test_loading_time_counts_for_first_case_of_a_list(tmp_path, model, image):
     path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 0
     seconds = [json.loads((tmp_path / "out" / name / "report.json").read_text())["seconds"] for name in "ab"]

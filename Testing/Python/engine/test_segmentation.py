@@ -1,4 +1,4 @@
-"""Whole cases: stitched against one pass, crops, ROIs, orientations, and what must work beside ordinary images."""
+"""Whole cases: stitched windows compared with a single pass, crops, ROIs, orientations, and unusual images."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -38,7 +38,7 @@ def networks(monkeypatch):
 
 @pytest.mark.parametrize("tiling", ["fitted", "authors"])
 @pytest.mark.parametrize("regions", [False, True])
-def test_windows_of_a_pointwise_network_give_the_whole_head(networks, tmp_path, head_image, tiling, regions):
+def test_windows_of_a_pointwise_network_match_whole_head(networks, tmp_path, head_image, tiling, regions):
     settings = {"scale": 3, "network": "pointwise", "regions": regions}
     model, at_once = make_model(tmp_path, **settings), make_model(tmp_path / "once", inference=ONE_WINDOW, **settings)
     head = read_volume(head_image)
@@ -50,27 +50,27 @@ def test_windows_of_a_pointwise_network_give_the_whole_head(networks, tmp_path, 
     assert np.abs(probability(windows) - probability(whole)).max() < 1e-3
 
 
-def test_small_windows_agree_with_one_large_on_a_whole_head(networks, tmp_path, head_image):
+def test_small_windows_match_one_large_window_on_a_whole_head(networks, tmp_path, head_image):
     settings = {"scale": 3, "network": "smooth"}
     model, at_once = make_model(tmp_path, **settings), make_model(tmp_path / "once", inference=ONE_WINDOW, **settings)
     head = read_volume(head_image)
     whole = run(at_once, head, maps=("probability",))
     windows = run(model, head, maps=("probability",))
     assert windows.report["windows"] > 50
-    # Away from the image's border, beyond which one window is padded and the others are not.
+    # Away from the image's border, where one window is padded and the others are not.
     inner = (slice(None), *[slice(8, -8)] * 3)
     difference = np.abs(probability(windows) - probability(whole))[inner]
-    # What little is left are the three voxels at a window's edge, which hardly count beside the neighbor's middle.
+    # The small remaining difference comes from the three voxels at a window's edge, whose weight is low.
     assert difference.mean() < 1e-3 and difference.max() < 0.1
     assert np.mean(windows.labels.array[inner[1:]] != whole.labels.array[inner[1:]]) < 2e-3
-    # A stitching fault of one voxel would be far more than that.
+    # A stitching error of one voxel would be far larger.
     shifted = np.abs(np.roll(probability(whole), 1, axis=1) - probability(whole))[inner]
     assert shifted.mean() > 20 * difference.mean()
 
 
 @pytest.mark.parametrize("spacing", [None, [2.5, 2, 2]])
-def test_an_roi_in_a_whole_head_gives_what_the_windows_give_there(networks, tmp_path, head_image, spacing):
-    # Intensities that do not depend on the ROI, so that only the cut matters.
+def test_roi_in_a_whole_head_matches_windows_there(networks, tmp_path, head_image, spacing):
+    # Fixed intensities that do not depend on the ROI, so that only the cropping matters.
     model = make_model(tmp_path, scale=3, network="smooth", intensity=FIXED, preparation={"spacing": spacing})
     head = read_volume(head_image)
     whole = run(model, head, maps=("probability",))
@@ -85,7 +85,7 @@ def test_an_roi_in_a_whole_head_gives_what_the_windows_give_there(networks, tmp_
     assert np.abs(probability(cut) - probability(whole))[:, core].mean() < 2e-3
 
 
-def test_a_crop_in_a_larger_volume_with_an_roi_is_as_the_crop(tmp_path, hippocampus_image):
+def test_roi_around_a_pasted_crop_matches_the_crop(tmp_path, hippocampus_image):
     model = make_model(tmp_path)
     crop = read_volume(hippocampus_image)
     alone = run(model, crop, maps=EVERYTHING)
@@ -105,7 +105,7 @@ def test_a_crop_in_a_larger_volume_with_an_roi_is_as_the_crop(tmp_path, hippocam
         assert np.array_equal(values[(slice(None), *place)], alone.maps[name]), name
 
 
-def test_a_rotated_roi_leaves_nothing_outside(tmp_path, head_image):
+def test_result_is_empty_outside_rotated_roi(tmp_path, head_image):
     model = make_model(tmp_path)
     head = read_volume(head_image)
     box = BoxROI(head.grid.center, rotation(30), np.array([40.0, 60.0, 50.0]))
@@ -117,8 +117,8 @@ def test_a_rotated_roi_leaves_nothing_outside(tmp_path, head_image):
 
 
 @pytest.mark.parametrize("spacing", [None, [1.5, 1.0, 1.2]])
-def test_every_storage_of_an_image_gives_the_same_segmentation(tmp_path, hippocampus_image, spacing):
-    # A model of crops would see this one in a single window.
+def test_every_orientation_of_an_image_gives_same_segmentation(tmp_path, hippocampus_image, spacing):
+    # A model of crops would process this image in a single window.
     preparation = {"spacing": spacing, "orientation": "SLP", "roi": "limit"}
     model = make_model(tmp_path, preparation=preparation, inference={"window": [16, 16, 16]})
     crop = read_volume(hippocampus_image)
@@ -128,12 +128,12 @@ def test_every_storage_of_an_image_gives_the_same_segmentation(tmp_path, hippoca
     for way in every_reordering():
         result = run(model, stored(crop, way), maps=("residual",))
         assert np.array_equal(result.labels.array, way.view(expected.labels.array)), way
-        # Where it is resampled, the axes are interpolated in the order of their storage.
+        # With resampling, axes are interpolated in the order of their storage.
         tolerance = 2e-3 if spacing else 0
         assert np.allclose(result.maps["residual"], way.view(expected.maps["residual"]), rtol=0, atol=tolerance), way
 
 
-def test_an_oblique_storage_gives_the_same_segmentation_in_space(networks, tmp_path):
+def test_oblique_image_gives_same_segmentation_in_space(networks, tmp_path):
     model = make_model(
         tmp_path,
         scale=3,
@@ -145,7 +145,7 @@ def test_an_oblique_storage_gives_the_same_segmentation_in_space(networks, tmp_p
     turned = grid((90, 90, 90), origin=rotation(25) @ [-45, -45, -45], rotation=rotation(25))
     expected = run(model, Volume(anatomy(straight), straight, "straight")).labels
     found = run(model, Volume(anatomy(turned), turned, "turned")).labels
-    # Each straight voxel's label against that of the nearest turned one, away from the border.
+    # The label of each axis-aligned voxel compared with that of the nearest rotated one, away from the border.
     places = straight.to_ras(np.moveaxis(np.indices(straight.shape), 0, -1))[12:-12, 12:-12, 12:-12]
     inverse = np.linalg.inv(turned.array_affine)
     index = np.rint(places @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
@@ -153,7 +153,7 @@ def test_an_oblique_storage_gives_the_same_segmentation_in_space(networks, tmp_p
     assert len(np.unique(expected.array)) > 1 and same.mean() > 0.9
 
 
-def test_channels_on_other_grids_are_brought_together(tmp_path):
+def test_channels_on_different_grids_are_aligned(tmp_path):
     model = make_model(tmp_path, channels=2)
     first = random_volume(grid((20, 24, 28)))
     coarse = grid((12, 12, 12), spacing=(3, 3, 3))
@@ -162,7 +162,7 @@ def test_channels_on_other_grids_are_brought_together(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.float64])
-def test_kinds_of_numbers(tmp_path, dtype):
+def test_all_data_types_are_segmented(tmp_path, dtype):
     model = make_model(tmp_path)
     values = np.random.default_rng(0).integers(0, 200, (20, 20, 20))
     expected = run(model, Volume(values.astype(np.float32), grid((20, 20, 20)), "float32"))
@@ -171,7 +171,7 @@ def test_kinds_of_numbers(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.7e6, 0), (1, -1e5), (-1e8, 3)])
-def test_huge_and_negative_intensities(tmp_path, scale, shift):
+def test_huge_and_negative_intensities_are_segmented(tmp_path, scale, shift):
     model = make_model(tmp_path)
     values = np.random.default_rng(0).random((20, 20, 20))
     result = run(model, Volume(values * scale + shift, grid((20, 20, 20)), "huge"), maps=EVERYTHING)
@@ -181,7 +181,7 @@ def test_huge_and_negative_intensities(tmp_path, scale, shift):
 
 @pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (2, 1, 1), (3, 50, 9)])
 @pytest.mark.parametrize("tiling", ["fitted", "authors"])
-def test_tiny_volumes_and_single_slices(tmp_path, shape, tiling):
+def test_tiny_volumes_and_single_slices_are_segmented(tmp_path, shape, tiling):
     model = make_model(tmp_path)
     result = run(model, random_volume(grid(shape)), tiling=tiling, maps=EVERYTHING)
     assert result.labels.array.shape == shape
@@ -207,7 +207,7 @@ def test_mirroring_averages_the_probabilities(networks, tmp_path):
 
 @pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
 @pytest.mark.parametrize("axes", ["SW", "SHW"])
-def test_left_and_right_trade_places_in_a_mirror_image(networks, tmp_path, axes, regions):
+def test_left_and_right_are_swapped_in_mirrored_copies(networks, tmp_path, axes, regions):
     settings = {"network": "smooth", "segments": 3, "regions": regions}
     plain = make_model(tmp_path / "plain", scale=3, **settings)
     mirrored = description(inference={"mirror_axes": list(axes)}, **settings)
@@ -219,14 +219,14 @@ def test_left_and_right_trade_places_in_a_mirror_image(networks, tmp_path, axes,
     for count in range(len(axes) + 1):
         for turned in combinations(["SHW".index(axis) for axis in axes], count):
             image = Volume(np.flip(volume.array, turned), volume.grid, "")
-            answer = np.flip(probability(run(plain, image, maps=("probability",))), [axis + 1 for axis in turned])
-            # Mirrored along two axes, it is only rotated.
-            expected.append(answer[[2, 1, 0]] if count % 2 else answer)
+            output = np.flip(probability(run(plain, image, maps=("probability",))), [axis + 1 for axis in turned])
+            # Mirroring along two axes is a rotation.
+            expected.append(output[[2, 1, 0]] if count % 2 else output)
     assert np.allclose(probability(run(mirrored, volume, maps=("probability",))), np.mean(expected, axis=0), atol=2e-3)
 
 
 @pytest.mark.parametrize("spacing", [None, [1.5, 1.5, 2.0]], ids=["own voxels", "resampled"])
-def test_overlapping_regions_come_whole_beside_the_painted_labels(tmp_path, spacing):
+def test_overlapping_regions_are_returned_whole_besides_painted_labels(tmp_path, spacing):
     model = make_model(tmp_path, regions=True, scale=3.0, preparation={"spacing": spacing})
     of = grid((40, 36, 30))
     center = of.array_affine @ [20, 18, 15, 1]
@@ -244,7 +244,7 @@ def test_overlapping_regions_come_whole_beside_the_painted_labels(tmp_path, spac
     assert run(make_model(tmp_path / "labels"), random_volume(grid((8, 9, 10)))).regions is None
 
 
-def test_a_warm_model_forgets_the_case_before(tmp_path):
+def test_loaded_model_keeps_no_state_of_previous_case(tmp_path):
     model = make_model(tmp_path)
     volumes = [random_volume(grid((20, 40, 24)), seed=seed) for seed in (1, 2)]
     first = [run(model, volume).labels.array for volume in volumes]
@@ -254,7 +254,7 @@ def test_a_warm_model_forgets_the_case_before(tmp_path):
 
 @pytest.mark.parametrize("spacing", [[1.5, 1.5, 1.5], [0.8, 1.0, 1.2]])
 @pytest.mark.parametrize("turn", [None, rotation(25)], ids=["straight", "oblique"])
-def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_path, one_by_one, spacing, turn):
+def test_labels_of_a_resampled_image_grow_to_the_same_result(tmp_path, one_by_one, spacing, turn):
     model = make_model(tmp_path, scale=3.0, preparation={"spacing": spacing, "roi": "limit"})
     volume = random_volume(grid((90, 20, 22), rotation=turn))
     expected = run(model, volume).labels.array
@@ -263,7 +263,7 @@ def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_pa
     assert grown == sorted(grown) and grown[0] == 0 < grown[-1] < np.count_nonzero(expected)
 
 
-def test_results_live_where_they_are_allocated_and_grow(tmp_path, one_by_one):
+def test_results_grow_in_the_allocated_arrays(tmp_path, one_by_one):
     model = make_model(tmp_path, preparation={"roi": "limit"})
     result, arrays, grown = watched(model, random_volume(grid((120, 20, 20))), maps=EVERYTHING)
     assert result.labels.array is arrays["labels"]
@@ -277,7 +277,7 @@ def test_results_live_where_they_are_allocated_and_grow(tmp_path, one_by_one):
 
 
 def watched(model, volume, **options) -> tuple[SegmentResult, dict[str, np.ndarray], list[int]]:
-    """The result, the arrays it lies in, and how many voxels had a label before each window."""
+    """The result, the arrays it is stored in, and the number of labeled voxels before each window."""
     arrays, grown = {}, []
 
     def allocate(name, shape, dtype):
@@ -296,7 +296,7 @@ def watched(model, volume, **options) -> tuple[SegmentResult, dict[str, np.ndarr
     return segment(model, [volume], SegmentOptions(threads=1, **options), allocate=allocate), arrays, grown
 
 
-def test_report_says_what_was_done(tmp_path):
+def test_report_describes_the_run(tmp_path):
     model = make_model(tmp_path)
     of = grid((20, 24, 28), spacing=(0.5, 2, 3))
     report = run(model, random_volume(of)).report
@@ -308,7 +308,7 @@ def test_report_says_what_was_done(tmp_path):
 
 
 @pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
-def test_a_volume_unlike_those_in_training_gets_a_warning(tmp_path, regions):
+def test_volume_outside_training_range_gets_a_warning(tmp_path, regions):
     model, image = make_model(tmp_path, segments=5, regions=regions), random_volume(grid((20, 24, 28)))
     volumes = run(model, image).report["volumes_ml"]
 
@@ -331,12 +331,12 @@ def test_a_volume_unlike_those_in_training_gets_a_warning(tmp_path, regions):
     (together,) = warnings([3, 3, 3, 3, 1])
     assert together.startswith("4 of 5 segments are much smaller or larger") and names[0] in together
     assert warnings([3, 3, 3, 3, 1], roi="all") == [together]
-    # An ROI may cut a structure.
+    # An ROI may cut through a structure.
     box = BoxROI.from_bounds([-1000, 1000] * 3)
     assert warnings([3, 3, 3, 3, 1], roi=box) == []
 
 
-def test_unusual_volumes_are_said_once_and_in_plain_numbers():
+def test_unusual_volumes_are_reported_once_with_rounded_numbers():
     liver, spleen = (
         Segment(name, label, (0, 0, 0), volume_ml=volumes)
         for name, label, volumes in (("Liver", 1, (800.0, 850.0)), ("Spleen", 2, (0.0, 300.0)))
@@ -345,11 +345,11 @@ def test_unusual_volumes_are_said_once_and_in_plain_numbers():
         "Liver measures 1720 mL; in the training labels, it measured 800 to 850 mL. Check whether the image shows the "
         "whole structure, and check the result."
     ]
-    # That nothing was found is said elsewhere.
+    # Segments that were not found have a separate warning.
     assert _unusual_volumes([liver, spleen], {"Liver": 0.0, "Spleen": 0.0}, SegmentOptions()) == []
 
 
-def test_refusals(tmp_path, hippocampus_image):
+def test_invalid_requests_are_refused(tmp_path, hippocampus_image):
     model = make_model(tmp_path, residual_mapping=False, attention_mapping=False)
     crop = read_volume(hippocampus_image)
     refusal("wrong-channel-count", run, model, [crop, crop])

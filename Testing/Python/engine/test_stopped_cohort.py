@@ -1,4 +1,4 @@
-"""Many cases, stopped by Ctrl-C in a terminal, which reaches the workers too."""
+"""Many cases, stopped by Ctrl-C in a terminal, which also reaches the workers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def start(hippocampus_image: Path, tmp_path: Path) -> Callable[..., subprocess.P
     cases.write_text("\n".join(["name,T1", *(f"case {n},{hippocampus_image}" for n in range(3))]), encoding="utf-8")
 
     def begin(*options: object) -> subprocess.Popen:
-        words = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "out", *options]
+        arguments = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "out", *options]
         return subprocess.Popen(
-            [sys.executable, "-m", "conresnet", *map(str, words)],
+            [sys.executable, "-m", "conresnet", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
-            # What a shell starts in the background, such as these tests, ignores Ctrl-C, and so do its children.
+            # Processes that a shell starts in the background, such as these tests, and their children ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -48,41 +48,41 @@ def interrupted(job: subprocess.Popen) -> tuple[list[str], float]:
     """Press Ctrl-C, and return the lines that the command still prints and the seconds until it ends."""
     began = time.monotonic()
     os.killpg(job.pid, signal.SIGINT)
-    told = job.communicate(timeout=100)[0]
-    assert job.returncode == 130 and "Traceback" not in told, told
-    return [line for line in told.splitlines() if line], time.monotonic() - began
+    output = job.communicate(timeout=100)[0]
+    assert job.returncode == 130 and "Traceback" not in output, output
+    return [line for line in output.splitlines() if line], time.monotonic() - began
 
 
-def test_stopped_at_the_end_it_ends_soon_and_says_that_all_is_done(start, tmp_path: Path) -> None:
+def test_stop_at_the_end_reports_that_all_cases_are_done(start, tmp_path: Path) -> None:
     with start("--jobs", 2) as job:
         while "3 of 3 cases" not in (line := job.stdout.readline()):
             assert line, "it ended before"
-        told, seconds = interrupted(job)
-    assert told[-2:] == ["All 3 cases are segmented.", "Stopped."] and seconds < _SOON
+        lines, seconds = interrupted(job)
+    assert lines[-2:] == ["All 3 cases are segmented.", "Stopped."] and seconds < _SOON
     assert (tmp_path / "out" / "cohort.html").is_file()
 
 
-def test_stopped_at_the_start_its_workers_print_nothing(start, tmp_path: Path) -> None:
+def test_workers_print_nothing_if_stopped_at_the_start(start, tmp_path: Path) -> None:
     with start("--jobs", 2) as job:
         # The first one is Python's resource tracker.
         while len(psutil.Process(job.pid).children()) < 2:
             assert job.poll() is None
             time.sleep(0.01)
-        told, _seconds = interrupted(job)
-    assert told == ["Segmented 0 of 3 cases. To continue, repeat the command.", "Stopped."]
+        lines, _seconds = interrupted(job)
+    assert lines == ["Segmented 0 of 3 cases. To continue, repeat the command.", "Stopped."]
     assert not (tmp_path / "out").exists()
 
 
-def test_stopped_without_jobs_it_says_how_to_continue(start, data_folder: Path, tmp_path: Path, capsys) -> None:
+def test_stop_without_jobs_explains_how_to_continue(start, data_folder: Path, tmp_path: Path, capsys) -> None:
     cases = tmp_path / "list.csv"
     first, whole_head = cases.read_text(encoding="utf-8").splitlines()[:2], data_folder / "IXI_T1_2mm/IXI034.nii.gz"
     cases.write_text("\n".join([*first, f"case 1,{whole_head}"]), encoding="utf-8")
     with start("--overwrite") as job:
         assert "case 0" in job.stdout.readline() and "1 of 2 cases, about" in job.stdout.readline()
-        told, _seconds = interrupted(job)
+        lines, _seconds = interrupted(job)
     how = "Segmented 1 of 2 cases. To continue, repeat the command without --overwrite."
     out = tmp_path / "out"
-    assert told == [f"Wrote {out / 'cohort.csv'} and {out / 'cohort.html'}.", how, "Stopped."]
+    assert lines == [f"Wrote {out / 'cohort.csv'} and {out / 'cohort.html'}.", how, "Stopped."]
     report = out / "case 0" / "report.json"
     before = report.read_bytes()
     cases.write_text("\n".join(first), encoding="utf-8")
@@ -92,7 +92,7 @@ def test_stopped_without_jobs_it_says_how_to_continue(start, data_folder: Path, 
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_interrupted_while_its_thread_starts_work_is_finished_first(presses: int, monkeypatch) -> None:
+def test_work_is_finished_if_interrupted_while_its_thread_starts(presses: int, monkeypatch) -> None:
     start, may_go_on, finished = threading.Thread.start, threading.Event(), []
 
     def start_interrupted(thread: threading.Thread) -> None:
