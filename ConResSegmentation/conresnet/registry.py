@@ -1,15 +1,15 @@
 """Networks and systems by name: ConResNet's own, and those that installed packages add through entry points.
 
-A class enters by a decorator in its own file, such as ``@register_network("resdsn", window=(64, 64, 64))``. Nothing
-else names it. What the decorator says must be literals, because it is read from the file's text: Slicer's process and
-``--help`` need it and must not import torch. The file itself is imported when its class is needed.
+A class is registered by a decorator in its own file, such as ``@register_network("resdsn", window=(64, 64, 64))``.
+Nothing else names it. The decorator's arguments must be literals, because they are read from the file's text: Slicer's
+process and ``--help`` need them and must not import torch. The file itself is imported when its class is needed.
 
 Another package adds its file by an entry point of the group ``conresnet.networks`` or ``conresnet.systems``:
 
     [project.entry-points."conresnet.networks"]
     mynet = "my_package.mynet"
 
-An entry point that cannot be used costs one warning, and nothing else. Standard library only.
+An entry point that cannot be used is ignored with a warning. Standard library only.
 """
 
 import ast
@@ -29,9 +29,9 @@ class Registry:
     """The classes of one kind; ``classes`` are those imported so far, by name.
 
     Args:
-        package: ours, such as ``conresnet.networks``, whose files are searched; also the group of entry points.
-        decorator: the name by which files register their classes.
-        declare: makes a declaration from the decorator's keywords; raises TypeError or ValueError for wrong ones.
+        package: package whose files are searched, such as ``conresnet.networks``; also the group of entry points.
+        decorator: name of the decorator with which files register their classes.
+        declare: makes a declaration from the decorator's keywords; raises TypeError or ValueError for invalid ones.
     """
 
     def __init__(self, package: str, decorator: str, declare: Callable[..., Any]):
@@ -41,28 +41,28 @@ class Registry:
         self.classes: dict[str, type] = {}
 
     def register(self, name: str, **declared: Any) -> Callable[[type], type]:
-        """The decorator. It also makes a class known that is in none of the files that are searched."""
+        """Return the decorator. It also registers classes in files that are not searched."""
         declaration = self._declare(**declared)
 
-        def enter(made: type) -> type:
-            self.classes[name], self._declarations[name] = made, declaration
-            return made
+        def register_class(registered: type) -> type:
+            self.classes[name], self._declarations[name] = registered, declaration
+            return registered
 
-        return enter
+        return register_class
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        return sorted({*self._found(), *self.classes})
+        return sorted({*self._modules_by_name(), *self.classes})
 
     def declaration(self, name: str) -> Any:
-        """What the class declares about itself, without importing it; None for an unknown name."""
-        self._found()
+        """The declaration of a class, without importing it; None for an unknown name."""
+        self._modules_by_name()
         return self._declarations.get(name)
 
     def load(self, name: str) -> type:
         """The class. Raises LookupError for an unknown name, ValueError if its file fails or does not register it."""
         if name not in self.classes:
-            if name not in self._found():
+            if name not in self._modules_by_name():
                 raise LookupError(name)
             module = self._modules[name]
             try:
@@ -73,35 +73,35 @@ class Registry:
                 raise ValueError(f"{module} does not register {name!r}")
         return self.classes[name]
 
-    def _found(self) -> Mapping[str, str]:
+    def _modules_by_name(self) -> Mapping[str, str]:
         """The module that registers each class."""
         if self._modules is None:
             self._modules = {}
             folder = Path(__file__).parent / self._package.rpartition(".")[2]
             for path in sorted(folder.glob("*.py")):
                 if path.name != "__init__.py":
-                    self._enter(f"{self._package}.{path.stem}", path)
+                    self._register_file(f"{self._package}.{path.stem}", path)
             for point in importlib.metadata.entry_points(group=self._package):
-                self._enter_other(point)
+                self._register_entry_point(point)
         return self._modules
 
-    def _enter_other(self, point: importlib.metadata.EntryPoint) -> None:
+    def _register_entry_point(self, point: importlib.metadata.EntryPoint) -> None:
         try:
-            if not self._enter(point.module, _source(point.module)):
+            if not self._register_file(point.module, _source(point.module)):
                 raise ValueError(f"{point.module} has no @{self._decorator}")
-        except Exception as error:  # its fault must not stop anything else
+        except Exception as error:  # must not affect anything else
             package = point.dist.name if point.dist else point.module
             logger.warning("The entry point %s of the package %s is ignored: %s.", point.name, package, error)
 
-    def _enter(self, module: str, path: Path) -> int:
-        """Take in what a file registers, and return how many classes those are."""
-        found = [(name, self._declare(**declared)) for name, declared in self._registrations(path)]
-        for name, declaration in found:
+    def _register_file(self, module: str, path: Path) -> int:
+        """Register the classes that a file declares, and return their number."""
+        declared = [(name, self._declare(**keywords)) for name, keywords in self._registrations(path)]
+        for name, declaration in declared:
             if name in self._modules:
                 raise ValueError(f"{name!r} is already registered by {self._modules[name]}")
             self._modules[name] = module
             self._declarations.setdefault(name, declaration)
-        return len(found)
+        return len(declared)
 
     def _registrations(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, keywords) of each use of the decorator in a file."""
@@ -116,7 +116,7 @@ class Registry:
 
 
 def _source(module: str) -> Path:
-    """The file of a module, found without importing it or the packages that it is in."""
+    """Find the file of a module without importing it or its parent packages."""
     names = module.split(".")
     spec = importlib.util.find_spec(names[0])
     for depth in range(2, len(names) + 1):

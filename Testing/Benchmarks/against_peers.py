@@ -249,7 +249,7 @@ def _ours(task: dict):
             passes.make("only", system.predictors[0], case, box, tiling, found)
         return found.labels[box]
 
-    return work, lambda: len(passes.outputs[0].plan)
+    return work, lambda: len(passes.passes[0].plan)
 
 
 def _network(task: dict):

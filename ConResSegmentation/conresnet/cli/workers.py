@@ -38,10 +38,10 @@ T = TypeVar("T")
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
-# How the names of temporary folders begin.
+# Prefix of the temporary folders.
 _PREFIX = "conresnet-cohort-"
-# How long to wait for a case to finish before checking on the workers, and between checks for a finished case.
-_SECONDS_TO_LOOK, _SECONDS_OF_A_NAP = 5.0, 0.05
+# Time to wait for a case to finish before checking the workers, and between polls for a finished case.
+_SECONDS_BETWEEN_CHECKS, _SECONDS_BETWEEN_POLLS = 5.0, 0.05
 # On another computer, a new folder may become visible a moment after it was made.
 _SECONDS_TO_SEE = 5.0
 # Ctrl-C in a terminal also reaches the workers, which would print a traceback. This process ends them.
@@ -106,7 +106,7 @@ async def _shake_hands(scheduler: str) -> None:
 
 @contextlib.contextmanager
 def _workers_here(jobs: int) -> Iterator[Client]:
-    """Start workers on this computer, and end them at the end, even in the middle of a case."""
+    """Start workers on this computer, and terminate them at the end, even in the middle of a case."""
     import dask
     import psutil
     from distributed import Client, LocalCluster
@@ -149,7 +149,7 @@ def _workers_here(jobs: int) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[str]:
-    """A folder for Dask's files, which is removed in the end. Folders left by commands that were killed are removed."""
+    """A folder for Dask's files, removed at the end. Folders left by killed commands are removed first."""
     for owned in abandoned_folders(tempfile.gettempdir(), _PREFIX):
         owned.remove()
     owned = OwnedFolder.make(_PREFIX, needs_lock=False)
@@ -189,7 +189,7 @@ def _signals_later() -> Iterator[None]:
     received: list[tuple[int, FrameType | None]] = []
     is_over = False
 
-    def take_note(number: int, frame: FrameType | None) -> None:
+    def handle_signal(number: int, frame: FrameType | None) -> None:
         received.append((number, frame))
         if is_over or len(received) > 1:
             pass_on()
@@ -201,7 +201,7 @@ def _signals_later() -> Iterator[None]:
 
     try:
         for number in handlers:
-            signal.signal(number, take_note)
+            signal.signal(number, handle_signal)
         yield
     finally:
         is_over = True
@@ -231,12 +231,12 @@ def numbered_by_computer(addresses: Iterable[str]) -> dict[str, int]:
 
 
 class Workers:
-    """The workers of a client to which cases can be given.
+    """The workers of a client, to which cases are submitted.
 
     Args:
-        scheduler: address of the scheduler if the workers are not ours; they may be on other computers.
+        scheduler: address of the scheduler if the workers belong to one; they may be on other computers.
         model, digest: path of the model package, and its `digest_with_locator` on this computer.
-        place: a folder that this computer has just made where the results go.
+        place: folder for results that was just created on this computer.
     """
 
     def __init__(self, client: Client, scheduler: str, model: Path, digest: str, place: Path):
@@ -244,10 +244,10 @@ class Workers:
         self._model, self._digest, self._place = model, digest, place
         self._completed: as_completed | None = None
         self._known: set[str] = set()
-        self._told = ""
+        self._last_message = ""
 
     def addresses(self) -> list[str]:
-        """The connected workers. Those of a scheduler are examined when they first appear, which may be at any time.
+        """Addresses of the connected workers. Those of a scheduler are checked when they first appear, at any time.
 
         Raises:
             UserError: "cohort-scheduler-lost", or why a worker cannot be used: "cohort-worker-unusable",
@@ -256,16 +256,16 @@ class Workers:
         try:
             found = list(self._client.nthreads())
             if self._scheduler and (new := [worker for worker in found if worker not in self._known]):
-                self._examine(new)
+                self._check(new)
                 self._known.update(new)
         except OSError as error:
             raise UserError("cohort-scheduler-lost") from error
         if self._scheduler and not found:
-            self._tell(f"No worker is connected to {self._scheduler}; waiting for one.")
+            self._report(f"No worker is connected to {self._scheduler}; waiting for one.")
         return found
 
     def submit(self, function: Callable[[Any], Any], argument: object, key: str) -> str:
-        """Let a worker call a function; returns the key of its future."""
+        """Submit a function call to a worker; returns the key of its future."""
         from distributed import as_completed
 
         if self._completed is None:
@@ -275,13 +275,13 @@ class Workers:
         return future.key
 
     def wait_for_any(self) -> Future | None:
-        """The next complete future. None after a few seconds without one, as workers may have come or gone."""
-        end = time.monotonic() + _SECONDS_TO_LOOK
+        """Return the next completed future, or None after a few seconds, since workers may have connected or ended."""
+        end = time.monotonic() + _SECONDS_BETWEEN_CHECKS
         while self._completed is None or not self._completed.has_ready():
             if time.monotonic() >= end:
-                self._tell_if_paused()
+                self._report_if_paused()
                 return None
-            time.sleep(_SECONDS_OF_A_NAP)
+            time.sleep(_SECONDS_BETWEEN_POLLS)
         future = next(self._completed)
         if future.status in ("lost", "pending"):
             # Its worker died before it handed over the result, and Dask computes it again.
@@ -289,16 +289,16 @@ class Workers:
             return None
         return future
 
-    def _examine(self, workers: Collection[str]) -> None:
-        asked = facts_of_worker, self._model, self._place, _SECONDS_TO_SEE
-        answers = self._client.run(*asked, workers=list(workers), on_error="return")
-        for worker, answer in answers.items():
-            if isinstance(answer, OSError):
+    def _check(self, workers: Collection[str]) -> None:
+        call = facts_of_worker, self._model, self._place, _SECONDS_TO_SEE
+        results = self._client.run(*call, workers=list(workers), on_error="return")
+        for worker, result in results.items():
+            if isinstance(result, OSError):
                 continue  # it has just ended
-            if not isinstance(answer, tuple):
-                reason = re.sub(r"""^\w+\(["'](.*?)["']\)$""", r"\1", " ".join(str(answer).split()))
+            if not isinstance(result, tuple):
+                reason = re.sub(r"""^\w+\(["'](.*?)["']\)$""", r"\1", " ".join(str(result).split()))
                 raise UserError("cohort-worker-unusable", worker=worker, reason=reason, ours=__version__)
-            version, theirs, sees_folder = answer
+            version, theirs, sees_folder = result
             if version != __version__:
                 raise UserError("cohort-versions-differ", theirs=version, ours=__version__)
             if not is_same_model(theirs, self._digest):
@@ -306,32 +306,32 @@ class Workers:
             if not sees_folder:
                 raise UserError("cohort-folder-differs", worker=worker, path=str(self._place.parent.parent))
 
-    def _tell_if_paused(self) -> None:
-        """Say why there is no progress: Dask pauses workers silently, possibly forever."""
+    def _report_if_paused(self) -> None:
+        """Report that there is no progress because Dask has paused all workers, which it does silently."""
         if self._scheduler:
             # Some versions of Dask describe only five workers by default.
             known = self._client.scheduler_info(n_workers=-1)["workers"]
             states = [worker.get("status") for worker in known.values()]
             if states and all(state == "paused" for state in states):
-                self._tell(
+                self._report(
                     "Dask has paused all workers because their memory is nearly full; waiting for others. Start "
                     "workers with --memory-limit 0."
                 )
 
-    def _tell(self, text: str) -> None:
-        if text != self._told:
+    def _report(self, text: str) -> None:
+        if text != self._last_message:
             say(text, err=True)
-        self._told = text
+        self._last_message = text
 
 
 def facts_of_worker(model: Path, place: Path, seconds: float) -> tuple[str, str, bool]:
-    """Called on a worker: its version of ConResNet, the digest of the model there ("" if it has none), and whether it
+    """Called on a worker: returns its version of ConResNet, the digest of its model ("" if it has none), and whether it
     can see the folder within ``seconds``.
     """
     try:
         digest = digest_with_locator(model)
     except (UserError, OSError):
-        # The one who asks would take an OSError for a lost connection.
+        # The caller would mistake an OSError for a lost connection.
         digest = ""
     end = time.monotonic() + seconds
     while not os.path.isdir(place) and time.monotonic() < end:

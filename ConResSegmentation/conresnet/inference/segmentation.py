@@ -1,4 +1,4 @@
-"""From a case's images to its segmentation: what the command line, the engine's process and Python programs call."""
+"""Segmentation of a case, as used by the command line, the engine's process and Python programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from conresnet.results.review import Ranking, Slices, make_review, read_ranking
 from conresnet.results.statistics import segment_statistics
 from conresnet.systems import System, build_system
 
-# Of the whole work.
+# Fractions of the whole work.
 _SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}
 
 
@@ -59,7 +59,7 @@ class LoadedModel:
             try:
                 path = find_model(locator.model)
             except UserError as error:
-                # One that is installed but damaged has a sentence of its own.
+                # A locator that is installed but damaged has its own message.
                 if not error.code.startswith("model-not-found"):
                     raise
                 raise UserError("locator-not-installed", model=self.description.title, locator=locator.model) from error
@@ -159,7 +159,7 @@ def segment(
 
     Args:
         channels: one image per channel, in the model's order, each on any grid.
-        progress: is told how far the work is, and asked whether to stop.
+        progress: receives the progress, and can cancel the work.
         allocate: makes the arrays of the results, zero everywhere, from name ("labels", "regions" or a map's), shape
             and type. They may be read while they grow: where the model uses the image's own voxels, slabs are final
             as they come, unless memory runs out; elsewhere only labels grow, and their borders move at the end.
@@ -192,7 +192,7 @@ def segment(
 
 
 def _resolved(options: SegmentOptions, model: LoadedModel) -> SegmentOptions:
-    """The options with the model's own device and precision. Wrong ones are refused before a locator begins to work."""
+    """The options with the model's own device and precision. Invalid ones are refused before a locator starts."""
     check_postprocessing(options)
     _tiling(options, model.description)
     return replace(
@@ -275,10 +275,10 @@ _MOST_VOLUMES_NAMED = 3
 def _unusual_volumes(segments: Sequence[Segment], volumes: Mapping[str, float], options: SegmentOptions) -> list[str]:
     """Sentences about segments that are much smaller or larger than any in the training labels.
 
-    Such an image may not show them at all: a network finds something in almost every image. Where it finds nothing,
-    another warning says so.
+    Such an image may not show them at all: a network finds something in almost every image. If it finds nothing,
+    there is another warning.
     """
-    # What was dropped is named already.
+    # There is already a warning about dropped segments.
     segments = [item for item in segments if volumes[item.name] or not options.drop_below]
     found = []
     for segment in segments:
@@ -311,7 +311,7 @@ def _further(
     ranking: Ranking | None,
     check: Callable[[], None],
 ) -> dict:
-    """What the report says beyond ``_report`` where that was asked for: "review" and "statistics", see ``_report``."""
+    """Optional parts of the report, if requested: "review" and "statistics", see ``_report``."""
     maps, further = result.all_maps, {}
     if ranking:
         slices, difference = Slices.of(result, description), maps.get("residual_difference")
@@ -339,7 +339,7 @@ def _segment_located(
     progress: Progress,
     allocate: Allocate,
 ) -> SegmentResult:
-    """Segment in the ROIs that the model's locator finds, and put the results together."""
+    """Segment in the ROIs that the model's locator finds, and combine the results."""
     description, locator = model.description, model.description.locator
     finder = model.finder()
     # Boxes with a margin do not need the last bit of accuracy.
@@ -391,11 +391,11 @@ def _report(
     "windows" counts those of all passes; "window", "device" and "precision" are the last pass's. "seconds" are by
     phase. "volumes_ml" are of whole regions, as in the scene; otherwise the whole tumor would be smaller than its core.
 
-    "review", where asked for, has "rows" (``conresnet.results.review.ReviewRow``), "axis" (that of the label map, 0 to
+    "review", if requested, has "rows" (``conresnet.results.review.ReviewRow``), "axis" (that of the label map, 0 to
     2 for k, j, i, along which slices are numbered), "note" and "figures" about the ranking. "statistics" has what
     ``segment_statistics`` returns.
     """
-    last = passes.outputs[-1]
+    last = passes.passes[-1]
     segments = segment_rows(description.output, writer.voxels, channels[0].grid, writer.region_voxels)
     return {
         "conresnet": __version__,
@@ -406,7 +406,7 @@ def _report(
         "threads": threads,
         "tiling": tiling.kind,
         "blending": tiling.blending,
-        "windows": sum(len(one.plan) for one in passes.outputs),
+        "windows": sum(len(one.plan) for one in passes.passes),
         "window": list(last.plan.size),
         "passes": [
             {
@@ -417,7 +417,7 @@ def _report(
                 "device": str(one.backend),
                 "seconds": one.seconds,
             }
-            for one in passes.outputs
+            for one in passes.passes
         ],
         "model_shape": list(case.shape),
         "resampled": not case.space.exact,

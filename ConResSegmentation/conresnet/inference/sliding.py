@@ -1,7 +1,7 @@
-"""One pass of a network over the windows of an array, and what happens when memory or the GPU fails in it.
+"""One pass of a network over the windows of an array, and fallbacks if memory runs out or the GPU fails.
 
-``slide`` is the pass itself, used for segmenting as well as for validation during training. ``Passes`` is what a system
-works with: it watches progress, notices cancellation within a window, and finds a way around lack of memory.
+``slide`` is the pass itself, used for segmentation and for validation during training. Systems use ``Passes``, which
+reports progress, can be canceled within a window, and retries with smaller batches and windows or on the CPU.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ Finish = Callable[[Box, dict[str, Tensor]], None]
 
 
 class Accumulator(Protocol):
-    """What receives the finished slabs of a pass."""
+    """Receives the finished slabs of a pass."""
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
-        """Receive a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept.
+        """Receive a finished slab: its position (S, H, W) and its values by name, (c, ...) float32, not to be kept.
 
         The values are still on the device, so that only what is computed from them has to be copied.
         """
 
     def restart(self) -> None:
-        """Forget all slabs, because the pass starts over with other windows."""
+        """Discard all slabs, because the pass starts over with other windows."""
 
 
 def slide(
@@ -65,28 +65,28 @@ def slide(
     finish: Finish,
     together: int = 1,
 ) -> None:
-    """Go over the windows of an array and blend what a network says about each.
+    """Process the windows of an array and blend the network's outputs.
 
     Args:
-        predict: windows (N, C, S, H, W) float32 on the CPU, to values by name for each of them, (c, S, H, W) float32
+        predict: maps windows (N, C, S, H, W) float32 on the CPU to values by name for each, (c, S, H, W) float32
             on any device.
-        block: the voxels (C, S, H, W) of the array of ``shape`` from a first voxel (S, H, W) on, of a size; 0 beyond
-            the array's end.
+        block: returns voxels (C, S, H, W) of the array of ``shape``, given the first voxel (S, H, W) and a size; 0
+            beyond the array's end.
         blending: "gaussian" or "uniform", see ``axis_weights``.
         finish: see ``Accumulator.finish``.
-        together: how many windows are passed to ``predict`` at once.
+        together: number of windows passed to ``predict`` at once.
     """
     stitcher, windows = Stitcher(plan, shape, blending, finish), iter(plan)
     while some := list(islice(windows, together)):
-        shown = torch.stack([torch.from_numpy(block(plan.start(window), plan.size)) for window in some])
-        answers = predict(shown)
+        inputs = torch.stack([torch.from_numpy(block(plan.start(window), plan.size)) for window in some])
+        outputs = predict(inputs)
         for window in some:
             # Removed from the list, so that no output stays in memory while the next windows are computed.
-            stitcher.add(window, answers.pop(0))
+            stitcher.add(window, outputs.pop(0))
 
 
 class Stitcher:
-    """Sums the weighted windows of a plan, in its order, and hands over every slab that no later window touches.
+    """Sums the weighted windows of a plan in order, and passes on every slab that no later window overlaps.
 
     Memory is one window deep, however many windows and slices there are. For the arguments see ``slide``.
     """
@@ -144,11 +144,11 @@ class Stitcher:
 
 
 class Predictor(Protocol):
-    """One network, or several that are combined, that predict windows.
+    """One network, or several combined networks, that predict windows.
 
     Attributes:
-        title: of the model.
-        placed: its networks on the device; their convolutions show the progress of a pass.
+        title: title of the model.
+        placed: its networks on the device; their convolutions are used to measure progress.
     """
 
     title: str
@@ -158,7 +158,7 @@ class Predictor(Protocol):
         """Move the networks to a device, in its precision, unless they are already there."""
 
     def copies(self, mirrors: bool = True) -> int:
-        """How many times a network processes a window: once, and once per mirrored copy."""
+        """Number of times a network processes a window: once, plus once per mirrored copy."""
 
     def predict(
         self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
@@ -167,14 +167,14 @@ class Predictor(Protocol):
 
         Args:
             windows: (N, C, S, H, W) float32 on the CPU.
-            maps: wanted along with the probability.
+            maps: maps to compute along with the probability.
             mirrors: whether to average over mirrored windows, as the model asks for.
-            batch: how many windows and mirrored copies a network computes at once.
+            batch: number of windows and mirrored copies that a network processes at once.
 
         Returns:
             For each window (c, S, H, W) float32 by name: always "probability", one component per segment (without the
             background where segments exclude each other); "residual" as probabilities; "attention" and "features" as
-            the networks give them.
+            the networks return them.
         """
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
@@ -183,14 +183,14 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass that was made.
+    """A completed pass.
 
     Args:
-        name: which of the system's passes, such as "coarse".
-        box: part of the model's array that its windows had to cover.
-        plan: the windows that it used in the end.
-        backend: where they were computed.
-        seconds: how long it took.
+        name: name of the system's pass, such as "coarse".
+        box: part of the model's array covered by its windows.
+        plan: the windows that were finally used.
+        backend: device on which they were computed.
+        seconds: duration.
     """
 
     name: str
@@ -201,19 +201,19 @@ class Pass:
 
 
 class Passes:
-    """What a system works with: it makes passes, and gives the last one's answer to ``results``.
+    """Makes the passes of a system, and adds the output of the last one to ``results``.
 
     Args:
-        backend: where the networks are to compute.
-        tiling: how windows are placed: the model's way unless the user chose another.
-        maps: wanted along with the segmentation; made by the last pass only.
-        results: what the user gets, and sees growing.
-        tracker: of progress; raises Cancelled.
-        precision: what the user asked for; "fp32" is kept to if the CPU has to take over from a GPU.
+        backend: device and precision for the networks.
+        tiling: placement of the windows: the model's unless the user chose another one.
+        maps: maps to compute along with the segmentation; only by the last pass.
+        results: the results, which the user can watch as they grow.
+        tracker: progress tracker; raises Cancelled.
+        precision: requested precision; "fp32" is kept if the CPU has to take over from a GPU.
         mirrors: whether to average over mirrored windows, as the model asks for.
 
     Attributes:
-        outputs, warnings: the passes so far, and sentences for the user about them.
+        passes, warnings: the passes made so far, and messages for the user about them.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Passes:
         self.tiling = tiling
         self.maps = tuple(maps)
         self.results = results
-        self.outputs: list[Pass] = []
+        self.passes: list[Pass] = []
         self.warnings: list[str] = []
 
     def make(
@@ -247,25 +247,25 @@ class Passes:
         maps: Sequence[str] = (),
         share: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """Go over the windows of a box of a case.
+        """Process the windows of a box in a case.
 
         Each pass starts with the chosen windows and device. When memory runs out, fewer windows and mirrored copies are
         computed at once, which does not change the result. If one at a time is too much, the longest side
-        of the windows is halved, up to three times; then the CPU takes over from a GPU. It also does when the GPU has
+        of the windows is halved, up to three times; then the CPU takes over from a GPU. It also does if the GPU has
         no room for the network, or fails. Where half precision gives values that are not numbers, fp32 is used.
-        All of that is logged and added to the warnings.
+        All of this is logged and added to the warnings.
 
         Args:
             name: see ``Pass``.
-            box: (S, H, W), what the windows must cover.
-            tiling: how they are placed.
-            accumulator: receives the answer.
-            maps: wanted along with the probability.
-            share: the part of the whole work that this pass probably is, from and to, 0 to 1.
+            box: (S, H, W), which the windows must cover.
+            tiling: placement of the windows.
+            accumulator: receives the output.
+            maps: maps to compute along with the probability.
+            share: estimated start and end of this pass in the whole work, 0 to 1.
 
         Raises:
             Cancelled: from inside a window.
-            UserError: "out-of-memory" where nothing helped; "network-not-finite" where a probability is not a number
+            UserError: "out-of-memory" if nothing helped; "network-not-finite" if a probability is not a number
                 in fp32 either.
         """
         self._tracker.part(*share)
@@ -299,10 +299,10 @@ class Passes:
             backend, placement, halvings = choose_backend("cpu", precision), tiling, 0
             plan = placement.plan(box, case.shape)
             batch = min(backend.batch(plan.size), copies * len(plan))
-        self.outputs.append(Pass(name, box, plan, backend, time.monotonic() - begun))
+        self.passes.append(Pass(name, box, plan, backend, time.monotonic() - begun))
 
     def warn(self, warning: str) -> None:
-        """Show the user a sentence with the result."""
+        """Log a warning and show it to the user with the result."""
         self.warnings.append(warning)
         logger.warning(warning)
 
@@ -317,7 +317,7 @@ class Passes:
         accumulator: Accumulator,
         batch: int,
     ) -> _Trouble | None:
-        """Make the pass; returns what went wrong if that can be helped, when the error and its tensors are gone."""
+        """Make the pass; returns the problem if there is a fallback, after the error and its tensors were freed."""
         is_gpu = backend.device.type != "cpu"
         try:
             predictor.place(backend)

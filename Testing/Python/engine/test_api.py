@@ -318,7 +318,7 @@ def test_a_progress_callback_may_segment_with_another_model(model, pair):
 
 def test_a_progress_callback_may_segment_with_the_same_model(model, monkeypatch):
     # Even a fast pass reports progress.
-    monkeypatch.setattr(Tracker, "_QUIET", 0.0)
+    monkeypatch.setattr(Tracker, "_SECONDS_BETWEEN_REPORTS", 0.0)
     of = volume("plain")
     image, other = (of.array.T, of.grid.affine), (of.array.T[::-1] ** 2, of.grid.affine)
     expected, inner = [segment(image, model).labels, segment(other, model).labels], []

@@ -157,7 +157,7 @@ def test_locator_may_be_missing_on_one_side() -> None:
 
 def test_waiting_for_workers_is_reported_once(tmp_path, monkeypatch, capsys) -> None:
     """Dask waits silently while there is no worker, or while all of them are paused because of their memory."""
-    monkeypatch.setattr(cluster, "_SECONDS_TO_LOOK", 0.0)
+    monkeypatch.setattr(cluster, "_SECONDS_BETWEEN_CHECKS", 0.0)
     states: list[str] = []
     client = SimpleNamespace(
         nthreads=lambda: dict.fromkeys(states, 1),

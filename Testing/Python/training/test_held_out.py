@@ -1,4 +1,4 @@
-"""Validation on whole cases, and in the boxes that a coarse network finds."""
+"""Validation on whole cases, and in the boxes found by a coarse network."""
 
 import subprocess
 import sys
@@ -38,14 +38,14 @@ ONE_LABEL = output_of("labels", 1)
 
 
 class Bright(nn.Module):
-    """Finds its only segment where the image is 1, and says how often it was asked."""
+    """Finds its only segment where the image is 1, and counts its calls."""
 
     def __init__(self):
         super().__init__()
-        self.scale, self.asked = nn.Parameter(torch.tensor(4.0)), 0
+        self.scale, self.calls = nn.Parameter(torch.tensor(4.0)), 0
 
     def forward(self, x, wanted):
-        self.asked += 1
+        self.calls += 1
         return {"segmentation": self.scale * torch.cat([0.5 - x, x - 0.5], 1)}
 
 
@@ -65,18 +65,18 @@ def dice(network, item, box_of):
     return dice_of_cases(network, cases, [0], (8, 8, 8), ONE_LABEL, CPU, lambda: False).item()
 
 
-def test_the_box_is_what_was_found_and_a_margin_without_small_components():
+def test_box_contains_found_voxels_and_margin_without_small_components():
     network = Bright()
     item = case(np.s_[5:9, 1:6, 3:10])
     item.image[0, 22, 18, 14] = 1
     found = boxes(network)
     assert found(item) == (slice(3, 11), slice(0, 8), slice(1, 12))
-    asked = network.asked
-    assert found(item) == found(item) and network.asked == asked
+    calls = network.calls
+    assert found(item) == found(item) and network.calls == calls
 
 
 @pytest.mark.parametrize(("labelled", "expected"), [(True, 0), (False, 1)])
-def test_where_nothing_is_found_all_is_missed(labelled, expected):
+def test_all_is_missed_if_nothing_is_found(labelled, expected):
     label = np.zeros((24, 20, 16), np.uint8)
     label[2:5, 2:5, 2:5] = labelled
     item = case(np.s_[0:0], label)
@@ -84,7 +84,7 @@ def test_where_nothing_is_found_all_is_missed(labelled, expected):
     assert dice(Bright(), item, boxes(Bright())) == expected
 
 
-def test_what_lies_outside_the_box_counts_as_missed():
+def test_voxels_outside_the_box_count_as_missed():
     label = np.zeros((24, 20, 16), np.uint8)
     label[4:20, 5:10, 5:10] = 1
     item = case(label == 1, label)
@@ -93,8 +93,8 @@ def test_what_lies_outside_the_box_counts_as_missed():
 
 
 @pytest.mark.parametrize("box", [np.s_[6:11, 7:14, 3:12], np.s_[0:5, 13:20, 7:16], np.s_[2:22, 1:20, 4:12]])
-def test_a_box_is_seen_with_what_is_around_it_as_the_engine_shows_it(box):
-    """Cut out, the box would be padded with zeros to the window, which the network never sees in use."""
+def test_box_is_segmented_with_its_surroundings_as_in_the_engine(box):
+    """If cropped, the box would be padded to the window with zeros, unlike in the engine."""
     random = np.random.default_rng(0)
     image = random.choice([0.25, 0.75], size=(1, 24, 24, 16)).astype(np.float32)
     shown = []
@@ -117,7 +117,7 @@ def test_a_box_is_seen_with_what_is_around_it_as_the_engine_shows_it(box):
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-def test_dice_is_that_of_the_masks_of_a_real_case(hippocampus_image, hippocampus_label, exclusive):
+def test_dice_matches_masks_of_a_real_case(hippocampus_image, hippocampus_label, exclusive):
     """Counted by label value, without a mask of the whole case for each segment."""
     image, label = (read_volume(path).array for path in (hippocampus_image, hippocampus_label))
     item = SimpleNamespace(name="a", image=((image - image.mean()) / image.std())[None].astype(np.float32), label=label)
@@ -175,15 +175,15 @@ print(({PEAK_MEMORY} - before) / segments / label.size)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
-def test_validation_holds_no_more_than_a_windows_depth_of_probabilities():
-    """All of them would take 4 bytes per voxel and segment; with masks and targets as floats it was 18."""
+def test_validation_keeps_probabilities_of_one_window_depth():
+    """All of them would take 4 bytes per voxel and segment; with masks and targets as floats, it was 18."""
     command = [sys.executable, "-c", VALIDATION]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     assert 0.1 < float(done.stdout) < 5.5
 
 
-def test_validation_finds_what_the_engine_finds(hippocampus_image, monkeypatch):
-    """One pass over windows serves both: the same places, padding, blending and decision, voxel for voxel."""
+def test_validation_matches_engine(hippocampus_image, monkeypatch):
+    """Both use the same sliding-window pass: same positions, padding, blending and decision for every voxel."""
     model = load_model("hippocampus", "cpu", "fp32")
     volume = read_volume(hippocampus_image)
     case = prepare(model.description, [volume])
@@ -197,10 +197,10 @@ def test_validation_finds_what_the_engine_finds(hippocampus_image, monkeypatch):
     tiling = Tiling("fitted", window, 0.5, "gaussian")
     passes = Passes(Backend(CPU, "fp32"), tiling, (), None, Tracker(Progress(), {"segmenting": 1.0}))
     passes._tracker.begin("segmenting")
-    # Validation does not mirror, which takes as long again.
+    # Validation does not mirror, which would double its time.
     monkeypatch.setattr(model.system.predictors[0], "_mirrorings", [])
     passes.make("only", model.system.predictors[0], case, box, tiling, results)
     engine = results.labels[box]
-    assert len(passes.outputs[0].plan) > 4 and len(np.unique(engine)) == 3
+    assert len(passes.passes[0].plan) > 4 and len(np.unique(engine)) == 3
     # The engine folds weight standardization into the weights, which rounds differently.
     assert np.mean(found != engine) < 1e-4
