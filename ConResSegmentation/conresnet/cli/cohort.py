@@ -70,8 +70,8 @@ class Job:
         model: path of the package.
         output: folder of all cases; the results of this one go to ``output / case.name``.
         inputs: images that the results must not replace.
-        had_results: whether there were results of the case before any worker began with it.
-        workers: the number of each worker among those of its computer, by address.
+        had_results: whether the case had results before any worker started it.
+        workers: number of each worker on its computer, by address.
         version, digest: the version of ConResNet and the `digest_with_locator` of the model where the command runs.
     """
 
@@ -167,7 +167,7 @@ def segment_cohort(
 
 
 def progress_line(outcomes: Sequence[Outcome], cases: int, seconds: float) -> str:
-    """How many of the cases are finished, and how long the others will take.
+    """Text with the number of finished cases and the time remaining for the others.
 
     Args:
         seconds: since the first case was started. Only cases that were segmented count: others take almost no time.
@@ -180,8 +180,8 @@ def progress_line(outcomes: Sequence[Outcome], cases: int, seconds: float) -> st
 
 @contextlib.contextmanager
 def _filled(folders: Sequence[Path]) -> Iterator[Path]:
-    """Make the first of the folders before any work, so that a place that cannot be written to is reported at once.
-    At the end, remove what workers that were killed have left in the folders, and new folders that are empty.
+    """Create the first of the folders before any work, so that an unwritable path is reported immediately.
+    At the end, remove leftovers of killed workers from the folders, and new folders that are empty.
 
     Yields a new folder in the first one, which only computers that share these folders can see.
     """
@@ -312,10 +312,10 @@ def _warm_model() -> WarmModel:
 
 
 def _device(name: str, workers: Mapping[str, int]) -> str:
-    """The device of this worker, for the one that was asked for: its own GPU, if its computer has several.
+    """Resolve the requested device for this worker: its own GPU, if its computer has several.
 
     Args:
-        workers: see ``Job``; empty in the command's own process, which is no worker.
+        workers: see ``Job``; empty in the command's own process, which is not a worker.
     """
     if not workers:
         return name
@@ -335,7 +335,7 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
 def _has_results(job: Job, options: SegmentOptions, description: ModelDescription) -> bool:
     """Whether there are results whose report says what they were made from, as those of version 0.1 do not.
 
-    Raises UserError "results-differ" or "results-out-of-date" if they are not those that are asked for.
+    Raises UserError "results-differ" or "results-out-of-date" if they do not match the request.
     """
     report = _read_report(job)
     kinds = {"model": dict, "channels": dict, "options": dict, "files": list, "sources": dict}

@@ -36,10 +36,10 @@ def check_size(path: Path, shape: Sequence[int], claimed: int, held: int, compre
     """Refuse a header that describes more voxels than fit in its file or in memory, before any are read.
 
     Args:
-        shape: what the header says, for the message.
+        shape: shape according to the header, for the message.
         claimed: bytes according to the header.
-        held: bytes of the file that they are in.
-        compressed: whether they are compressed there.
+        held: size of the file that contains them.
+        compressed: whether they are compressed in it.
 
     Raises:
         UserError: "image-truncated" or "image-beyond-memory".
@@ -78,7 +78,7 @@ def total_memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Bytes that the system, or the limit of a container, leaves to this process; None except on Linux."""
+    """Bytes available to this process according to the system or a container's limit; None except on Linux."""
     free = None
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -243,7 +243,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 class TextHeader(NamedTuple):
-    """What the header of a "nrrd" or "meta" file says.
+    """Contents of the header of a "nrrd" or "meta" file.
 
     Args:
         unit: of length, in mm; ITK ignores it.
@@ -256,7 +256,7 @@ class TextHeader(NamedTuple):
 
 
 def check_text_header(path: Path, kind: str) -> TextHeader:
-    """Compare what the header of a "nrrd" or "meta" file claims with what it holds, before ITK believes it.
+    """Compare what the header of a "nrrd" or "meta" file claims with its content, before ITK relies on it.
 
     Raises UserError "image-header", "image-empty", "image-no-spacing", "absurd-spacing", "image-data-file",
     "image-truncated" or "image-beyond-memory".
@@ -295,7 +295,7 @@ def _check_nrrd(path: Path, beginning: bytes) -> TextHeader:
     if each:
         encoding = fields.get("encoding", "raw").lower()
         claimed = _product(sizes) * each
-        # A voxel as text takes two letters at least.
+        # A voxel stored as text takes at least two characters.
         held = held * each if encoding in ("text", "txt", "ascii", "hex") else held
         is_compressed = encoding in ("gzip", "gz", "bzip2", "bz2")
         check_size(path, sizes, claimed, held, is_compressed)
@@ -392,7 +392,7 @@ def _unit(path: Path, field: str, names: set[str]) -> tuple[list[str], float]:
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:
-    """The numbers that texts are; empty if any is something else."""
+    """The texts as numbers; empty if any is not a number."""
     try:
         return [float(text) for text in texts]
     except ValueError:
@@ -412,7 +412,7 @@ def _whole_numbers(path: Path, field: str, text: str) -> list[int]:
 
 
 def _shown(text: str) -> str:
-    """The beginning of a damaged text, in letters that any terminal and file can hold."""
+    """The beginning of a damaged text, in printable ASCII characters."""
     readable = text[:100].encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else "?" for letter in readable)
 

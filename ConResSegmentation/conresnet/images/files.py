@@ -1,12 +1,12 @@
-"""Image files: reads the images that the user names, and writes results. All readers of single formats are used only
+"""Image files: reading the user's images, and writing results. The readers of single formats are used only
 through this module.
 
 The first bytes of a file decide what kind of image it is. NIfTI is read in this process, everything else with ITK and
-pydicom in a process of its own: these libraries trust headers and can crash, and a crash then fails only one image.
+pydicom in a separate process: these libraries trust headers and can crash, and a crash then affects only one image.
 
 There is one reader process per program. It is started when first needed, stays warm for the next image, and ends with
 the program in any case, because its stdin is then closed. It is an ordinary program, not a fork, so it can be started
-from threads and on Windows. Voxels come through a pipe right into the array that holds them, so there is no temporary
+from threads and on Windows. Voxels are read from a pipe directly into their array, so there is no temporary
 file.
 """
 
@@ -43,7 +43,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
 
     Args:
         paths: files, or folders with one DICOM series each.
-        channel_names: the model's, for messages.
+        channel_names: the model's channel names, for messages.
 
     Raises:
         UserError: "wrong-channel-count", "wrong-component-count", "image-4d", "image-is-segmentation", or as
@@ -137,7 +137,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def _kind(path: Path) -> str:
-    """ "folder", or the kind of a file; both exist, can be opened, and have names that ITK can take."""
+    """ "folder", or the kind of a file, after checking that it exists, can be opened, and has a name valid for ITK."""
     _check_path(path)
     try:
         if path.is_dir():
@@ -160,7 +160,7 @@ def _check_path(path: Path) -> None:
     _check_name(path)
     with contextlib.suppress(OSError):
         if stat.S_ISFIFO(path.stat().st_mode):
-            # It could be read only once, and the first bytes decide how.
+            # A pipe could be read only once, but its first bytes determine the format.
             raise UserError("image-pipe", path=str(path))
 
 
@@ -209,7 +209,7 @@ def read_in_process(path: Path, what: str) -> ImageFile:
     """
     global _reader
     with _lock:
-        # After a fork, the other process has the pipes too.
+        # After a fork, the parent process uses the same pipes.
         if _reader is None or _reader.owner != os.getpid():
             _reader = _Reader()
         try:
@@ -219,14 +219,14 @@ def read_in_process(path: Path, what: str) -> ImageFile:
             code = "image-out-of-memory" if ended.status in _KILLED else "image-reader-crashed"
             raise UserError(code, path=str(path)) from ended
         except BaseException as error:
-            # After any error except a UserError, the pipe may contain the rest of an answer.
+            # After any error except a UserError, the pipe may contain the rest of a response.
             if not isinstance(error, UserError):
                 _reader.end()
                 _reader = None
             raise
 
 
-class _Ended(Exception):  # noqa: N818 - what has happened, told to the caller above alone
+class _Ended(Exception):  # noqa: N818 - only used internally, by the function above
     def __init__(self, status: int):
         super().__init__(f"the reader process ended with status {status}")
         self.status = status
@@ -288,7 +288,7 @@ _reader: _Reader | None = None
 
 
 def _after_fork() -> None:
-    # A thread of the other process may have been reading.
+    # A thread of the parent process may have been reading.
     global _lock
     _lock = threading.Lock()
 

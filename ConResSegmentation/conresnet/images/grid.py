@@ -1,6 +1,6 @@
 """Voxel grids in patient space, volumes on them and their checks, boxes, and the order of axes. NumPy only.
 
-A `Grid` is a shape with the matrix that takes voxel indices to RAS mm. Arrays are indexed [k, j, i], slices first.
+A `Grid` is a shape with the matrix that maps voxel indices to RAS mm. Arrays are indexed [k, j, i], slices first.
 
 An orientation is three letters in array order (S, H, W), each the patient direction in which that axis's index
 increases: "SAR" is superior, anterior, right (an RAS file read as [k, j, i]). The BraTS arrays of the paper are "SLP".
@@ -202,7 +202,7 @@ def affine_of(linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (..., 3) as a (4, 4) matrix moves them."""
+    """Points (..., 3) transformed by a (4, 4) matrix."""
     return np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
@@ -216,7 +216,7 @@ Box = tuple[slice, slice, slice]
 
 
 def whole_box(shape: Sequence[int]) -> Box:
-    """All of an array of ``shape``."""
+    """The box that covers an array of ``shape``."""
     return tuple(slice(0, side) for side in shape)
 
 
@@ -226,7 +226,7 @@ def grown(box: Box, margins: Sequence[int], shape: Sequence[int]) -> Box:
 
 
 def overlap_of(slab: Box, box: Box) -> tuple[Box, Box]:
-    """Where a slab and a box overlap: in an array of the box alone, and in one of the slab alone; maybe nowhere."""
+    """Overlap of a slab and a box, as slices into an array of the box and into one of the slab; may be empty."""
     low = [max(part.start, limit.start) for part, limit in zip(slab, box, strict=True)]
     high = [max(start, min(part.stop, limit.stop)) for start, part, limit in zip(low, slab, box, strict=True)]
     inside, cut = (

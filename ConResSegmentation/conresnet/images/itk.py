@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 if os.name == "nt":
     # ITK's readers open a path, which comes as UTF-8, by the code page of the C library. Without this they do not find
-    # a file whose path has other letters than English ones, such as a user's name.
+    # a file whose path has non-ASCII characters, such as a user's name.
     with contextlib.suppress(locale.Error):  # Windows before version 1803 of 10
         locale.setlocale(locale.LC_CTYPE, ".UTF8")
 
@@ -55,7 +55,7 @@ _READERS = {"nrrd": ("NrrdImageIO", (".nrrd", ".nhdr")), "meta": ("MetaImageIO",
 _UNIT_LENGTH = 0.01
 #: Formats of pictures, which have no distance between slices. ITK gives them 1 mm.
 _WITHOUT_SPACING = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
-#: Formats whose files ITK checks for being complete. Of others, it makes up what a cut-off file lacks.
+#: Formats for which ITK checks that a file is complete. For others, it makes up what is missing from a truncated one.
 _CHECKED = ("NrrdImageIO", "MetaImageIO", "HDF5ImageIO", "MINCImageIO")
 
 
@@ -348,7 +348,7 @@ def _slice_distance(path: Path, slices: Sequence[Slice], normal: np.ndarray) -> 
     _check_sideways(path, travels - np.outer(heights, normal), heights, min(slices[0].spacing) / 2)
     gaps = np.diff(heights)
     if np.abs(heights - distance * np.arange(len(slices))).max() > _UNEVEN * distance:
-        # A single slice far away makes the distance as large as it likes.
+        # A single slice far away can make the distance arbitrarily large.
         if gaps.min() < _UNEVEN * min(distance, *slices[0].spacing):
             raise UserError("dicom-same-place", path=str(path))
         raise UserError("dicom-uneven", path=str(path), smallest=float(gaps.min()), largest=float(gaps.max()))

@@ -165,10 +165,10 @@ def _components(array: np.ndarray, slope: float, intercept: float) -> np.ndarray
 
 
 def _filled(array: np.ndarray, file: BinaryIO) -> bool:
-    """Read an array's bytes from a file; whether there were enough of them."""
+    """Read an array's bytes from a file; returns whether there were enough of them."""
     memory, place = memoryview(array.reshape(-1).view(np.uint8)), 0
     while place < len(memory):
-        # In steps, since a compressed file is read into a buffer of the wanted size first.
+        # In steps, since a compressed file is first read into a buffer of the requested size.
         try:
             got = file.readinto(memory[place : place + 2**24])
         except EOFError:  # of a compressed file
@@ -204,16 +204,16 @@ def _scaling(header: nibabel.Nifti1Header, path: Path) -> tuple[float, float, li
 def nifti_grid(header: nibabel.Nifti1Header, name: str) -> tuple[Grid, list[str]]:
     """The grid that a header describes, and warnings if it describes none, or two.
 
-    ITK takes the directions and the origin of the sform or qform, and the size of voxels from pixdim.
+    ITK uses the directions and the origin of the sform or qform, and the voxel size from pixdim.
 
     Args:
         header: of three dimensions or more.
-        name: what messages call the image.
+        name: name of the image in messages.
 
     Raises:
         UserError: "absurd-spacing".
     """
-    # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
+    # Both libraries silently replace a size of 0 by 1 mm and drop a minus sign, so check the stored values.
     pixdim = np.array(header["pixdim"][1:4], np.float64)
     if not (np.isfinite(pixdim).all() and (pixdim > 0).all()):
         raise absurd_spacing(name, pixdim)
@@ -233,7 +233,7 @@ def nifti_grid(header: nibabel.Nifti1Header, name: str) -> tuple[Grid, list[str]
     elif codes[0] > 0:
         chosen = _with_spacing(qform, pixdim)
     else:
-        # ITK refuses this one. A header made anew has a qform besides, which it takes.
+        # ITK refuses this one. A new header also has a qform, which ITK uses.
         chosen, fields = sform, None
     stated = [matrix for matrix, code in zip((qform, sform), codes, strict=True) if code > 0]
     scale = np.diag([unit, unit, unit, 1.0])

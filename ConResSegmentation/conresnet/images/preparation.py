@@ -40,7 +40,7 @@ def foreground_mask(array: np.ndarray, how: str, background: float | None = None
     Args:
         how: "not_background" (voxels that differ from the background value) or "all", as a model's description checks;
             it is not checked here.
-        background: the whole image's ``background_value``; None takes this array's own.
+        background: the whole image's ``background_value``; None uses this array's own.
     """
     if how == "all":
         return np.ones(array.shape, dtype=bool)
@@ -91,9 +91,9 @@ def without_offset(array: np.ndarray) -> np.ndarray:
     return np.subtract(array, low, out=np.empty(array.shape, np.float32), dtype=np.float64)
 
 
-# The share of what is segmented that every image should cover.
+# Share of the segmented region that every image should cover.
 _ENOUGH_SHOWN = 0.95
-# Scans that no model takes for one another; other DICOM images, such as secondary captures, may be any of them.
+# Modalities that cannot replace one another; other DICOM images, such as secondary captures, may be any of them.
 _MODALITIES = {"CT", "MR", "PT", "NM", "US"}
 # Hounsfield units: only air and lungs are below the first; above the others are bone, and teeth and metal. With an
 # offset of 1024, as in stored values that were not rescaled, soft tissue is among the last.
@@ -197,7 +197,7 @@ def prepare(
     Args:
         volumes: one per input of the model, in its order; results are on the first one's grid.
         roi: where to segment; None is the whole image.
-        check: called now and then; an exception that it raises ends the work.
+        check: called repeatedly; an exception that it raises ends the work.
 
     Raises:
         UserError: "wrong-channel-count", "roi-empty", "channels-apart", and those of ``check_volume`` and
@@ -364,7 +364,7 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
 
 
 def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:
-    """A warning if an image does not cover all wanted voxels; one that covers none is refused."""
+    """A warning if an image does not cover all requested voxels; an image that covers none is refused."""
     share = covered[wanted].mean() if wanted.any() else covered.any()
     if share >= _ENOUGH_SHOWN:
         return []
@@ -374,7 +374,7 @@ def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray,
 
 
 def _kept(array: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
-    """A part of an array; a copy if nothing else uses the array, so that the rest of it is freed."""
+    """A part of an array; a copy if nothing else uses the array, so that its other parts are freed."""
     cut = array[part]
     return cut.copy() if cut.size < array.size and array.base is None else cut
 

@@ -73,7 +73,7 @@ class _Placeholder:
 
 @functools.cache
 def _harmless() -> list[tuple[Callable, str]]:
-    """Values that training loops keep next to the weights, by their names in a pickle. None of them is made."""
+    """Values that training loops keep next to the weights, by their names in a pickle. None of them is instantiated."""
     names = [f"numpy.{module}.multiarray.{name}" for module in ("core", "_core") for name in ("scalar", "_reconstruct")]
     names += [f"numpy.dtypes.{name}" for name in dir(np.dtypes) if name.endswith("DType")]
     names += ["numpy.dtype", "numpy.ndarray", "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"]
@@ -106,7 +106,7 @@ _HEADS = {
     "residual_head_half": "resx2_cls.0",
     "residual_head_quarter": "resx4_cls.0",
 }
-# Every context residual module carries these; what none of them uses never acts.
+# Every context residual module has these tensors; those that no module uses have no effect.
 _NORMS = ("gn_seg", "gn_res", "gn_res1", "gn_res2", "gn_mp")
 _CONVOLUTIONS = ("conv_seg", "conv_res", "conv_res1", "conv_res2", "conv_mp_first", "conv_mp")
 
@@ -115,7 +115,7 @@ def read_checkpoint(path: str | PathLike) -> Checkpoint:
     """The tensors of a checkpoint, wherever in the file they are.
 
     Nothing in the file is executed. Pickled objects other than tensors in plain containers are refused, except for
-    common values such as NumPy numbers and parsed arguments, which are passed over.
+    common values such as NumPy numbers and parsed arguments, which are skipped.
 
     Raises:
         UserError: a code that begins with ``import-``, or those of `conresnet.files.check_content`.
@@ -140,7 +140,7 @@ def read_checkpoint(path: str | PathLike) -> Checkpoint:
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """Refuse other kinds of files and folders that people give here, and say what they are."""
+    """Refuse other kinds of files and folders that users may pass, and name what they are."""
     try:
         if path.is_dir():
             if (path / DESCRIPTION_FILE).exists():
@@ -336,7 +336,7 @@ def _load(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        # What torch raises for a file that is cut off or of another kind differs by where it stumbles.
+        # The exception that torch raises for a truncated file or one of another kind depends on where it fails.
         raise UserError("import-unreadable", path=str(path)) from error
 
 

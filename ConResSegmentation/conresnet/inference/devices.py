@@ -30,7 +30,7 @@ _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
 _CPU_BATCH = 2**19
 _GPU_BATCH = 2**21
 
-# How PyTorch, the GPU's libraries and ITK say that there was no memory left.
+# Messages of PyTorch, GPU libraries and ITK when memory runs out.
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "failed to allocate memory", "not enough memory", "bad_alloc"),
     *("cudnn_status_alloc_failed", "cublas_status_alloc_failed", "cusolver_status_alloc_failed"),
@@ -38,8 +38,8 @@ _NO_MEMORY = (
 # The whole message of oneDNN, which computes convolutions on the CPU. A longer one, about a primitive descriptor, means
 # that oneDNN does not support an operation.
 _NO_MEMORY_OF_ONEDNN = ("could not create a primitive", "could not execute a primitive")
-# How error messages begin when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built for, a
-# driver that is too old, an operator that Apple's GPU lacks.
+# Beginnings of error messages when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built
+# for, a driver that is too old, an operator that is missing on Apple's GPU.
 _GPU_FAILED = (
     *("cuda error", "cuda driver", "no kernel image", "cudnn", "cublas", "cusolver", "cufft", "nvrtc", "nvidia"),
     *("hip error", "miopen", "rocblas", "hipblas", "mps backend", "mps device", "mps:", "metal"),
@@ -120,10 +120,10 @@ def _without_tf32() -> Iterator[None]:
 
 
 def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
-    """Resolve what the user asked for.
+    """Resolve the requested device and precision.
 
     A device is "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1" or "mps"; a precision is "auto" (half
-    precision where the processor gains from it), "fp32", "bf16" or "fp16". Raises UserError "device-unknown",
+    precision if it is faster on the device), "fp32", "bf16" or "fp16". Raises UserError "device-unknown",
     "device-unavailable", "precision-unknown" or "precision-unavailable".
     """
     check_backend(device, precision)
@@ -155,7 +155,7 @@ def device_of_process(device: str, process: int, gpus: int = 1) -> str:
 
 
 def has_mps() -> bool:
-    """Whether there is an Apple GPU on which this PyTorch computes all that our networks need."""
+    """Whether there is an Apple GPU for which this PyTorch has all operators of our networks."""
     return torch.backends.mps.is_available() and is_enough(torch.__version__, _MPS_SINCE)
 
 
@@ -188,7 +188,7 @@ def cpu_has_bf16() -> bool:
 
 
 def default_threads() -> int:
-    """PyTorch's number less one of three or more, which keeps a desktop responsive; or that of OMP_NUM_THREADS."""
+    """PyTorch's number, minus one if there are at least three, to keep a desktop responsive; or OMP_NUM_THREADS."""
     threads = torch.get_num_threads()
     return threads - 1 if threads > 2 and "OMP_NUM_THREADS" not in os.environ else threads
 
@@ -218,7 +218,7 @@ def using_threads(count: int | None) -> Iterator[int]:
     """
     global _has_threads
     before, itk_before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    # Far too many would make the system end the process without a message.
+    # With far too many, the system would kill the process without a message.
     count = min(count, os.cpu_count() or 1) if count else default_threads()
     count = 1 if _is_forked else count
     _has_threads |= count > 1
@@ -232,7 +232,7 @@ def using_threads(count: int | None) -> Iterator[int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the computer had no memory left, as PyTorch, ITK or numpy say so."""
+    """Whether an error of PyTorch, ITK or numpy means that a device or the computer ran out of memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
@@ -241,13 +241,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_gpu_failure(error: BaseException) -> bool:
-    """Whether an error is about the GPU itself, its driver or its libraries, so that the CPU may do better."""
+    """Whether an error is about the GPU itself, its driver or its libraries, so that the CPU may work."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _GPU_FAILED)
 
 
 def free_memory(backend: Backend) -> None:
-    """Give a GPU's memory that PyTorch keeps for later back to the system; a GPU that has failed is left alone."""
+    """Return GPU memory cached by PyTorch to the system; does nothing for a GPU that has failed."""
     with suppress(RuntimeError):
         if backend.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -265,8 +265,8 @@ def reused_memory() -> Iterator[None]:
     """Within this context, memory that is freed stays with the process, to be used for the next large tensor.
 
     glibc returns every block over 32 MB to the system as soon as it is freed, so that each operation on a large tensor
-    pays for fresh pages. Afterwards the defaults are restored and free memory is returned. Without glibc, this does
-    nothing.
+    has to wait for new pages. Afterwards, the defaults are restored and free memory is returned. Without glibc, this
+    does nothing.
     """
     libc = _glibc()
     if libc is None:
@@ -336,7 +336,7 @@ class ForwardMonitor:
         self._stack.close()
 
     def restart(self) -> None:
-        """The next pass begins."""
+        """Start the next pass."""
         self._calls = 0
 
     def _convolutions(self) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""From probabilities to label values: each voxel's segment, the voxels of a segment, and what is changed afterwards.
+"""Label values from probabilities, masks of segments, and post-processing.
 
 Importing this module imports neither torch nor SimpleITK, because Slicer's process uses it when it starts.
 Probabilities are tensors on the device that the network runs on.
@@ -203,7 +203,7 @@ class LabelWriter:
         packed: np.ndarray | None,
         change: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     ) -> None:
-        """Change each segment that has voxels, and count again. What leaves a region leaves its parts, too.
+        """Change each segment that has voxels, and count again. Parts lose what is removed from their region.
 
         Args:
             labels, packed: see ``drop_small_components``; changed in place.
@@ -311,24 +311,24 @@ def check_postprocessing(options: SegmentOptions) -> None:
 
 
 class PostProcessing:
-    """Make the changes that the options ask for: first remove components of every segment, then fill holes.
+    """Make the requested changes: first remove components of every segment, then fill holes.
 
-    It works on the label map and the regions on the input's grid. Maps are not changed: they show what the network
-    said.
+    It works on the label map and the regions on the input's grid. Maps are not changed: they show the
+    network's output.
 
     Voxels that touch at a face, an edge or a corner belong to one component, as in ``small_components``. A hole is
     background that a segment encloses on all sides: it reaches the segment's outside only through edges and corners,
-    and holds no voxel of another segment. Regions are judged whole, including where another lies over them, and a part
-    stays inside the region that includes it.
+    and contains no voxel of another segment. Regions are processed whole, including where another covers them, and a
+    part stays inside the region that includes it.
 
     Args:
         description: the model's.
-        options: ``keep_largest``, which the model may ask for too, ``drop_below`` in mL, and ``fill_holes``.
+        options: ``keep_largest``, which the model may also request, ``drop_below`` in mL, and ``fill_holes``.
         grid: the result's.
         done: called with the share that is done; an exception from it ends the work.
 
     Attributes:
-        report: what ``report.json`` holds: the steps, and per segment what they have changed, in mL.
+        report: section of ``report.json``: the steps, and the change of each segment in mL.
         warnings: sentences for the user.
     """
 

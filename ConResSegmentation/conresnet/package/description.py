@@ -1,4 +1,4 @@
-"""The description of a model, `model.json`: inputs, how it computes, outputs, and who made it from what.
+"""The description of a model, `model.json`: inputs, computation, outputs and origin.
 
 These dataclasses are the format's only schema: `parse_description` checks a document against them,
 docs/model-package.md and docs/model.schema.json are generated from them (Utilities/update_model_format.py). Standard
@@ -21,7 +21,7 @@ from conresnet.systems import declared_system, system_faults
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
 # did not have; version 3 added what an ROI means to a model; version 4 added the locator, segments of one piece, their
-# usual volumes, and pairs that trade places in a mirror image.
+# usual volumes, and pairs that are swapped in mirror images.
 FORMAT_VERSION = 4
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -35,7 +35,7 @@ FOREGROUNDS = ("not_background", "all")
 TILINGS = ("fitted", "authors")
 BLENDINGS = ("gaussian", "uniform")
 
-# The plane of the slices that follow one another in a direction.
+# The plane of the slices that follow one another along a direction.
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
 
 _VERSION = r"\d{1,6}(\.\d{1,6}){0,3}([.+-]?[A-Za-z0-9.]{1,30})?"
@@ -226,17 +226,17 @@ class ModelDescription:
         yield from system_faults(self)
         yield from _locator_faults(self)
         for index, network in enumerate(self.system.networks):
-            # Only a description that is yet to be written may do without its files.
+            # Only a description that is not written yet may omit its files.
             if self.files and network.weights not in self.files:
                 yield f"system.networks[{index}].weights", _unlisted(network)
 
     @property
     def located_output(self) -> Output:
-        """What comes out where the locator has found the ROIs."""
+        """The model's output if the locator finds the ROIs."""
         return self.locator.output(self.output)
 
     def to_dict(self) -> dict[str, Any]:
-        """The description as JSON has it; `parse_description` brings it back."""
+        """The description as JSON values; the inverse of `parse_description`."""
         return {**dump(self), "residual_axis": self.residual_axis}
 
     @property
@@ -253,7 +253,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
     """Check a description and return it.
 
     Reading is strict. Every field is checked for type and range, and an unknown field is refused as a misspelling,
-    because the format version rises whenever a field is added; so are repeated keys, NaN and numbers without bound. The
+    because the format version rises whenever a field is added; so are repeated keys, NaN and infinite numbers. The
     arguments of networks belong to the networks: here they only need to be finite. Older versions of the format are
     read; they must not have fields that came later.
 

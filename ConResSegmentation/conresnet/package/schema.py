@@ -1,17 +1,17 @@
 """Dataclasses as the schema of a JSON document: a loader that checks, a writer, and rules for the documentation.
 
-A field's type says what JSON value it takes, and its `rule` which values are right:
+A field's type determines the type of its JSON value, and its `rule` the valid values:
 
     str, int, float                 text, a whole number, a finite number
-    tuple[X, ...], tuple[X, X, X]   a list of any length within the rule, or of exactly three entries
+    tuple[X, ...], tuple[X, X, X]   a list whose length the rule limits, or one of exactly three entries
     dict[str, Any]                  an object that another module defines; only its numbers and texts are checked
     dict[str, X], X                 objects by name, or one object, X being a dataclass
-    X | None                        may be null
+    X | None                        the same, or null
 
-A field with a default may be left out. Every other field is required, and a field that the dataclass does not have is
+A field with a default may be omitted. Every other field is required, and a field that the dataclass does not have is
 refused as a misspelling. A dataclass may also have
 
-    faults(self)                    yields (field, reason) for each field that does not fit the others
+    faults(self)                    yields (field, reason) for each field that is inconsistent with the others
     resolved(self, place, version)  the same object with defaults that depend on its other fields
 
 Standard library only, so that Slicer's process can use it.
@@ -41,21 +41,21 @@ Schema = TypeVar("Schema")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which values of a field are right.
+    """Valid values of a field.
 
     Args:
-        note: what the field means, for the documentation.
-        low, high: of numbers.
-        choices: the only texts.
-        pattern, shape: a regular expression for the whole text, and how that is said.
-        least, most: how many entries a list has; a list within a list has 1 to 100.
+        note: meaning of the field, for the documentation.
+        low, high: range of a number.
+        choices: allowed texts.
+        pattern, shape: regular expression for the whole text, and its description in error messages after "must".
+        least, most: number of entries of a list; a list within a list has 1 to 100.
         blank: whether a required text may be blank.
-        unique: entries of a list differ, also when letter case is ignored.
-        keys: for objects by name, what is wrong with a name, or None.
-        check: what is wrong with a value of the right type, or None.
-        since: format version in which the field appeared. Older documents must not have it.
+        unique: whether the entries of a list must differ, even if case is ignored.
+        keys: for objects by name: returns what is wrong with a name, or None.
+        check: returns what is wrong with a value of the right type, or None.
+        since: format version that introduced the field. Older documents must not have it.
         before: its value in older documents.
-        omit: left out when written as long as it is None.
+        omit: whether it is omitted when written if it is None.
     """
 
     note: str = ""
@@ -76,7 +76,7 @@ class Rule:
 
 
 def field(note: str, *, default: Any = dataclasses.MISSING, **rule: Any) -> Any:
-    """A dataclass field with its `Rule`; one with a ``default`` may be left out of a document."""
+    """A dataclass field with its `Rule`; a field with a ``default`` may be omitted in a document."""
     return dataclasses.field(default=default, metadata={"rule": Rule(note, **rule)})
 
 
@@ -89,26 +89,26 @@ def rules(schema: type) -> list[tuple[dataclasses.Field, Any, Rule]]:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a value is, for messages: the file, and the field, such as ``inputs[0]``; "" is the whole file."""
+    """Location of a value, for messages: the file, and the field, such as ``inputs[0]``; "" is the whole file."""
 
     source: str
     where: str = ""
 
     def inside(self, key: str) -> "Place":
-        """The place of a field or entry of the value here."""
+        """Location of a field or entry of this value."""
         return Place(self.source, f"{self.where}.{key}" if self.where and key and key[0] != "[" else self.where + key)
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raise the UserError ``package-description`` for the value here."""
-        # Names and values from the file may hold line breaks, and the sentence stays one line.
+        """Raise UserError ``package-description`` for this value."""
+        # Names and values from the file may contain line breaks, but the message must stay on one line.
         where, reason = (" ".join(text.split()) for text in (self.where or "the document", reason))
         raise UserError("package-description", file=self.source, field=where, reason=reason)
 
 
 def load(schema: type[Schema], document: Any, place: Place, version: int) -> Schema:
-    """Read an object of a document into a dataclass; ``version`` is that of the document's format.
+    """Read an object of a document into a dataclass; ``version`` is the document's format version.
 
-    Raises UserError ``package-description``, naming the first field that is missing, unknown or wrong.
+    Raises UserError ``package-description``, naming the first field that is missing, unknown or invalid.
     """
     _check_object(document, place)
     values, known = {}, set()
@@ -127,7 +127,7 @@ def load(schema: type[Schema], document: Any, place: Place, version: int) -> Sch
             values[key] = _value(hint, document[key], rule, place.inside(key), version, required)
     for key in document:
         if key not in known:
-            # The format version rises with each new field, so it is misspelled.
+            # Every new field increases the format version, so this one must be misspelled.
             place.inside(str(key)[:80]).refuse("is not a field of this format")
     made = schema(**values)
     if hasattr(made, "resolved"):
@@ -139,7 +139,7 @@ def load(schema: type[Schema], document: Any, place: Place, version: int) -> Sch
 
 
 def dump(value: Any) -> Any:
-    """A dataclass as JSON has it; `load` brings it back."""
+    """A dataclass as JSON values; the inverse of `load`."""
     if dataclasses.is_dataclass(value):
         pairs = ((item, getattr(value, item.name), rule) for item, _hint, rule in rules(type(value)))
         return {item.name: dump(held) for item, held, rule in pairs if not (rule.omit and held is None)}
@@ -149,7 +149,7 @@ def dump(value: Any) -> Any:
 
 
 def _value(hint: Any, value: Any, rule: Rule, place: Place, version: int, required: bool) -> Any:
-    """A value of the document, checked, as the type that the field has."""
+    """Check a value of the document and convert it to the field's type."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
@@ -193,9 +193,9 @@ def _list(inner: tuple, value: Any, rule: Rule, place: Place, version: int) -> t
     if isinstance(value, str) or not isinstance(value, Sequence) or not least <= len(value) <= most:
         length = f"{least}" if least == most else f"{least} to {most}"
         place.refuse(f"must be a list of {length} entries, but is {_shown(value)}")
-    # The rule's check and lengths are those of the list, its range and choices those of the entries.
+    # The rule's check and lengths apply to the list, its range and choices to the entries.
     of_entry = dataclasses.replace(rule, check=None, least=1, most=100)
-    # A wrong number or text is reported under the name of its list.
+    # An invalid number or text is reported with the name of its list.
     is_scalar = inner[0] in (str, int, float)
     made = tuple(
         _value(inner[0], item, of_entry, place if is_scalar else place.inside(f"[{index}]"), version, False)
@@ -238,7 +238,7 @@ def _check_text(value: Any, place: Place) -> None:
 
 
 def _check_leaves(value: Any, place: Place) -> None:
-    """Refuse numbers and texts anywhere in a value that no reader of JSON agrees on."""
+    """Refuse numbers and texts anywhere in a value that JSON readers interpret differently."""
     if isinstance(value, float) and not math.isfinite(value):
         place.refuse("contains a number that is not finite")
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
@@ -268,7 +268,7 @@ def plain_name(name: str) -> str | None:
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """What is wrong with names that must differ, or None.
+    """Return what is wrong with names that must differ, or None.
 
     Two names that differ only in case are the same file on some systems, and the same structure to a reader.
     """

@@ -1,7 +1,7 @@
 """The report of a case: one HTML file with pictures, measurements, the review list and the model card.
 
-Everything is in the file itself, and no script. Names from outside are escaped. It names neither the patient nor a
-file: what the engine calls an image, its path or Slicer's node, is replaced by the model's name for it. Torch-free, so
+The file is self-contained and has no scripts. Names from outside are escaped. It names neither the patient nor a
+file: the engine's name for an image, its path or Slicer node, is replaced by the model's channel name. Torch-free, so
 that Slicer can make it, too.
 """
 
@@ -103,11 +103,11 @@ def write_in_steps(
         labels: [k, j, i] uint8.
         channels: images by the model's names for them; the first one is on the grid of ``labels`` and is drawn.
         maps: [c, k, j, i] by name.
-        report: the result's; "statistics" are measured if it has none, and "review" is shown if it has one.
+        report: report of the result; "statistics" are measured if missing, and "review" is shown if present.
         regions: [b, k, j, i] uint8 where segments overlap.
         output: the segments of the result; by default the model's.
-        name: of the case; "" for none.
-        surfaces: a PNG picture of the segments in 3D; by default one is made.
+        name: name of the case; "" for none.
+        surfaces: PNG picture of the segments in 3D; rendered by default.
 
     Raises:
         UserError: "disk-full" or "cannot-write".
@@ -186,7 +186,7 @@ def _anonymous(text: str, channels: Mapping[str, str]) -> str:
     files = [called.removesuffix(f" ({channel})") for channel, called in channels.items()]
     for (channel, called), file in zip(channels.items(), files, strict=True):
         image = "the image" if files.count(file) > 1 else f"the {channel} image"
-        # A folder such as "axial" may be named like a word of the sentence; a file's name has a period.
+        # A folder name such as "axial" may be a word in the sentence; a file name has a period.
         name = Path(file).name if "." in Path(file).name else ""
         for term, replacement in ((called, f"the {channel} image"), (file, image), (name, image)):
             for form in (term, printable(term)):

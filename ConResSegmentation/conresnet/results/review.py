@@ -231,7 +231,7 @@ class Slices:
         return segment_mask(labels, regions, self.output, segment - 1)
 
     def held(self, place: int) -> list[int]:
-        """Which segments a slice holds, as ``mask`` numbers them; 0 comes first if it holds any."""
+        """Segments in a slice, numbered as for ``mask``; 0 comes first if there are any."""
         if self.regions is None:
             counts = np.bincount(self.along(self.labels)[place].ravel(), minlength=256)
             parts = [index for index, item in enumerate(self.output.segments, start=1) if counts[item.label]]
@@ -271,7 +271,7 @@ def slice_features(
     difference: np.ndarray | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[SliceFeatures]:
-    """Measure every slice that holds a segment, in mm2, so that finer voxels change nothing.
+    """Measure every slice that contains a segment, in mm2, so that the result does not depend on the voxel size.
 
     Args:
         entropy: (K + 1, slices): sum over each slice of the uncertainty, then of each segment's binary entropy.
@@ -359,7 +359,7 @@ def _reasons(
 
 
 def find_spots(uncertainty: np.ndarray, bits: float, spacing: np.ndarray) -> tuple[np.ndarray, Box, list[int]]:
-    """Connected places where the model is undecided between two answers; voxels connect through faces.
+    """Connected regions where the model is undecided between two labels; voxels connect through faces.
 
     Args:
         uncertainty: the map [k, j, i].

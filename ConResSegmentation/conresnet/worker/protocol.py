@@ -107,13 +107,13 @@ def decode(line: bytes) -> dict:
 
 
 class LineSplitter:
-    """Cuts a stream of bytes that arrives in pieces into lines."""
+    """Splits a byte stream that arrives in chunks into lines."""
 
     def __init__(self):
         self._pieces: list[bytes] = []
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Add what arrived; yield the lines that are now complete, without their ends, leaving out empty ones."""
+        """Add a chunk; yield the lines that are now complete, without line ends, skipping empty ones."""
         *complete, rest = data.split(b"\n")
         for end in complete:
             line = b"".join([*self._pieces, end]).rstrip(b"\r")
@@ -195,7 +195,7 @@ def read_requests(descriptor: int, on_request: Callable[[dict], None], on_garbag
 
 
 def _plain(value: object) -> object:
-    """A value of an error, as JSON can hold it."""
+    """A value of an error, converted to JSON types."""
     if isinstance(value, list | tuple | set):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -42,13 +42,13 @@ from conresnet.worker.protocol import (
     write_block,
 )
 
-# When the client has gone, running work has this long to notice it; then the process ends anyway.
+# Grace period for running work after the client has disconnected; then the process ends in any case.
 SECONDS_OF_GRACE = 2.0
 _LARGEST_ID = 2**53
 
 
 class Job(Progress):
-    """A request that has not been answered yet: what the engine sees of its client.
+    """A request that has not been answered yet, as seen by the engine.
 
     ``writer`` is for its events, ``session`` for its arrays, and ``arrays`` how these reach the client.
     """
@@ -210,7 +210,7 @@ class _Server:
         self._leave_by_force()
 
     def _leave_by_force(self) -> None:
-        """Leave after the grace period, whatever happens."""
+        """Leave after the grace period in any case."""
         time.sleep(SECONDS_OF_GRACE)
         self._session.remove()
         os._exit(1)
@@ -356,7 +356,7 @@ def _model_digests() -> dict[str, str]:
 
 
 def _fault() -> tuple[UserError, bool, str]:
-    """The arguments of ``EventWriter.send_error`` for the exception being handled, which is a bug in the engine."""
+    """Arguments of ``EventWriter.send_error`` for the exception being handled, which is a bug in the engine."""
     what = traceback.format_exception_only(*sys.exc_info()[:2])[-1].strip()
     print(traceback.format_exc(), file=sys.stderr)
     return UserError("engine-fault", reason=what), True, traceback.format_exc()

@@ -164,7 +164,7 @@ PATIENT_AXES = "SAR"
 _DIRECTIONS = ("superior-inferior", "anterior-posterior", "right-left")
 MOST_VALUES = 200_000
 LARGEST_TILE = 160
-# Cases of which a slice is shown.
+# Maximum number of cases with a slice in the report.
 MOST_TILES = 24
 # A case is an outlier if its spacing, or size in voxels, differs from the median by more than these factors; fewer
 # cases are not compared.
@@ -215,7 +215,7 @@ def _note_duplicates(cases: list[CaseReport]) -> None:
 
 
 def _note_mixed_units(cases: list[CaseReport]) -> None:
-    """CT has one scale for all cases, so some that are shifted or scaled spoil what is planned and learned."""
+    """CT has one scale for all cases, so shifted or scaled cases would harm planning and training."""
     for channel in dict.fromkeys(name for case in cases for name in case.hounsfield):
         known = [case for case in cases if channel in case.hounsfield]
         if not any(case.hounsfield[channel] for case in known):
@@ -242,7 +242,7 @@ def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str
 
 
 def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> list[Finding]:
-    """Problems of the set as a whole. Those of the labels are known once any label map could be read."""
+    """Problems of the whole data set. Those of the labels require at least one readable label map."""
     found = [Finding(WARNING, code, sentence) for code, sentence in data_set.warnings.items()]
     try:
         data_set.check_size(folder)
@@ -260,7 +260,7 @@ def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> l
 def _rare_labels(data_set: DataSet, cases: list[CaseReport]) -> Iterator[Finding]:
     """Labels of so few cases that some fold has none to train on, or none to hold out."""
     if any(case.level == ERROR for case in cases):
-        # How many cases have a label is known once these are corrected.
+        # The number of cases with a label is known only after these are corrected.
         return
     for name in data_set.labels.values():
         count = sum(bool(case.label_ml.get(name)) for case in cases)

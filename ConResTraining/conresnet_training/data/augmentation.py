@@ -24,7 +24,7 @@ from conresnet_training.planning.plan import Augmentation
 
 @dataclass(frozen=True)
 class Warp:
-    """Where the voxels of a changed window come from.
+    """Mapping from a transformed window to the voxels of the case.
 
     Args:
         window: voxels (S, H, W).
@@ -87,7 +87,7 @@ class Warp:
         return torch.flip(cut, self.flips) if self.flips else cut
 
     def _places(self, axis: int, corner: float) -> Tensor:
-        """(S, H, W): where along an axis of the case each voxel comes from."""
+        """(S, H, W): position of each voxel along one axis of the case."""
         turn = np.eye(3) if self.turn is None else self.turn
         s, h, w = (torch.from_numpy((own * turn[axis, k]).astype(np.float32)) for k, own in enumerate(self._offsets))
         places = s[:, None, None] + (h[:, None] + (w + (corner + (self.window[axis] - 1) / 2)))
@@ -168,7 +168,7 @@ def _cut(array: np.ndarray, corner: np.ndarray, window: Sequence[int]) -> np.nda
 
 
 def _linear(length: int, nodes: int) -> Tensor:
-    """(length, nodes): what each of the nodes, spread evenly over the length, weighs in linear interpolation."""
+    """(length, nodes): weights for linear interpolation between nodes spread evenly over the length."""
     place = torch.linspace(0, nodes - 1, length)
     return (1 - (place[:, None] - torch.arange(nodes)).abs()).clamp(min=0)
 
@@ -195,7 +195,7 @@ class SampleChanges:
     """Draws the random changes of a sample.
 
     Args:
-        settings: how strong they are.
+        settings: strength and frequency of the changes.
         spacing: voxel size (S, H, W) in mm. Defaults to cubes.
     """
 
@@ -347,7 +347,7 @@ def paint_couch_and_mask(image: Tensor, spacing: Sequence[float], random: np.ran
     air = image.amin((1, 2, 3))
     contrast = inside.median(dim=1).values - air
     surroundings = air[:, None, None, None] + contrast[:, None, None, None] * painted
-    # Clipping makes metal no brighter than the brightest that the model can see.
+    # Clipping limits metal to the largest value that the model can see.
     surroundings = torch.minimum(surroundings, image.amax((1, 2, 3), keepdim=True))
     return torch.where(painted > 0, surroundings, image)
 

@@ -32,7 +32,7 @@ _BACKGROUND = re.compile(
 FILE_NAME = "dataset.json"
 FEWEST_FOLDS, USUAL_FOLDS = 2, 5
 MOST_NAMED = 3
-# Longer numbers are no label values, and Python refuses to read some of them.
+# Longer numbers are not label values, and Python refuses to read some of them.
 MOST_DIGITS = 9
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -125,7 +125,7 @@ class DataSet:
 
     @property
     def warnings(self) -> dict[str, str]:
-        """What is odd about the data set as a whole, as sentences by code."""
+        """Warnings about the data set as a whole, as messages by code."""
         found = {
             "splits-not-followed": self.unused_splits,
             "splits-divide-patient": self._divided_patient,
@@ -145,12 +145,12 @@ class DataSet:
 
     @property
     def folds(self) -> int:
-        """How many folds a plan has unless told otherwise."""
+        """Default number of folds of a plan."""
         return len(self.held_out) or min(USUAL_FOLDS, len(self.patients))
 
     @property
     def _divided_patient(self) -> str:
-        """The patients that the data set's own folds divide, as a sentence; empty if there are none."""
+        """Message naming patients that the data set's own folds split; empty if there are none."""
         divided: set[str] = set()
         for names in self.held_out:
             held_out = {case.patient for case in self.cases if case.name in names}
@@ -197,7 +197,7 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
 
 
 def case_name(image: Path) -> str:
-    """The file's name without the ending of its kind."""
+    """File name without its extension."""
     ending = next((ending for ending in ENDINGS if image.name.lower().endswith(ending)), image.suffix)
     return image.name[: len(image.name) - len(ending)]
 
@@ -226,7 +226,7 @@ def composed(name: str) -> str:
 
 
 def folder_name(folder: Path) -> str:
-    """What a data set is called after its folder; the root of a drive has no name."""
+    """Name of a data set, taken from its folder; the root of a drive has no name."""
     return folder.resolve().name or "data set"
 
 

@@ -39,22 +39,22 @@ STEPS_PER_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
 FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU = 50_000, 250_000
 # The average covers the last ninth of the steps, a thousand at most, so that it works for short runs too.
 WEIGHT_AVERAGE = 0.999
-# Cases whose labels are looked at for a system's arguments.
+# Maximum number of cases whose labels determine a system's arguments.
 MOST_CASES = 10
 # Millimeters; a scan of any part of an adult's body has a longer side. Smaller images are crops around a structure.
 SHORTEST_SCAN = 100
-# The most that model.json allows. Only images with a wrong header are larger; `check` and training name them.
+# The maximum in model.json. Only images with a wrong header are larger; `check` and training name them.
 LARGEST_CROP = 1000
 # How often a run validates, unless that is more often than the default.
 VALIDATIONS = 24
-# Segments that a reason lists.
+# Maximum number of segments listed in a reason.
 MOST_LISTED = 6
 REGION_NAMES = {"ET": "Enhancing tumor", "TC": "Tumor core", "WT": "Whole tumor", "RC": "Resection cavity"}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chooses, and the data do not decide.
+    """Choices of the user that the data do not determine.
 
     Args:
         system: a key of `conresnet_training.planning.systems.SYSTEMS`.
@@ -62,7 +62,7 @@ class Choices:
         residual_axis: "S", "H" or "W", across which the network takes residuals. Defaults to "S".
         base_width: channels of the networks' first stage, a multiple of 8; None: what fits in memory.
         batch: samples per step; None: 2, or 1 where memory is short, or more that fill a GPU.
-        orientation: three letters in array order (S, H, W); None: what suits the slices.
+        orientation: three letters in array order (S, H, W); None: determined by the slices.
         spacing: mm along these axes; None, also for a single axis: the median.
     """
 
@@ -120,7 +120,7 @@ def make_plan(
 
     Args:
         folder: where the data set is.
-        budget: memory to train in. Defaults to what is free on this computer.
+        budget: memory for training. Defaults to the free memory of this computer.
         choices: defaults to ConResNet.
         settings: replace values of the plan, see `conresnet_training.planning.plan.with_settings`.
 
@@ -229,7 +229,7 @@ def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
 
 
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: CatalogEntry) -> None:
-    """Refuse what is known to be wrong before the images are read."""
+    """Refuse what can be found to be wrong without reading the images."""
     data_set.check_size(folder)
     if choices.kind == "regions" and not data_set.regions:
         raise UserError("no-regions", path=str(folder))

@@ -141,14 +141,14 @@ def _check_alike(facts_of: Callable[[Run], dict[str, object]], first: Run, secon
 
 
 def _recipe(run: Run) -> dict[str, object]:
-    """The settings that all runs of one recipe share; their cases and random numbers may differ."""
+    """Settings that all runs of one recipe share; their cases and random numbers may differ."""
     plan = run.plan
     parts = {f"training.{key}": value for key, value in plan.training.model_dump(exclude=MAY_DIFFER).items()}
     return what_is_learned(plan) | parts | {"augmentation": plan.augmentation, "synthesis": plan.synthesis}
 
 
 def _compared(run: Run) -> dict[str, object]:
-    """What runs of one model must have in common, by the words for it."""
+    """Settings that must be equal in all runs of one model, by their names in messages."""
     model = run.plan.model
     return {
         "inputs": model.inputs,

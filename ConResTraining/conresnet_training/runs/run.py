@@ -345,7 +345,7 @@ def check_fits_data(data_set: DataSet, plan: Plan) -> None:
 
 
 def check_target_names(data_set: DataSet, plan: Plan) -> None:
-    """Refuse a segment that has the name of one label and only values of others, as when two of them were exchanged.
+    """Refuse a segment that has the name of one label and only values of others, as after swapping two labels.
 
     The model would have the wrong names. Renamed segments, and those that other values were added to, are fine.
 
@@ -393,7 +393,7 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
 
 
 def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
-    """The cases that a run never saw; none if it learned from all of them.
+    """Cases that a run was not trained on; none if it was trained on all of them.
 
     Raises:
         UserError: ``cases-gone`` if some of them are missing from the data set, or ``split-damaged``.

@@ -80,7 +80,7 @@ class TrainingLoop:
         cases: for each stage.
         checkpoint: where to continue.
         tell: receives the run's events, see ``conresnet_training.runs.state``.
-        stop: knows whether somebody asked this process to stop.
+        stop: whether this process was asked to stop.
         split: names of the cases, which each checkpoint records; see ``conresnet_training.runs.run``.
     """
 
@@ -113,7 +113,7 @@ class TrainingLoop:
         if is_fused and self.scaler is None:
             # The optimizer makes no update while this is 1, as for a scaler.
             self.bare_optimizer.found_inf = self._is_at_fault
-        # What processes tell each other at every step must not wait for their GPUs.
+        # Communication between processes at every step must not wait for their GPUs.
         self._hosts = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.workers = sample_processes(self.settings.workers, fabric)
         self.average = None
@@ -175,7 +175,7 @@ class TrainingLoop:
         if self.training.stages == 1:
             return
         if self.average is not None and stage and self.step == stage * self.settings.steps:
-            # This part must be trained on what the previous ones will give in use.
+            # This part must be trained on the outputs that the previous ones have at inference.
             self.training.network.load_state_dict(self.average.module.state_dict())
             self.average.made = 0
         for network in self._networks():
@@ -340,7 +340,7 @@ class TrainingLoop:
         return int(least)
 
     def _clip_gradients(self) -> Tensor:
-        """Limit the gradients' norm, and return what it was; ``Fabric.clip_gradients`` refuses fused optimizers."""
+        """Clip the gradients, and return their original norm; ``Fabric.clip_gradients`` refuses fused optimizers."""
         if self.scaler is not None:
             self.scaler.unscale_(self.bare_optimizer)
         return clip_grad_norm_(self.training.parameters(), self.settings.gradient_clip or float("inf"))

@@ -1,4 +1,4 @@
-"""A run from its cases to its last checkpoint: on what it trains, and how its progress and end are reported."""
+"""Training of a run, from its cases to its last checkpoint, and the reports of its progress and end."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def fit(
         most_steps: stop once this many steps were made in total; schedules still count to the plan's last step.
         devices: GPUs to use on each computer, or processes on a computer without GPUs. They share the plan's batch.
         nodes: computers, whose processes ``torchrun`` or SLURM has started.
-        is_new: create the run's folder, unless something is wrong that can be known before.
+        is_new: create the run's folder after checking what can be checked beforehand.
         device: as in ``choose_backend``; the first of ``devices``.
 
     Returns:
-        How far the run came; None in all processes but the first.
+        How far the run got; None in all processes except the first.
 
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
@@ -125,7 +125,7 @@ def fit(
                 _report_failure(reports, "fault", f"{type(error).__name__}: {error}", {})
                 raise
             if error is mistake and not is_first:
-                # The first process reports the error. With an exit status of its own, this one would have it killed.
+                # The first process reports the error. An error status of this process would cause it to be killed.
                 raise SystemExit(0) from error
             _report_failure(reports, mistake.code, mistake.message, mistake.values)
             raise mistake from error
@@ -360,7 +360,7 @@ def _stages(
 
 
 class SilentReports:
-    """What all processes but the first report to: nothing is written or shown."""
+    """Used by all processes except the first: writes and shows nothing."""
 
     def __call__(self, event: str, **values: Any) -> None:
         """Report an event."""
