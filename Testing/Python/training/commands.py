@@ -1,4 +1,4 @@
-"""Commands of the training backend as a terminal gives them, but in the tests' own process, and what is refused."""
+"""Commands of the training backend, run in the tests' own process, and checks of their errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from conresnet_training.cli.main import main
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The exit status of ``python -m conresnet_training`` with these arguments."""
+    """Run ``python -m conresnet_training`` with these arguments; returns the exit status."""
     monkeypatch.setattr("sys.argv", ["conresnet_training", *map(str, arguments)])
     return main()
 
 
-def sentence_of(code: str, **values: object) -> str:
-    """What a command says when it is refused with this error."""
+def message_of(code: str, **values: object) -> str:
+    """Message with which a command reports this error."""
     return UserError(
         code, **{name: value if isinstance(value, int | float) else str(value) for name, value in values.items()}
     ).message
@@ -24,7 +24,7 @@ def sentence_of(code: str, **values: object) -> str:
 
 @contextmanager
 def refused(code: str, **values: object) -> Iterator[None]:
-    """The block must raise a UserError of this code, with these values among its own."""
+    """Check that the block raises a UserError with this code, whose values include the given ones."""
     with pytest.raises(UserError) as raised:
         yield
     assert raised.value.code == code

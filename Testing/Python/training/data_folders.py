@@ -1,4 +1,4 @@
-"""Synthetic data sets in the three layouts, of a few small cases, written as the sets' makers write theirs."""
+"""Synthetic data sets with a few small cases in each of the three layouts."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def image(seed: int, shape: Sequence[int] = SHAPE) -> np.ndarray:
 
 
 def label(values: Sequence[int] = (1, 2), shape: Sequence[int] = SHAPE, number: int = 0) -> np.ndarray:
-    """(i, j, k) uint8 with a box of 6 x 3 x 5 voxels for each value, side by side; where depends on a case's number."""
+    """(i, j, k) uint8 with a box of 6 x 3 x 5 voxels per value, side by side; ``number`` shifts them."""
     first = 4 + number % 8
     array = np.zeros(shape, np.uint8)
     for place, value in enumerate(values):
@@ -36,7 +36,7 @@ def label(values: Sequence[int] = (1, 2), shape: Sequence[int] = SHAPE, number: 
 
 
 def save(array: np.ndarray, path: Path, affine: np.ndarray | None = None) -> None:
-    """Write an array (i, j, k) or, with channels last, (i, j, k, c); the folder is made."""
+    """Write an array (i, j, k) or, with channels last, (i, j, k, c); creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.eye(4) if affine is None else affine
     if path.name.endswith((".nii", ".nii.gz")):
@@ -58,7 +58,7 @@ def describe(folder: Path, **content) -> None:
 
 
 def turn_into_nnunet(folder: Path, regions: dict[str, Sequence[int]], order: Sequence[int]) -> None:
-    """Give a data set of one channel in the Decathlon's layout that of nnU-Net, with regions of its labels."""
+    """Convert a data set with one channel from the Decathlon's layout to nnU-Net's, with regions of its labels."""
     images = sorted((folder / "imagesTr").iterdir())
     for path in images:
         path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
@@ -91,7 +91,7 @@ def decathlon(folder: Path, cases: int = 3, channels: Sequence[str] = ("MRI",), 
 
 
 def nnunet(folder: Path, cases: int = 3, channels: Sequence[str] = ("CT",), ending: str = ".nii.gz", **more) -> Path:
-    """``case_0_0000`` and so on, a file a channel, in the form of version 2."""
+    """``case_0_0000`` and so on, one file per channel, in the version 2 format."""
     for number in range(cases):
         for channel in range(len(channels)):
             save(image(100 * number + channel), folder / "imagesTr" / f"case_{number}_{channel:04d}{ending}")
@@ -114,7 +114,7 @@ def brats(
     ending: str = ".nii.gz",
     values: Sequence[int] = (1, 2, 4),
 ) -> Path:
-    """A folder a case; a case may be named with a folder before it, such as ``HGG/a``."""
+    """One folder per case; a case name may include a parent folder, such as ``HGG/a``."""
     for number, case in enumerate(cases):
         path, name = folder / case, Path(case).name
         for channel, word in enumerate(words):
@@ -124,7 +124,7 @@ def brats(
 
 
 def many_cases(folder: Path, count: int) -> Path:
-    """A Decathlon folder of ``count`` cases of ``MANY_SHAPE`` that take the room of one on the disk."""
+    """A Decathlon folder of ``count`` cases of ``MANY_SHAPE`` that use the disk space of a single one."""
     save(image(0, MANY_SHAPE), folder / "imagesTr" / "case_0.nii")
     save(label((1,), MANY_SHAPE), folder / "labelsTr" / "case_0.nii")
     names = [f"case_{number}.nii" for number in range(count)]
@@ -137,7 +137,7 @@ def many_cases(folder: Path, count: int) -> Path:
 
 
 def peak_memory(script: str, *arguments: object) -> int:
-    """Most bytes that a process of its own holds while it runs a Python script; Linux alone."""
+    """Peak memory in bytes of a separate process that runs a Python script; Linux only."""
     script += f"\nprint({PEAK_MEMORY})"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

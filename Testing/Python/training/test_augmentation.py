@@ -1,4 +1,4 @@
-"""What samples are changed by: where their voxels come from, how often and how far, and their intensities."""
+"""Augmentation of samples: source of the voxels, frequency and strength of the changes, and intensities."""
 
 import numpy as np
 import pytest
@@ -20,13 +20,13 @@ INTENSITIES = {
 }
 OFF = {name: 1 if name == "coarsening" else 0 for name in INTENSITIES}
 GEOMETRY = {"flip_axes", "swapped_segments", "scaling", "rotation_degrees", "quarter_turns", "elastic"}
-# Changes only what lies outside of the body; see test_surroundings.
+# Changes only the outside of the body; see test_surroundings.
 OUTSIDE = {"couch_and_mask"}
 
 
 @pytest.fixture
 def case() -> tuple[np.ndarray, np.ndarray]:
-    """An image of two channels and a label map, (24, 26, 28), larger than the window on every side."""
+    """An image with two channels and a label map, (24, 26, 28), larger than the window on every side."""
     random = np.random.default_rng(1)
     return random.random((2, 24, 26, 28), np.float32), random.integers(0, 4, (24, 26, 28)).astype(np.uint8)
 
@@ -36,7 +36,7 @@ def warps(count: int = 400, spacing=(1, 1, 1), **settings) -> list[Warp]:
     return [changes.draw_warp(WINDOW, np.random.default_rng(number)) for number in range(count)]
 
 
-def test_a_turned_window_is_what_scipy_makes_of_the_whole_case(case):
+def test_rotated_window_matches_scipy_on_whole_case(case):
     image, label = case
     turn = draw_turn(30, 0.3, (1, 1, 1), np.random.default_rng(3))
     moved, values = Warp(WINDOW, turn).cut(image, label, CORNER)
@@ -48,8 +48,8 @@ def test_a_turned_window_is_what_scipy_makes_of_the_whole_case(case):
     np.testing.assert_array_equal(values, affine_transform(label, turn, offset, WINDOW, order=0, mode="grid-constant"))
 
 
-def test_quarter_turns_turn_and_never_mirror(case):
-    """Each is one of the 24 turns of a cube; in voxels that are not, sides are longer or shorter."""
+def test_quarter_turns_never_mirror(case):
+    """Each is one of the 24 rotations of a cube; with anisotropic voxels, the sides become longer or shorter."""
     image, label = case
     window = (8, 8, 8)
     whole = tuple(slice(begin, begin + size) for begin, size in zip(CORNER, window, strict=True))
@@ -68,7 +68,7 @@ def test_quarter_turns_turn_and_never_mirror(case):
     assert np.abs(long[long != 0]).prod() == pytest.approx(1)
 
 
-def test_a_flipped_window_has_the_very_values(case):
+def test_flipped_window_has_exact_values(case):
     image, label = case
     moved, values = Warp(WINDOW, flips=(0, 2)).cut(image, label, CORNER)
     window = tuple(slice(begin, begin + size) for begin, size in zip(CORNER, WINDOW, strict=True))
@@ -76,7 +76,7 @@ def test_a_flipped_window_has_the_very_values(case):
     np.testing.assert_array_equal(values, np.flip(label[window], (0, 2)))
 
 
-def test_a_turned_window_shows_what_lies_around_it_and_zeros_beyond_the_case():
+def test_rotated_window_shows_surroundings_and_zeros_outside_the_case():
     ones, label = np.ones((1, 40, 40, 40), np.float32), np.full((40, 40, 40), 3, np.uint8)
     for warp in warps(30, flip_axes=[], elastic=0.3):
         image, values = warp.cut(ones, label, np.array([15, 12, 14]))
@@ -89,14 +89,14 @@ def test_a_turned_window_shows_what_lies_around_it_and_zeros_beyond_the_case():
     assert not image.any() and not values.any()
 
 
-def test_windows_are_changed_as_often_and_as_far_as_the_settings_say():
+def test_frequency_and_strength_of_changes_follow_settings():
     drawn = warps(flip_axes=["S", "W"], scaling=0.2, rotation_degrees=20, elastic=0.3)
     assert np.mean([any(np.any(bend) for bend in warp.bends) for warp in drawn]) == pytest.approx(0.3, abs=0.07)
     for axis, share in enumerate((0.5, 0, 0.5)):
         assert np.mean([axis in warp.flips for warp in drawn]) == pytest.approx(share, abs=0.07)
     turned = [warp.turn for warp in drawn if warp.turn is not None and not np.array_equal(warp.turn, np.eye(3))]
     assert len(turned) / len(drawn) == pytest.approx(0.8, abs=0.06)
-    # The columns are as long as the scales along the window's axes.
+    # The lengths of the columns are the scales along the window's axes.
     scales = np.linalg.norm(turned, axis=1)
     assert 0.8 <= scales.min() < 0.82 and 1.18 < scales.max() <= 1.2
     assert scales.mean() == pytest.approx(1, abs=0.01)
@@ -105,7 +105,7 @@ def test_windows_are_changed_as_often_and_as_far_as_the_settings_say():
     assert -20 <= angles.min() < -18 and 18 < angles.max() <= 20
 
 
-def test_nothing_is_changed_where_all_is_switched_off(case):
+def test_nothing_is_changed_if_everything_is_off(case):
     off = {"scaling": 0, "rotation_degrees": 0, "brightness": 0, "contrast": 0, "noise": 0, "coarsening": 1}
     assert all(warp == Warp(WINDOW) for warp in warps(20, flip_axes=[], **off))
     changes = SampleChanges(Augmentation(flip_axes=[], **off))
@@ -114,8 +114,8 @@ def test_nothing_is_changed_where_all_is_switched_off(case):
     assert torch.equal(changes.change_intensities(image.clone(), unlabelled, np.random.default_rng(0)), image)
 
 
-def test_thick_slices_turn_as_the_patient_does():
-    """Turned by voxels, 15 degrees about an axis in the plane would be over 50 in the patient."""
+def test_thick_slices_are_rotated_in_patient_space():
+    """Rotated in voxels, 15 degrees about an axis in the plane would be over 50 degrees in the patient."""
     spacing = np.array([5.0, 1.0, 1.0])
     turn = draw_turn(15, 0, spacing, np.random.default_rng(0))
     in_millimeters = turn * spacing[:, None] / spacing
@@ -123,7 +123,7 @@ def test_thick_slices_turn_as_the_patient_does():
     assert not np.allclose(turn @ turn.T, np.eye(3), atol=0.1)
 
 
-def test_bends_widen_and_narrow_cells_around_the_middle():
+def test_bends_stretch_and_compress_cells_around_the_center():
     bends = np.array([draw_bend(40, 4, 0.3, np.random.default_rng(number)) for number in range(300)])
     widths = 1 + np.diff(bends)
     assert 0.7 <= widths.min() < 0.75 and 1.25 < widths.max() <= 1.3
@@ -131,7 +131,7 @@ def test_bends_widen_and_narrow_cells_around_the_middle():
     assert np.abs(bends.mean(axis=0)).max() < 0.5
 
 
-def test_intensities_change_as_much_as_the_settings_say():
+def test_intensity_changes_follow_settings():
     image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32))
     unlabelled = torch.zeros(20, 20, 20, dtype=torch.uint8)
     quiet = {"contrast": 0, "noise": 0, "coarsening": 1}
@@ -155,22 +155,22 @@ def test_intensities_change_as_much_as_the_settings_say():
 
 
 @pytest.mark.parametrize("setting", ["contrast", "brightness"])
-def test_each_channel_gets_a_scale_a_shift_and_an_exponent_of_its_own(setting):
-    """Drawn together, the contrast between the sequences of a scan would never vary."""
+def test_each_channel_gets_its_own_scale_shift_and_exponent(setting):
+    """If drawn jointly, the contrast between the sequences of a scan would never vary."""
     changes = SampleChanges(Augmentation(**OFF | {setting: 0.3}))
     one = torch.from_numpy(np.random.default_rng(0).random((1, 6, 6, 6), np.float32))
     unlabelled = torch.zeros(6, 6, 6, dtype=torch.uint8)
     draws = range(60)
     alone = [changes.change_intensities(one, unlabelled, np.random.default_rng(number)) for number in draws]
-    both = [changes.change_intensities(one.repeat(2, 1, 1, 1), unlabelled, np.random.default_rng(n)) for n in draws]
-    apart = [not torch.equal(first, second) for first, second in both]
+    pairs = [changes.change_intensities(one.repeat(2, 1, 1, 1), unlabelled, np.random.default_rng(n)) for n in draws]
+    apart = [not torch.equal(first, second) for first, second in pairs]
     assert sum(apart) > 30
-    assert sum(torch.equal(first, one[0]) != torch.equal(second, one[0]) for first, second in both) > 10
+    assert sum(torch.equal(first, one[0]) != torch.equal(second, one[0]) for first, second in pairs) > 10
     if setting == "brightness":
-        assert all(torch.equal(pair[:1], single) for pair, single in zip(both, alone, strict=True))
+        assert all(torch.equal(pair[:1], single) for pair, single in zip(pairs, alone, strict=True))
 
 
-def test_isolation_leaves_air_around_the_labels_and_normalizes_the_rest():
+def test_isolation_puts_air_around_labels_and_normalizes_the_rest():
     random = np.random.default_rng(4)
     image = torch.from_numpy(random.normal(5, 2, (2, 20, 20, 20)).astype(np.float32))
     label = torch.zeros(20, 20, 20, dtype=torch.uint8)
@@ -185,7 +185,7 @@ def test_isolation_leaves_air_around_the_labels_and_normalizes_the_rest():
     assert isolated(image, torch.zeros_like(label), margin=1) is image
 
 
-def test_as_many_samples_are_isolated_as_the_settings_say():
+def test_share_of_isolated_samples_follows_settings():
     still = {"brightness": 0, "contrast": 0, "noise": 0, "coarsening": 1}
     changes = SampleChanges(Augmentation(**still, isolation=0.25))
     image = torch.from_numpy(np.random.default_rng(5).random((1, 8, 8, 8), np.float32))
@@ -195,7 +195,7 @@ def test_as_many_samples_are_isolated_as_the_settings_say():
     assert 70 < sum(not torch.equal(image, other) for other in changed) < 130
 
 
-def test_a_coil_brightens_tissue_smoothly_and_leaves_air():
+def test_coil_brightens_tissue_smoothly_and_keeps_air():
     image = torch.full((1, 16, 16, 16), -1.0)
     image[0, 4:12, 4:12, 4:12] = 2.0
     transform = RandCoilField(0.3).set_random_state(seed=3)
@@ -209,8 +209,8 @@ def test_a_coil_brightens_tissue_smoothly_and_leaves_air():
 
 @pytest.mark.parametrize("name", sorted(set(Augmentation.model_fields) - GEOMETRY - OUTSIDE))
 @pytest.mark.parametrize("side", [24, 25])
-def test_no_change_of_intensities_moves_the_image_off_its_labels(name, side):
-    """MONAI's imitation of a low resolution moves it by most of a voxel, unless told how to take voxels together."""
+def test_intensity_changes_keep_image_aligned_with_labels(name, side):
+    """MONAI's simulation of low resolution shifts the image by most of a voxel, unless configured otherwise."""
     places = torch.arange(side) - (side - 1) / 2
     bell = torch.exp(-(places**2) / (2 * 2.5**2))
     image = 100 * (bell[:, None, None] * bell[None, :, None] * bell)[None]

@@ -1,7 +1,7 @@
-"""Four channels of a real brain with a tumor: from a folder as BraTS has it to a model, and from images to its labels.
+"""Four channels of a real brain with a tumor: from a BraTS folder to a model, and from images to BraTS labels.
 
-The case's labels come from thresholds, and a few steps train next to nothing: what is tested is that every channel,
-voxel and region comes where it belongs, not how well a tumor is found.
+The case's labels come from thresholds, and the network is hardly trained: the test checks that every channel, voxel
+and region is assigned correctly, not how well a tumor is found.
 """
 
 import json
@@ -21,13 +21,13 @@ from training.tiny_plan import write_tiny_plan
 
 REGIONS = {"Enhancing tumor": (4,), "Tumor core": (1, 4), "Whole tumor": (1, 2, 4)}
 SETTINGS = ("training.folds=2", "training.steps=4", "training.steps_between_checkpoints=4")
-# As their publisher calls T1, T1ce, T2 and FLAIR.
+# The publisher's names for T1, T1ce, T2 and FLAIR.
 NAMES = ("T1", "T1GD", "T2", "FLAIR")
 
 
 @pytest.fixture
 def data_set(tmp_path, tumor_images, tumor_label) -> Path:
-    """The case as it is, and once more with left and right exchanged and the axes stored in other directions."""
+    """The original case, and a copy with left and right swapped and the axes stored in other directions."""
     folder = tmp_path / "brats"
     shutil.copytree(tumor_label.parent, folder / "pat2")
     for path in (*tumor_images, tumor_label):
@@ -44,7 +44,7 @@ def segmented(package: Path, images: list[str], output: Path) -> np.ndarray:
     return read_volume(output / "segmentation.nii.gz").array
 
 
-def test_a_real_tumor_goes_from_the_folder_to_a_model_and_to_the_labels_of_brats(
+def test_real_tumor_from_brats_folder_to_brats_labels(
     data_set, tmp_path, tumor_images, tumor_label, monkeypatch, capsys
 ):
     assert run_command(monkeypatch, "check", data_set, "--output", tmp_path / "check") == 0
@@ -63,10 +63,10 @@ def test_a_real_tumor_goes_from_the_folder_to_a_model_and_to_the_labels_of_brats
     assert np.array_equal(segmented(package, [flair, t1, t2, t1ce], tmp_path / "shuffled"), found)
     assigned = "Assigned by name: pat2_T1.nii.gz as T1, pat2_T1GD.nii.gz as T1ce, pat2_T2.nii.gz as T2"
     assert assigned in capsys.readouterr().out
-    named = [f"flair={flair}", f"T1ce={t1ce}", f"T1={t1}", f"t2={t2}"]
-    by_name = [word for channel in named for word in ("--channel", channel)]
+    channels = [f"flair={flair}", f"T1ce={t1ce}", f"T1={t1}", f"t2={t2}"]
+    by_name = [word for channel in channels for word in ("--channel", channel)]
     assert np.array_equal(segmented(package, by_name, tmp_path / "named"), found)
-    # Two channels exchanged on purpose make another result, so that the order does matter.
+    # Swapping two channels changes the result, so the order does matter.
     swapped = [f"FLAIR={t1}", f"T1ce={t1ce}", f"T1={flair}", f"T2={t2}"]
     by_name = [word for channel in swapped for word in ("--channel", channel)]
     assert not np.array_equal(segmented(package, by_name, tmp_path / "swapped"), found)
@@ -76,7 +76,9 @@ def test_a_real_tumor_goes_from_the_folder_to_a_model_and_to_the_labels_of_brats
     metrics = json.loads(read_package(package).read_file("metrics.json"))
     truth = read_volume(tumor_label).array
     for name, values in REGIONS.items():
-        ours, theirs = np.isin(found, values), np.isin(truth, values)
-        assert report["volumes_ml"][name] == pytest.approx(np.count_nonzero(ours) * 4**3 / 1000)
-        dice = 2 * np.count_nonzero(ours & theirs) / (np.count_nonzero(ours) + np.count_nonzero(theirs))
+        found_mask, true_mask = np.isin(found, values), np.isin(truth, values)
+        assert report["volumes_ml"][name] == pytest.approx(np.count_nonzero(found_mask) * 4**3 / 1000)
+        dice = (
+            2 * np.count_nonzero(found_mask & true_mask) / (np.count_nonzero(found_mask) + np.count_nonzero(true_mask))
+        )
         assert metrics["dice_a_case"]["pat2"][name] == pytest.approx(dice, abs=1e-3)

@@ -1,4 +1,4 @@
-"""What label values mean in folders of BraTS since 2023, which the names of the cases tell, or do not."""
+"""Meaning of label values in BraTS folders since 2023, which may or may not follow from the case names."""
 
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
@@ -9,7 +9,7 @@ from training.data_folders import brats, describe
 SINCE_2023 = (("t1n", "t1c", "t2w", "t2f"), "-", ".nii.gz")
 
 
-def test_brats_of_treated_gliomas_has_cavities(tmp_path):
+def test_brats_of_treated_gliomas_has_resection_cavities(tmp_path):
     names = ("BraTS-GLI-00005-100", "BraTS-GLI-00006-000")
     data_set = read_data_set(brats(tmp_path / "set", names, *SINCE_2023, (1, 2, 3, 4)))
     assert data_set.labels == {1: "necrosis", 2: "edema", 3: "enhancing", 4: "resection cavity"}
@@ -19,7 +19,7 @@ def test_brats_of_treated_gliomas_has_cavities(tmp_path):
     assert 4 not in untreated.labels and list(untreated.regions) == ["ET", "TC", "WT"]
 
 
-def test_brats_of_children_is_read_by_a_description_alone(tmp_path):
+def test_pediatric_brats_requires_a_description(tmp_path):
     names = ("BraTS-PED-00001-000", "BraTS-PED-00002-000")
     folder = brats(tmp_path / "set", names, *SINCE_2023, (1, 2, 3, 4))
     with refused("labels-unclear", case=names[0]):
@@ -38,7 +38,7 @@ def test_brats_of_children_is_read_by_a_description_alone(tmp_path):
     assert not any(case.missing for case in data_set.cases)
 
 
-def test_brats_after_treatment_plans_the_cavity(tmp_path):
+def test_post_treatment_brats_plans_the_cavity(tmp_path):
     names = ("BraTS-GLI-00005-100", "BraTS-GLI-00006-100")
     folder = brats(tmp_path / "set", names, *SINCE_2023, (1, 2, 3, 4))
     plan = make_plan(read_data_set(folder), folder, Budget(64 * 2**30, (8,), "plenty"))[0]

@@ -1,4 +1,4 @@
-"""``check``: broken data sets of every kind, each told by its sentence, and a page of what the cases are."""
+"""``check``: its messages for defective data sets of every kind, and its page about the cases."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from training.data_folders import (
 
 
 class Checked:
-    """What ``check`` said of a folder."""
+    """Output of ``check`` for a folder."""
 
     def __init__(self, status: int, output: str, errors: str, folder):
         self.status, self.lines, self.closing, self.folder = status, output.splitlines(), errors.strip(), folder
@@ -47,7 +47,7 @@ class Checked:
 
 @pytest.fixture
 def check_and_draw(monkeypatch, tmp_path, capsys):
-    """Check a folder by the command, from a working folder of its own."""
+    """Check a folder with the command, from a separate working directory."""
 
     def run(folder, *options):
         place = tmp_path / "here"
@@ -63,7 +63,7 @@ def check_and_draw(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture
 def check(check_and_draw, empty_pictures):
-    """The same, for tests of what is found."""
+    """The same without pictures, for tests of the findings."""
     return check_and_draw
 
 
@@ -77,7 +77,7 @@ def test_sound_data_set_has_no_findings(check_and_draw, data_folder):
     assert case["name"] == "hippocampus_004" and case["size"] == list(header.shape) and case["spacing"] == [1, 1, 1]
     counts = np.bincount(np.asarray(header.dataobj).ravel().astype(int))
     assert case["label_ml"] == {"Anterior": counts[1] / 1000, "Posterior": counts[2] / 1000}
-    # Everything is in the page: sizes, intensities, volumes and a slice of each case.
+    # The page contains everything: sizes, intensities, volumes and a slice of each case.
     assert checked.page.count("data:image/png;base64,") == 3 + 3
     assert not re.search(r"""(src|href)=["'](?!data:)""", checked.page)
 
@@ -89,7 +89,7 @@ def test_every_layout_is_checked(check_and_draw, tmp_path, make):
 
 
 def affine(**changes) -> np.ndarray:
-    """1 mm along the patient's axes, but for what is changed."""
+    """1 mm along the patient's axes, except for the given changes."""
     matrix = np.eye(4)
     for name, value in changes.items():
         matrix[{"origin": (0, 3), "spacing": (2, 2), "flip": (0, 0)}[name]] = value
@@ -103,7 +103,7 @@ SECOND = label(number=1)
 
 
 @pytest.mark.parametrize(
-    ("array", "matrix", "sentence"),
+    ("array", "matrix", "message"),
     [
         pytest.param(label()[:-1], None, "19 x 18 x 16 instead of 20 x 18 x 16 voxels", id="size"),
         pytest.param(SECOND, affine(spacing=2.5), "spacing 1 x 1 x 2.5 instead of 1 x 1 x 1 mm", id="spacing"),
@@ -113,17 +113,17 @@ SECOND = label(number=1)
         pytest.param(label().swapaxes(0, 1), SWAPPED, "18 x 20 x 16 instead of 20 x 18 x 16 voxels", id="swapped"),
     ],
 )
-def test_label_on_another_grid(check, tmp_path, array, matrix, sentence):
-    """Complaint 5 in its variants."""
+def test_label_on_another_grid_is_an_error(check, tmp_path, array, matrix, message):
+    """Size, spacing, origin or direction differ."""
     folder = decathlon(tmp_path / "set")
     save(np.ascontiguousarray(array), folder / "labelsTr" / "case_1.nii.gz", matrix)
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"case_1": [("error", "label-grid-differs")]}
-    assert sentence in checked.line("case_1") and checked.lines[-1] == "2 of 3 cases are fine."
+    assert message in checked.line("case_1") and checked.lines[-1] == "2 of 3 cases are fine."
     assert "1 with errors" in checked.closing
 
 
-def test_grids_that_differ_by_rounding_alone_are_one(check, tmp_path):
+def test_grids_that_differ_only_by_rounding_are_equal(check, tmp_path):
     folder = decathlon(tmp_path / "set")
     save(label(number=1), folder / "labelsTr" / "case_1.nii.gz", affine(origin=1e-4))
     assert check(folder).status == 0
@@ -139,7 +139,7 @@ def test_label_map_that_is_slightly_off_its_image_is_a_warning(check, tmp_path):
     assert "0.0606 mm" in checked.line("case_1")
 
 
-def test_channel_on_another_grid_is_only_odd(check, tmp_path):
+def test_channel_on_another_grid_is_a_warning(check, tmp_path):
     folder = brats(tmp_path / "set")
     save(image(1), folder / "BraTS_2" / "BraTS_2_t2.nii.gz", affine(origin=3))
     checked = check(folder)
@@ -159,8 +159,8 @@ def test_channel_that_covers_only_a_part_gets_a_warning_and_one_elsewhere_an_err
     assert line.count("covers only") == 1 and "Channel T2" in line
 
 
-def test_what_a_channel_covers_is_measured_in_all_voxels_of_a_large_image(check, tmp_path):
-    """A thin slab is not missed, and one row at the edge of each axis counts for no more than that."""
+def test_coverage_of_a_large_image_is_measured_in_all_voxels(check, tmp_path):
+    """A thin slab must be found, and a row at the edge of each axis must count only as a row."""
     folder, large = brats(tmp_path / "set"), (128, 128, 128)
     for channel in ("t1", "t1ce", "t2", "flair"):
         save(image(1, large), folder / "BraTS_2" / f"BraTS_2_{channel}.nii.gz")
@@ -175,8 +175,8 @@ def test_what_a_channel_covers_is_measured_in_all_voxels_of_a_large_image(check,
     assert line.count("covers only") == 1 and "covers only 2% of it" in line
 
 
-def test_ct_on_another_scale_than_other_cases_gets_a_warning(check, tmp_path):
-    """Some tools add 1024. This can be recognized only if some cases have Hounsfield units."""
+def test_ct_with_other_scale_than_other_cases_gets_a_warning(check, tmp_path):
+    """Some tools add 1024. This can be recognized only if other cases have Hounsfield units."""
     folder = nnunet(tmp_path / "set", cases=3)
     for number in range(3):
         hounsfield = np.where(image(number) == 0, -1000, image(number) - 60).astype(np.int16)
@@ -196,19 +196,19 @@ def test_images_with_absurd_values_do_not_count_as_identical(check, tmp_path):
 
 @pytest.mark.parametrize("labels", [{"0": "lung", "1": "a", "2": "b"}, {"lung": 0, "a": 1, "b": 2}])
 def test_value_0_with_the_name_of_a_segment_gets_a_warning(check, tmp_path, labels):
-    """If segments are counted from 0, the model would lack the first one."""
+    """If segments are numbered from 0, the model would not contain the first one."""
     checked = check(decathlon(tmp_path / "set", labels=labels))
     assert checked.status == 0 and not checked.codes
     assert checked.line("the data set").startswith('the data set: warning: The value 0 is named "lung"')
 
 
 @pytest.mark.parametrize("name", ["Background", "BG", "unlabeled", "Clear Label", "nothing", "0", "label_0", ""])
-def test_usual_names_of_the_background_are_fine(check, tmp_path, name):
+def test_usual_names_of_the_background_are_accepted(check, tmp_path, name):
     checked = check(decathlon(tmp_path / "set", labels={"0": name, "1": "a", "2": "b"}))
     assert checked.lines == ["3 of 3 cases are fine."]
 
 
-def test_missing_channel(check, tmp_path):
+def test_missing_channel_is_reported(check, tmp_path):
     folder = brats(tmp_path / "set")
     (folder / "BraTS_2" / "BraTS_2_t1ce.nii.gz").unlink()
     checked = check(folder)
@@ -216,7 +216,7 @@ def test_missing_channel(check, tmp_path):
     assert "Channel T1ce is missing" in checked.line("BraTS_2") and "BraTS_2_t1ce.nii.gz" in checked.line("BraTS_2")
 
 
-def test_missing_label(check, tmp_path):
+def test_missing_label_is_reported(check, tmp_path):
     folder = nnunet(tmp_path / "set")
     (folder / "labelsTr" / "case_0.nii.gz").unlink()
     checked = check(folder)
@@ -224,7 +224,7 @@ def test_missing_label(check, tmp_path):
     assert "The label map is missing" in checked.line("case_0")
 
 
-def test_channels_missing_in_a_4d_file(check, tmp_path):
+def test_channels_missing_in_a_4d_file_are_reported(check, tmp_path):
     folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
     save(image(0), folder / "imagesTr" / "case_0.nii.gz")
     checked = check(folder)
@@ -233,22 +233,22 @@ def test_channels_missing_in_a_4d_file(check, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("array", "code", "sentence"),
+    ("array", "code", "message"),
     [
         (label((1, 7)), "unexpected-labels", "values that the data set does not name: 7 (90)"),
         (label() * np.float32(0.5), "label-not-whole", "values that are not whole numbers, such as 0.5"),
         (label().astype(np.int16) * 300, "label-range", "has the value 300"),
     ],
 )
-def test_unexpected_label_values(check, tmp_path, array, code, sentence):
+def test_unexpected_label_values_are_reported(check, tmp_path, array, code, message):
     folder = decathlon(tmp_path / "set")
     save(array, folder / "labelsTr" / "case_1.nii.gz")
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"case_1": [("error", code)]}
-    assert sentence in checked.line("case_1")
+    assert message in checked.line("case_1")
 
 
-def test_empty_label_is_only_odd(check_and_draw, tmp_path):
+def test_empty_label_is_a_warning(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set")
     save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / "case_2.nii.gz")
     checked = check_and_draw(folder)
@@ -256,7 +256,7 @@ def test_empty_label_is_only_odd(check_and_draw, tmp_path):
     assert "The label map is empty" in checked.line("case_2")
 
 
-def test_set_without_any_labeled_voxel_cannot_be_trained_on(check_and_draw, tmp_path):
+def test_data_set_without_any_labeled_voxel_is_refused(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set")
     for path in (folder / "labelsTr").iterdir():
         save(np.zeros(SHAPE, np.uint8), path)
@@ -264,7 +264,7 @@ def test_set_without_any_labeled_voxel_cannot_be_trained_on(check_and_draw, tmp_
     assert checked.status == 2 and checked.content["summary"]["findings"][0]["code"] == "no-foreground"
 
 
-def test_file_at_which_a_library_fails_is_an_error_of_its_case_alone(check, tmp_path, monkeypatch):
+def test_file_that_makes_a_library_fail_affects_only_its_case(check, tmp_path, monkeypatch):
     folder = decathlon(tmp_path / "set")
 
     def broken(path):
@@ -278,7 +278,7 @@ def test_file_at_which_a_library_fails_is_an_error_of_its_case_alone(check, tmp_
     assert checked.lines[-1] == "2 of 3 cases are fine."
 
 
-def test_label_that_no_case_has(check, tmp_path):
+def test_label_without_any_case_is_reported(check, tmp_path):
     folder = decathlon(tmp_path / "set", labels={"0": "background", "1": "a", "2": "b", "3": "Nebenniere"})
     checked = check(folder)
     assert checked.status == 0
@@ -287,7 +287,7 @@ def test_label_that_no_case_has(check, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_numbers(check_and_draw, tmp_path, value):
+def test_non_finite_values_are_reported(check_and_draw, tmp_path, value):
     folder = decathlon(tmp_path / "set")
     array = image(0).astype(np.float32)
     array[3, 4, 5:7] = value
@@ -298,7 +298,7 @@ def test_values_that_are_not_numbers(check_and_draw, tmp_path, value):
 
 
 @pytest.mark.parametrize("name", ["T1", "T2"])
-def test_constant_channel(check_and_draw, tmp_path, name):
+def test_constant_channel_is_reported(check_and_draw, tmp_path, name):
     folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
     arrays = {"T1": image(0), "T2": image(1), name: np.full(SHAPE, 7, np.int16)}
     save(np.stack(list(arrays.values()), -1), folder / "imagesTr" / "case_0.nii.gz")
@@ -308,7 +308,7 @@ def test_constant_channel(check_and_draw, tmp_path, name):
 
 
 @pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
-def test_truncated_file(check, tmp_path, part):
+def test_truncated_file_is_reported(check, tmp_path, part):
     folder = decathlon(tmp_path / "set")
     path = folder / part / "case_1.nii.gz"
     path.write_bytes(path.read_bytes()[:-40])
@@ -317,7 +317,7 @@ def test_truncated_file(check, tmp_path, part):
     assert "case_1.nii.gz is cut off" in checked.line("case_1")
 
 
-def test_file_that_is_no_image(check, tmp_path):
+def test_file_that_is_not_an_image_is_reported(check, tmp_path):
     folder = nnunet(tmp_path / "set", ending=".nrrd")
     (folder / "imagesTr" / "case_1_0000.nrrd").write_text("<html>404</html>", encoding="utf-8")
     assert check(folder).codes == {"case_1": [("error", "file-web-page")]}
@@ -332,7 +332,7 @@ def test_duplicates_are_named(check, tmp_path):
     assert "Its images are identical to those of BraTS_1" in checked.line("BraTS_3")
 
 
-def test_duplicates_are_named_whatever_type_their_values_have(check, tmp_path):
+def test_duplicates_are_named_for_any_data_type(check, tmp_path):
     folder = decathlon(tmp_path / "set", cases=5)
     save(image(0).astype(np.float32), folder / "imagesTr" / "case_2.nii.gz")
     save(label().astype(np.int16), folder / "labelsTr" / "case_3.nii.gz")
@@ -343,7 +343,7 @@ def test_duplicates_are_named_whatever_type_their_values_have(check, tmp_path):
     assert codes["case_1"] == codes["case_4"] == [("warning", "empty-label")]
 
 
-def test_label_of_few_cases_is_named(check, tmp_path):
+def test_label_with_few_cases_is_named(check, tmp_path):
     folder = decathlon(tmp_path / "set", cases=6)
     for number in range(5):
         save(label((1,), number=number), folder / "labelsTr" / f"case_{number}.nii.gz")
@@ -355,7 +355,7 @@ def test_label_of_few_cases_is_named(check, tmp_path):
     assert checked.content["summary"]["findings"][0]["code"] == "label-rare"
 
 
-def test_cases_unlike_the_others_are_named(check_and_draw, tmp_path):
+def test_outliers_are_named(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", cases=6)
     for kind, array in (("imagesTr", image(9)), ("labelsTr", label(number=4))):
         save(array, folder / kind / "case_4.nii.gz", affine(spacing=3))
@@ -369,7 +369,7 @@ def test_cases_unlike_the_others_are_named(check_and_draw, tmp_path):
     assert "Its superior-inferior size is 80 voxels; the median is 16" in checked.line("case_5")
 
 
-def test_all_that_is_wrong_with_a_case_is_in_one_line(check, tmp_path):
+def test_all_findings_of_a_case_are_on_one_line(check, tmp_path):
     folder = brats(tmp_path / "set")
     save(label((1, 3)), folder / "BraTS_1" / "BraTS_1_seg.nii.gz", affine(origin=2))
     (folder / "BraTS_1" / "BraTS_1_flair.nii.gz").unlink()
@@ -382,7 +382,7 @@ def test_all_that_is_wrong_with_a_case_is_in_one_line(check, tmp_path):
     assert checked.content["summary"] | {"with_errors": 1, "with_warnings": 0, "fine": 2} == checked.content["summary"]
 
 
-def test_set_of_which_nothing_can_be_read_still_gets_its_page(check_and_draw, tmp_path):
+def test_unreadable_data_set_still_gets_its_page(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", cases=1)
     for part in ("imagesTr", "labelsTr"):
         (folder / part / "case_0.nii.gz").write_bytes(b"")
@@ -391,20 +391,20 @@ def test_set_of_which_nothing_can_be_read_still_gets_its_page(check_and_draw, tm
     assert "data:image" not in checked.page and "case_0" in checked.page
 
 
-def test_names_are_text_and_not_markup(check_and_draw, tmp_path):
+def test_names_are_escaped_in_html(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", labels={"1": "<script>alert(1)</script>", "2": r"$\frac{$ & 腫瘍"})
     checked = check_and_draw(folder)
     assert checked.status == 0 and "<script>" not in checked.page and "&lt;script&gt;" in checked.page
 
 
-def test_long_paths_that_are_not_ascii(check, tmp_path):
-    """Complaint 20."""
+def test_long_non_ascii_paths_work(check, tmp_path):
+    """Long paths with non-ASCII characters are supported."""
     long = tmp_path / "Patientenstudie mit Umlauten äöü" / ("ein langer Ordnername 脳 " * 6) / ("мозг и " * 15)
     checked = check(nnunet(long / "Dataset 1"))
     assert checked.status == 0 and str(long) in checked.content["data"]
 
 
-def test_nothing_is_written_into_the_data(check, tmp_path, monkeypatch, capsys):
+def test_check_writes_nothing_into_the_data_set(check, tmp_path, monkeypatch, capsys):
     folder = decathlon(tmp_path / "set")
     before = sorted(path for path in folder.rglob("*"))
     for arguments, place in (((folder, "--output", folder / "report"), tmp_path), ((".",), folder)):
@@ -415,7 +415,7 @@ def test_nothing_is_written_into_the_data(check, tmp_path, monkeypatch, capsys):
     assert sorted(path for path in folder.rglob("*")) == before
 
 
-def test_as_a_process_findings_and_closing_sentence_are_apart(tmp_path):
+def test_findings_go_to_stdout_and_summary_to_stderr(tmp_path):
     folder = decathlon(tmp_path / "Übung 1")
     (folder / "labelsTr" / "case_0.nii.gz").unlink()
     command = [sys.executable, "-m", "conresnet_training", "check", str(folder), "--output", str(tmp_path / "Prüfung")]
@@ -439,6 +439,6 @@ assert len(report.cases) == count and not report.has_errors
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
-    """Complaint 27."""
+    """Peak memory is compared for few and many cases."""
     few, many = (peak_memory(MANY, many_cases(tmp_path / str(count), count), count) for count in (10, 50))
     assert many - few < 10 * 2 * MANY_VOXELS

@@ -1,4 +1,4 @@
-"""Two evaluations case against case."""
+"""Comparison of two evaluations, case by case."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.evaluation.comparison import compare_evaluations
 from conresnet_training.evaluation.runs import evaluate_predictions
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.data_folders import save
 from training.predicted_boxes import expert, measure
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("empty_pictures")
 
 
 def test_comparison_is_paired_by_case(predictions, data_set, tmp_path, monkeypatch, capsys):
-    """Half the cases are a little better in every case that both have; that is seen, though cases differ more."""
+    """Half the cases are slightly better in all shared cases; this is detected although the cases differ more."""
     better = tmp_path / "better"
     for number in range(6):
         label = expert(data_set, number)
@@ -50,7 +50,7 @@ def test_comparison_is_paired_by_case(predictions, data_set, tmp_path, monkeypat
 
 
 def test_signed_rank_test_by_hand(predictions, data_set, tmp_path):
-    """Six cases that all change the same way: the most unlikely of 2**6 arrangements, and its mirror."""
+    """Six cases that all change in the same direction: the most unlikely of 2**6 arrangements, and its mirror image."""
     evaluation = measure(predictions, data_set)
     content = evaluation.to_dict()
     for number, rows in enumerate(content["cases"].values()):
@@ -61,8 +61,8 @@ def test_signed_rank_test_by_hand(predictions, data_set, tmp_path):
     assert row["difference"] == pytest.approx(0.035) and row["p"] == pytest.approx(2 / 64)
 
 
-def test_missing_a_segment_is_no_better_distance(predictions, data_set, tmp_path, monkeypatch, capsys):
-    """One side finds the far box badly, the other not at all; the near boxes, which both have, are alike."""
+def test_missed_segment_does_not_count_as_better_distance(predictions, data_set, tmp_path, monkeypatch, capsys):
+    """One side finds the far box poorly, the other not at all; the near boxes, found by both, are equal."""
     missed = tmp_path / "missed"
     for number in range(6):
         label = expert(data_set, number)
@@ -86,7 +86,7 @@ def test_only_a_comparison_is_replaced(predictions, data_set, tmp_path, monkeypa
     for path in (mine, evaluation / "evaluation.json", evaluation / "report.html"):
         before = path.read_bytes()
         assert run_command(monkeypatch, "compare", evaluation, evaluation, "--output", path) == 2
-        assert sentence_of("comparison-path-taken", path=path) in capsys.readouterr().err
+        assert message_of("comparison-path-taken", path=path) in capsys.readouterr().err
         assert path.read_bytes() == before
     output = evaluation / "comparison.json"
     for _ in range(2):
@@ -94,7 +94,7 @@ def test_only_a_comparison_is_replaced(predictions, data_set, tmp_path, monkeypa
         assert json.loads(output.read_text(encoding="utf-8"))["warnings"] == ["Both evaluations are the same."]
 
 
-def test_cases_of_one_name_with_other_references_are_named(predictions, data_set, tmp_path, monkeypatch, capsys):
+def test_cases_with_same_name_but_other_references_are_named(predictions, data_set, tmp_path, monkeypatch, capsys):
     assert run_command(monkeypatch, "evaluate", predictions, data_set) == 0
     label = expert(data_set, 2)
     label[0, 0, 0] = 1
@@ -108,8 +108,8 @@ def test_cases_of_one_name_with_other_references_are_named(predictions, data_set
     assert "The references of case_2 differ in volume" in warning and warning in capsys.readouterr().err
 
 
-def test_folder_of_a_run_stands_for_its_evaluation(predictions, data_set, tmp_path):
-    """Where evaluate and crossval write it, unless the folder is that of an evaluation itself."""
+def test_folder_of_a_run_can_be_used_for_its_evaluation(predictions, data_set, tmp_path):
+    """An evaluation is read from where evaluate and crossval write it, or from its own folder."""
     run = tmp_path / "run"
     evaluation = evaluate_predictions(predictions, read_data_set(data_set), run / "evaluation")
     assert read_evaluation(run) == read_evaluation(run / "evaluation") == evaluation
@@ -128,7 +128,7 @@ def test_run_that_was_not_evaluated_gets_the_command_for_it(tmp_path, name):
         read_evaluation(run)
 
 
-def test_comparing_loads_nothing_that_takes_seconds(predictions, data_set, tmp_path):
+def test_comparison_imports_no_slow_libraries(predictions, data_set, tmp_path):
     evaluate_predictions(predictions, read_data_set(data_set), tmp_path / "evaluation")
     program = (
         "import sys; from conresnet_training.cli.main import main; main()\n"
@@ -139,14 +139,14 @@ def test_comparing_loads_nothing_that_takes_seconds(predictions, data_set, tmp_p
     assert done.stdout.splitlines()[-1] == "set()" and "Compared" in done.stderr
 
 
-def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
-    whole = measure(predictions, data_set)
+def test_only_matching_cases_and_settings_are_compared(predictions, data_set, tmp_path):
+    all_cases = measure(predictions, data_set)
     (predictions / "case_5.nii.gz").unlink()
-    part = measure(predictions, data_set)
-    comparison = compare_evaluations(whole, part)
+    some_cases = measure(predictions, data_set)
+    comparison = compare_evaluations(all_cases, some_cases)
     assert comparison.left_out == ("case_5",) and comparison.rows["Far box"]["dice"]["cases"] == 5
     with refused("tolerances-differ"):
-        compare_evaluations(whole, measure(predictions, data_set, 2.0))
+        compare_evaluations(all_cases, measure(predictions, data_set, 2.0))
     for path in predictions.glob("case_[1-4]*"):
         path.unlink()
     first = measure(predictions, data_set)
@@ -156,7 +156,7 @@ def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
         compare_evaluations(first, measure(predictions, data_set))
 
 
-def test_what_cannot_be_compared_is_named_by_its_path(predictions, data_set, tmp_path, monkeypatch, capsys):
+def test_evaluation_that_cannot_be_compared_is_named(predictions, data_set, tmp_path, monkeypatch, capsys):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder, options in zip(folders, ((), ("--surface-tolerance", 2)), strict=True):
         assert run_command(monkeypatch, "evaluate", predictions, data_set, "--output", folder, *options) == 0

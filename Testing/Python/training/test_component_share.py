@@ -1,4 +1,4 @@
-"""Which small components a plan of coarse-to-fine drops."""
+"""Small components that a plan for coarse-to-fine removes."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ TARGETS = {"near": [1], "far": [2]}
 
 
 def labelled(sizes):
-    """An organ of 4000 voxels as label 1, and label 2 in pieces of so many voxels, none of which touch."""
+    """An organ of 4000 voxels as label 1, and label 2 in separate pieces of the given sizes."""
     label = np.zeros(SHAPE, np.uint8)
     label[:20, :10, :20] = 1
     for place, size in enumerate(sizes):
@@ -27,9 +27,9 @@ def labelled(sizes):
 @pytest.mark.parametrize(
     ("pieces", "share"),
     [([200], 0.2), ([200, 1], 0.2), ([200, 60], 0.2), ([200, 30], 0.05), ([200, 30, 5], 0.0), ([], 0.2)],
-    ids=["one piece", "a speck", "two lobes", "lesion", "lesion and less", "none at all"],
+    ids=["one piece", "speck", "two lobes", "lesion", "lesion and specks", "no label"],
 )
-def test_the_labels_themselves_lose_hardly_anything(tmp_path, pieces, share):
+def test_labels_lose_hardly_any_voxels(tmp_path, pieces, share):
     folder = decathlon(tmp_path / "set")
     for number in range(3):
         save(image(number, SHAPE), folder / "imagesTr" / f"case_{number}.nii.gz")

@@ -1,4 +1,4 @@
-"""Regions that overlap in part, of which a label map holds one alone where they do."""
+"""Regions that overlap partially; where they do, a label map can hold only one of them."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ REGIONS = {"Near": [1, 2], "Far": [2, 3]}
 
 @pytest.fixture
 def crossing_regions(data_set):
-    """``data_set`` in nnU-Net's layout, with regions of which neither lies inside the other."""
+    """``data_set`` in nnU-Net's layout, with two regions neither of which contains the other."""
     turn_into_nnunet(data_set, REGIONS, [1, 3])
     return data_set
 
 
-def test_a_run_is_measured_by_its_regions_rather_than_by_what_is_painted(crossing_regions, tmp_path, monkeypatch):
+def test_run_is_measured_by_its_regions_rather_than_painted_labels(crossing_regions, tmp_path, monkeypatch):
     labels = {str(case.images[0]): case.label for case in read_data_set(crossing_regions).cases}
 
     def perfect(model, channels, _options):
@@ -48,7 +48,7 @@ def test_a_run_is_measured_by_its_regions_rather_than_by_what_is_painted(crossin
     assert picture_of("case_0", measured) is None, "its outlines would be of what is painted"
 
 
-def test_label_maps_of_such_regions_are_refused(crossing_regions, predictions):
+def test_label_maps_of_crossing_regions_are_refused(crossing_regions, predictions):
     with refused("regions-cross", first="Near", second="Far"):
         measure_predictions(predictions, read_data_set(crossing_regions))
 
@@ -62,5 +62,5 @@ def test_label_maps_of_such_regions_are_refused(crossing_regions, predictions):
         ([(1, 2, 3), (1, 2), (2, 3)], ("1", "2")),
     ],
 )
-def test_regions_cross_where_neither_holds_the_other(truths, pair):
+def test_regions_cross_if_neither_contains_the_other(truths, pair):
     assert crossing({str(place): SegmentValues(own, own) for place, own in enumerate(truths)}) == pair

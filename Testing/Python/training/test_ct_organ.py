@@ -1,4 +1,4 @@
-"""The liver in a real CT by coarse to fine: planned, trained, exported and segmented by the commands of a user."""
+"""The liver in a real CT with coarse to fine: planned, trained, exported and segmented with the commands."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ FEW_WINDOWS = ["model.system.arguments.coarse_windows=1", "model.system.argument
 
 @pytest.fixture
 def around_liver(tmp_path, ct_image, ct_label) -> tuple[Path, Path]:
-    """The CT and its labels, cut to the liver and what is around it."""
+    """The CT and its labels, cropped to the liver and its surroundings."""
     files = tmp_path / "ct.nii.gz", tmp_path / "organs.nii.gz"
     for source, file in zip((ct_image, ct_label), files, strict=True):
         nibabel.save(nibabel.load(source).slicer[36:100, 24:84, 4:24], file)
@@ -34,7 +34,7 @@ def around_liver(tmp_path, ct_image, ct_label) -> tuple[Path, Path]:
 
 
 def liver_cases(folder: Path, ct_image: Path, ct_label: Path) -> Path:
-    """Two cases: the CT, and the right two thirds of its body, stored in other directions."""
+    """Two cases: the CT, and the right two thirds of its body, stored in other orientations."""
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for source, whole, part in (
         (ct_image, images / "a_whole_0000.nii.gz", images / "b_part_0000.nii.gz"),
@@ -53,7 +53,7 @@ def liver_cases(folder: Path, ct_image: Path, ct_label: Path) -> Path:
 
 
 def trained(data_set: Path, folder: Path, monkeypatch, *settings: str) -> Path:
-    """The package of a run that held the whole CT out."""
+    """The package of a run that held out the whole CT."""
     chosen = [word for setting in (*SETTINGS, "training.folds=2", *settings) for word in ("--set", setting)]
     plan, run, package = (folder / name for name in ("plan.yaml", "run", "package"))
     assert run_command(monkeypatch, "check", data_set, "--output", folder / "check") == 0
@@ -71,7 +71,7 @@ def segmented(package: Path, image: Path, output: Path) -> tuple[np.ndarray, dic
     return read_volume(output / "segmentation.nii.gz").array, report
 
 
-def test_a_real_ct_is_clipped_normalized_and_passed_twice(around_liver, tmp_path, monkeypatch):
+def test_real_ct_is_clipped_normalized_and_processed_in_two_passes(around_liver, tmp_path, monkeypatch):
     ct_image, ct_label = around_liver
     data_set = liver_cases(tmp_path / "liver", ct_image, ct_label)
     few = ("training.steps=3", "training.steps_between_checkpoints=3", "training.learning_rate=0.003", *FEW_WINDOWS)
@@ -92,12 +92,12 @@ def test_a_real_ct_is_clipped_normalized_and_passed_twice(around_liver, tmp_path
     metrics = json.loads(read_package(package).read_file("metrics.json"))
     assert metrics["dice_a_case"]["a_whole"]["liver"] == pytest.approx(dice, abs=1e-2)
     names = [one["name"] for one in report["passes"]]
-    # So short a training may find nothing; it is said then, and the fine pass left out.
+    # After such a short training, the coarse pass may find nothing; then there is a warning and no fine pass.
     assert names == (["coarse"] if report["warnings"] else ["coarse", "fine"])
 
 
 def blinded(package: Path, folder: Path) -> Path:
-    """The same model, but that its coarse network calls everything background."""
+    """The same model with a coarse network that labels everything as background."""
     model = read_package(package)
     files = {file: model.read_file(file) for file in ("coarse.safetensors", "fine.safetensors")}
     coarse = safetensors.torch.load(files["coarse.safetensors"])
@@ -107,10 +107,10 @@ def blinded(package: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_liver_of_a_real_ct_is_found_and_it_is_said_where_nothing_is(
+def test_liver_in_real_ct_is_found_and_empty_coarse_pass_gets_a_warning(
     tmp_path, ct_image, ct_label, repository, monkeypatch
 ):
-    """250 steps a stage on part of the same CT; a network that calls every voxel liver has a Dice of 0.19."""
+    """250 steps per stage on part of the same CT; labeling every voxel as liver would give a Dice of 0.19."""
     steps = ("training.steps=250", "training.steps_between_checkpoints=250", "training.learning_rate=0.003")
     windows = ("model.system.arguments.coarse_windows=2", "model.system.arguments.fine_windows=3")
     data_set = liver_cases(tmp_path / "liver", ct_image, ct_label)
@@ -121,7 +121,7 @@ def test_the_liver_of_a_real_ct_is_found_and_it_is_said_where_nothing_is(
     assert dice > 0.6
     assert [one["name"] for one in report["passes"]] == ["coarse", "fine"]
 
-    # A coarse network that is sure of the background finds nothing; that is reported once, and the status is 0.
+    # A coarse network that is certain of the background finds nothing; this is one warning, and the status is 0.
     blind, output = blinded(package, tmp_path / "blind"), tmp_path / "nothing"
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Files in a run's folder that are another program's, or damaged: each is named in a sentence."""
+"""Files in a run's folder that are damaged or from another program: each is named in the error message."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs import run as run_folder
 from conresnet_training.runs import state
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run, small_plan
 
@@ -34,26 +34,26 @@ def refusal(monkeypatch, capsys, *arguments) -> str:
         [torch.zeros(1)],
     ],
 )
-def test_checkpoint_of_another_program(run, tmp_path, monkeypatch, capsys, content):
+def test_checkpoint_of_another_program_is_refused(run, tmp_path, monkeypatch, capsys, content):
     torch.save(content, run.checkpoint)
     run.checkpoint_named("best").unlink()
     for command in (("resume", run.folder), ("export", run.folder, "--output", tmp_path / "package")):
-        expected = sentence_of("checkpoint-damaged", path=run.checkpoint)
+        expected = message_of("checkpoint-damaged", path=run.checkpoint)
         assert refusal(monkeypatch, capsys, *command) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", "{", '{"held_out": null}', '{"held_out": "case_0"}', '{"held_out": [[0]]}']
 )
-def test_split_that_does_not_tell_the_cases(run, monkeypatch, capsys, text):
+def test_split_without_cases_is_refused(run, monkeypatch, capsys, text):
     file = run.folder / "split.json"
     file.write_text(text, encoding="utf-8")
     for command, part in (("evaluate", "held_out"), ("resume", "training")):
-        expected = sentence_of("split-damaged", path=file, part=part)
+        expected = message_of("split-damaged", path=file, part=part)
         assert refusal(monkeypatch, capsys, command, run.folder) == expected
 
 
-def test_file_of_a_trained_run_that_is_gone_is_named(run, monkeypatch, capsys):
+def test_missing_file_of_a_trained_run_is_named(run, monkeypatch, capsys):
     for name, code, values in (
         ("plan.yaml", "plan-not-found", {"reason": "No such file or directory"}),
         ("fold.txt", "fold-file-damaged", {"last": 2}),
@@ -61,31 +61,31 @@ def test_file_of_a_trained_run_that_is_gone_is_named(run, monkeypatch, capsys):
         file = run.folder / name
         content = file.read_bytes()
         file.unlink()
-        assert refusal(monkeypatch, capsys, "resume", run.folder) == sentence_of(code, path=file, **values)
+        assert refusal(monkeypatch, capsys, "resume", run.folder) == message_of(code, path=file, **values)
         file.write_bytes(content)
 
 
 def test_cross_validation_is_not_written_into_a_run(run, monkeypatch, capsys):
     """Its evaluation would replace that of the run, and an export would use only the run."""
     before = sorted(run.folder.rglob("*"))
-    sentence = refusal(monkeypatch, capsys, "crossval", run.folder / "plan.yaml", "--output", run.folder)
-    assert sentence == sentence_of("run-exists", path=run.folder) and sorted(run.folder.rglob("*")) == before
+    message = refusal(monkeypatch, capsys, "crossval", run.folder / "plan.yaml", "--output", run.folder)
+    assert message == message_of("run-exists", path=run.folder) and sorted(run.folder.rglob("*")) == before
 
 
-def test_request_to_stop_a_run_of_another_computer_names_it(run, monkeypatch, capsys):
-    """As with a folder that was copied from there while the run was active."""
+def test_stopping_a_run_of_another_computer_names_that_computer(run, monkeypatch, capsys):
+    """For example, a folder that was copied from the other computer while the run was active."""
     (run.folder / "running.json").write_text('{"pid": 1, "host": "node07"}', encoding="utf-8")
     assert run_command(monkeypatch, "stop", run.folder) == 0
     assert "It was started on node07. " in capsys.readouterr().err and (run.folder / "stop").exists()
 
 
-def test_split_that_is_gone_is_not_drawn_anew(run, data_set, monkeypatch, capsys):
-    """A case that was added meanwhile moves others, which the network has learned, among those held out."""
+def test_missing_split_is_not_drawn_again(run, data_set, monkeypatch, capsys):
+    """A case added in the meantime would move cases that the network has learned into the held-out ones."""
     file = run.folder / "split.json"
     file.unlink()
     for name in ("best", "last"):
         for command, part in (("evaluate", "held_out"), ("resume", "training")):
-            expected = sentence_of("split-damaged", path=file, part=part)
+            expected = message_of("split-damaged", path=file, part=part)
             options = ("--checkpoint", "last") if command == "evaluate" else ()
             assert refusal(monkeypatch, capsys, command, run.folder, *options) == expected
         if name == "best":
@@ -93,8 +93,8 @@ def test_split_that_is_gone_is_not_drawn_anew(run, data_set, monkeypatch, capsys
     assert not file.exists()
 
 
-def test_split_that_was_edited_is_refused(data_set, tmp_path, monkeypatch, capsys):
-    """The checkpoint records which cases its weights were learned from."""
+def test_edited_split_is_refused(data_set, tmp_path, monkeypatch, capsys):
+    """The checkpoint records the cases its weights were trained on."""
     plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
     assert run_command(monkeypatch, "train", plan, "--output", folder, "--max-steps", 1) == 0
     file = folder / "split.json"
@@ -103,18 +103,18 @@ def test_split_that_was_edited_is_refused(data_set, tmp_path, monkeypatch, capsy
     file.write_text(json.dumps(names), encoding="utf-8")
     capsys.readouterr()
     for command in ("evaluate", "resume"):
-        expected = sentence_of("split-damaged", path=file, part="training")
+        expected = message_of("split-damaged", path=file, part="training")
         assert refusal(monkeypatch, capsys, command, folder) == expected
 
 
-def test_flipped_bytes_are_found(run, monkeypatch, capsys):
-    """PyTorch reads such a file without a word."""
+def test_flipped_bytes_are_detected(run, monkeypatch, capsys):
+    """PyTorch reads such a file without an error."""
     content = bytearray(run.checkpoint.read_bytes())
     middle = len(content) // 2
     content[middle] ^= 0xFF
     run.checkpoint.write_bytes(content)
     torch.load(run.checkpoint, weights_only=True)
-    expected = sentence_of("checkpoint-damaged", path=run.checkpoint)
+    expected = message_of("checkpoint-damaged", path=run.checkpoint)
     assert refusal(monkeypatch, capsys, "evaluate", run.folder) == expected
     checkpoint, path = run_folder.read_latest_checkpoint(run)
     assert path == run.checkpoint_named("best") and checkpoint["global_step"] == 7
@@ -127,28 +127,28 @@ def test_flipped_bytes_are_found(run, monkeypatch, capsys):
         ("training.start_from", "training.start_from=null"),
     ],
 )
-def test_what_the_weights_were_learned_with_stays(data_set, part, change):
+def test_settings_the_weights_depend_on_cannot_change(data_set, part, change):
     plan = with_settings(small_plan(data_set), ["training.start_from=hippocampus"])
     before = run_folder.what_is_learned(plan)
     changed = run_folder.Run(data_set, with_settings(plan, [change]), 0)
     with refused("plan-changed", part=part):
         run_folder.check_plan_unchanged(changed, {"learned": before})
-    # Earlier versions did not record it.
+    # Earlier versions did not record these settings.
     before.pop("training.start_from")
     before["model.preparation"].pop("foreground")
     run_folder.check_plan_unchanged(changed, {"learned": before})
 
 
 @pytest.mark.parametrize("content", [b"", b"two", b"3", b"-1", b"\xff\xfe"])
-def test_fold_that_is_none_of_the_plan(run, monkeypatch, capsys, content):
+def test_fold_that_is_not_in_the_plan_is_refused(run, monkeypatch, capsys, content):
     file = run.folder / "fold.txt"
     file.write_bytes(content)
     for command in ("evaluate", "resume"):
-        expected = sentence_of("fold-file-damaged", path=file, last=2)
+        expected = message_of("fold-file-damaged", path=file, last=2)
         assert refusal(monkeypatch, capsys, command, run.folder) == expected
 
 
-def test_run_that_was_killed_while_it_began_does_not_block_its_folder(data_set, tmp_path, monkeypatch):
+def test_run_killed_during_start_does_not_block_its_folder(data_set, tmp_path, monkeypatch):
     plan, folder = small_plan(data_set), tmp_path / "run"
     with monkeypatch.context() as dying:
         dying.setattr(run_folder, "write_plan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -166,7 +166,7 @@ def test_folder_in_place_of_the_stop_file_is_named(run, monkeypatch, capsys):
     assert str(run.folder / "stop") in refusal(monkeypatch, capsys, "resume", run.folder)
 
 
-def test_plan_that_the_user_keeps_in_a_folder_is_not_replaced(data_set, tmp_path):
+def test_users_plan_in_a_folder_is_not_replaced(data_set, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     write_plan(small_plan(data_set), folder / "plan.yaml")

@@ -1,4 +1,4 @@
-"""The three layouts are read as they are, and what cannot be read gets a sentence."""
+"""Reading of the three layouts, and the errors for data sets that cannot be read."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from training.commands import refused
 from training.data_folders import brats, decathlon, describe, image, nnunet, save
 
 
-def test_decathlon_of_the_real_cases(data_folder):
+def test_real_decathlon_cases_are_read(data_folder):
     data_set = read_data_set(data_folder / "MSD_Task04_Hippocampus")
     assert data_set.layout == "decathlon" and data_set.name == "Hippocampus"
     assert data_set.channels == ("MRI",) and data_set.labels == {1: "Anterior", 2: "Posterior"}
@@ -29,7 +29,7 @@ def test_decathlon_with_four_channels_in_one_file_and_other_names(tmp_path):
     description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     description["channel_names"] = description.pop("modality")
     description["labels"] = {"background": 0, "Near box": 1, "Far box": 2}
-    # What macOS leaves beside files, and the list holds where it was made from a listing.
+    # Files that macOS adds, and that are listed in dataset.json if it was made from a folder listing.
     save(image(0), folder / "imagesTr" / "._case_0.nii.gz")
     description["training"].insert(0, {"image": "./imagesTr/._case_0.nii.gz", "label": "./labelsTr/._case_0.nii.gz"})
     description["training"].reverse()
@@ -52,7 +52,7 @@ def test_nnunet_2(tmp_path, ending):
     assert case.label.name == f"case_1{ending}" and not case.missing
 
 
-def test_nnunet_1_lists_cases_as_the_decathlon_does(tmp_path):
+def test_nnunet_1_lists_cases_like_the_decathlon(tmp_path):
     folder = nnunet(tmp_path / "Task007_Boxes", channels=("T1", "T2"))
     entries = [{"image": f"./imagesTr/case_{n}.nii.gz", "label": f"./labelsTr/case_{n}.nii.gz"} for n in range(3)]
     describe(folder, modality={"0": "T1", "1": "T2"}, labels={"0": "background", "1": "near"}, training=entries)
@@ -61,7 +61,7 @@ def test_nnunet_1_lists_cases_as_the_decathlon_does(tmp_path):
     assert [len(case.images) for case in data_set.cases] == [2, 2, 2] and not any(c.missing for c in data_set.cases)
 
 
-def test_nnunet_2_with_files_that_lie_elsewhere(tmp_path):
+def test_nnunet_2_with_files_in_other_folders(tmp_path):
     source = nnunet(tmp_path / "elsewhere", cases=1)
     files = {"images": ["../elsewhere/imagesTr/case_0_0000.nii.gz"], "label": str(source / "labelsTr/case_0.nii.gz")}
     folder = tmp_path / "listed"
@@ -76,7 +76,7 @@ def test_nnunet_2_with_files_that_lie_elsewhere(tmp_path):
     assert case.name == "patient 1" and not case.missing
 
 
-def test_nnunet_regions_with_the_order_they_are_painted_in(tmp_path):
+def test_nnunet_regions_are_read_with_their_order(tmp_path):
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
     folder = nnunet(tmp_path / "a", labels=labels, regions_class_order=[1, 2, 3])
     data_set = read_data_set(folder)
@@ -89,7 +89,7 @@ def test_nnunet_regions_with_the_order_they_are_painted_in(tmp_path):
     ("words", "divider", "enhancing"), [(("t1", "t1ce", "t2", "flair"), "_", 4), (("t1n", "t1c", "t2w", "t2f"), "-", 3)]
 )
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
-def test_brats_of_both_namings(tmp_path, words, divider, enhancing, ending):
+def test_brats_with_both_naming_schemes(tmp_path, words, divider, enhancing, ending):
     names = ("HGG/Brats_2", "LGG/Brats_1")
     data_set = read_data_set(brats(tmp_path / "set", names, words, divider, ending, (1, 2, enhancing)))
     assert data_set.layout == "brats" and data_set.channels == ("T1", "T1ce", "T2", "FLAIR")
@@ -100,7 +100,7 @@ def test_brats_of_both_namings(tmp_path, words, divider, enhancing, ending):
     assert list(data_set.region_labels.items()) == [("WT", 2), ("TC", 1), ("ET", enhancing)]
 
 
-def test_files_that_a_case_lacks_do_not_fail_the_reading(tmp_path):
+def test_missing_files_do_not_prevent_reading(tmp_path):
     folder = decathlon(tmp_path / "d")
     (folder / "labelsTr" / "case_1.nii.gz").unlink()
     assert [case.name for case in read_data_set(folder).cases if case.missing] == ["case_1"]
@@ -114,18 +114,18 @@ def test_files_that_a_case_lacks_do_not_fail_the_reading(tmp_path):
     assert [path.name for path in missing.missing] == ["BraTS_2_t1ce.nii.gz"]
 
 
-def test_region_without_a_value_of_its_own_is_painted_with_a_spare_one():
+def test_region_without_its_own_value_gets_an_unused_one():
     assert painting({"a": (1,), "b": (2,), "both": (1, 2)}) == {"both": 3, "a": 1, "b": 2}
 
 
-def test_folder_in_no_layout_is_told_the_three(tmp_path):
+def test_error_for_unknown_layout_describes_the_three_layouts(tmp_path):
     save(image(0), tmp_path / "patient" / "scan.nii.gz")
     assert refusal(tmp_path) == "data-set-not-found"
     assert refusal(tmp_path / "nowhere") == "folder-not-found"
 
 
 def refusal(folder) -> str:
-    """The code of the error with which a folder is refused."""
+    """Code of the error with which a folder is refused."""
     with pytest.raises(UserError) as raised:
         read_data_set(folder)
     assert raised.value.values["path"] in (str(folder), str(folder / "dataset.json"))
@@ -133,7 +133,7 @@ def refusal(folder) -> str:
 
 
 def edited(folder, **changes):
-    """The Decathlon folder with some fields of its description replaced, or removed where None."""
+    """The Decathlon folder with some fields of its description replaced, or removed if None."""
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     content = {key: value for key, value in {**content, **changes}.items() if value is not None}
     describe(folder, **content)
@@ -158,22 +158,22 @@ def edited(folder, **changes):
         ({"file_ending": ".TIFF", "dataset": {}}, "data-set-without-spacing"),
     ],
 )
-def test_description_that_says_too_little_or_wrong(tmp_path, changes, code):
+def test_incomplete_or_invalid_description_is_refused(tmp_path, changes, code):
     folder = decathlon(tmp_path / "set")
     edited(folder, **changes)
     assert refusal(folder) == code
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: "[" * 20000 + "]" * 20000])
-def test_description_that_is_not_json(tmp_path, damage):
+def test_description_that_is_not_json_is_refused(tmp_path, damage):
     folder = decathlon(tmp_path / "set")
     text = (folder / "dataset.json").read_text(encoding="utf-8")
     (folder / "dataset.json").write_text(damage(text), encoding="utf-8")
     assert refusal(folder) == "data-set-not-json"
 
 
-def test_description_with_a_key_twice_is_refused(tmp_path):
-    """Which of two names a value has is not for a reader to choose."""
+def test_description_with_duplicate_key_is_refused(tmp_path):
+    """Which of two names belongs to a value is not for the reader to decide."""
     folder = decathlon(tmp_path / "set")
     text = (folder / "dataset.json").read_text(encoding="utf-8")
     (folder / "dataset.json").write_text(text.replace('"2": "Far', '"1": "Other box", "2": "Far'), encoding="utf-8")
@@ -182,15 +182,15 @@ def test_description_with_a_key_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
-def test_description_in_the_encodings_of_windows(tmp_path, encoding):
+def test_description_in_windows_encodings_is_read(tmp_path, encoding):
     folder = decathlon(tmp_path / "set")
     text = (folder / "dataset.json").read_text(encoding="utf-8")
     (folder / "dataset.json").write_text(text, encoding=encoding)
     assert len(read_data_set(folder).cases) == 3
 
 
-def test_paths_as_another_system_writes_them(tmp_path):
-    """Backslashes, and accented letters composed otherwise on the disk than in the description."""
+def test_paths_from_another_system_are_read(tmp_path):
+    """Backslashes, and accented letters in another Unicode form on the disk than in the description."""
     folder = decathlon(tmp_path / "set")
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     entries = [{part: file.replace("/", "\\") for part, file in entry.items()} for entry in content["training"]]
@@ -206,7 +206,7 @@ def test_paths_as_another_system_writes_them(tmp_path):
     assert not any(case.missing for case in read_data_set(folder).cases)
 
 
-def test_image_and_label_of_nnunet_that_compose_their_name_differently_are_one_case(tmp_path):
+def test_nnunet_image_and_label_match_in_either_unicode_form(tmp_path):
     folder = nnunet(tmp_path / "set")
     composed, divided = unicodedata.normalize("NFC", "Fäll"), unicodedata.normalize("NFD", "Fäll")
     (folder / "imagesTr" / "case_0_0000.nii.gz").rename(folder / "imagesTr" / f"{divided}_0000.nii.gz")
@@ -225,8 +225,8 @@ def test_control_characters_and_lone_surrogates_in_names_are_escaped(tmp_path):
     assert data_set.name == r"\ud800set\x07" and data_set.labels[1] == r"a\x1b[2J"
 
 
-def test_files_that_are_not_used_are_told(tmp_path):
-    """A channel that dataset.json does not name, and a case that was renamed without its files, went unnoticed."""
+def test_unused_files_get_a_warning(tmp_path):
+    """A channel that dataset.json does not name, or a case that was renamed without its files."""
     folder = nnunet(tmp_path / "n")
     assert not read_data_set(folder).warnings
     save(image(7), folder / "imagesTr" / "case_1_0001.nii.gz")
@@ -238,14 +238,14 @@ def test_files_that_are_not_used_are_told(tmp_path):
     assert read_data_set(folder).warnings["files-not-used"].endswith("not used: Patient 3")
 
 
-def test_cases_that_a_description_announces_and_are_not_there_are_told(tmp_path):
+def test_cases_announced_but_missing_get_a_warning(tmp_path):
     assert not read_data_set(nnunet(tmp_path / "whole")).warnings
     data_set = read_data_set(nnunet(tmp_path / "part", numTraining=40))
     assert list(data_set.warnings) == ["cases-missing"] and "3 of the 40" in data_set.warnings["cases-missing"]
 
 
 @pytest.mark.parametrize(("folds", "is_followed"), [((0, 1, 1), True), ((0, 1, None), False), ((0, 0, 0), False)])
-def test_folds_of_a_data_list(tmp_path, folds, is_followed):
+def test_folds_of_a_data_list_are_read(tmp_path, folds, is_followed):
     folder = decathlon(tmp_path / "set")
     content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     given = zip(content["training"], folds, strict=True)
@@ -262,7 +262,7 @@ def test_data_set_at_the_root_of_a_drive_has_a_name(tmp_path, monkeypatch):
     assert [read_data_set(folder).name for folder in folders] == ["data set", "data set"]
 
 
-def test_two_cases_of_one_name_are_refused(tmp_path):
+def test_two_cases_with_same_name_are_refused(tmp_path):
     assert refusal(brats(tmp_path / "set", ("HGG/a", "LGG/a"))) == "case-name-repeated"
     folder = decathlon(tmp_path / "d")
     edited(folder, training=[{"image": f"{part}/a.nii.gz", "label": f"{part}/b.nii.gz"} for part in "xy"])
@@ -271,8 +271,8 @@ def test_two_cases_of_one_name_are_refused(tmp_path):
     assert refusal(folder) == "case-listed-twice"
 
 
-def test_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
-    """The administrator, who may run the tests, may read everything, so what the system says to others is said here."""
+def test_folder_without_read_permission_is_refused(tmp_path, monkeypatch):
+    """Root may read everything, and the tests may run as root, so the error is simulated."""
     folder = nnunet(tmp_path / "set")
 
     def iterdir(path: Path):
@@ -282,14 +282,14 @@ def test_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
     assert refusal(folder) == "folder-unreadable"
 
 
-def test_set_without_cases_is_refused(tmp_path):
+def test_data_set_without_cases_is_refused(tmp_path):
     folder = nnunet(tmp_path / "set")
     for name in ("imagesTr", "labelsTr"):
         shutil.rmtree(folder / name)
     assert refusal(folder) == "no-cases"
 
 
-def test_brats_cases_of_two_years_are_not_mixed(tmp_path):
+def test_brats_cases_from_different_years_are_not_mixed(tmp_path):
     brats(tmp_path / "set", ("a",))
     brats(tmp_path / "set", ("b",), ("t1n", "t1c", "t2w", "t2f"), "-", values=(1, 2, 3))
     assert refusal(tmp_path / "set") == "data-set-mixed"

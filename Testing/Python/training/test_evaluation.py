@@ -1,4 +1,4 @@
-"""Predictions measured against a data set: files found, regions, what is empty, and what is refused."""
+"""Evaluation of predictions against a data set: matching of files, regions, empty segments, and invalid input."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_
 from conresnet_training.evaluation.report import draw_case
 from conresnet_training.evaluation.results import OVERALL, mean_interval
 from conresnet_training.evaluation.runs import evaluate_predictions, measure_predictions
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.data_folders import save, turn_into_nnunet
 from training.predicted_boxes import expert, measure
 
@@ -28,22 +28,22 @@ SEGMENTS = ("Near box", "Far box")
 
 
 def evaluate(folder, data_set, tmp_path):
-    """With all files."""
+    """Evaluate with all output files."""
     return evaluate_predictions(folder, read_data_set(data_set), tmp_path / "evaluation")
 
 
-def test_figures_of_shifted_boxes_are_known(predictions, data_set, tmp_path):
+def test_metrics_of_shifted_boxes_are_correct(predictions, data_set, tmp_path):
     evaluation = measure(predictions, data_set)
     assert list(evaluation.cases) == [f"case_{number}" for number in range(6)]
     row = evaluation.cases["case_3"]["Near box"]
-    # A box 5 voxels deep, moved by one of 1 mm.
+    # A box 5 voxels deep, shifted by one voxel of 1 mm.
     assert row["dice"] == pytest.approx(0.8) and row["hd"] == 1 and row["surface_dice"] == 1
     assert row["volume_ml"] == pytest.approx(5 * 6 * 5 / 1000) and row["volume_difference_ml"] == 0
     assert measure(predictions, data_set, 0.5).mean("surface_dice") < 1
     assert evaluation.mean("dice") == pytest.approx(0.8)
 
 
-def test_files_say_the_same_and_the_page_holds_everything(predictions, data_set, tmp_path):
+def test_files_agree_and_page_is_complete(predictions, data_set, tmp_path):
     evaluation = evaluate(predictions, data_set, tmp_path)
     output = tmp_path / "evaluation"
     assert sorted(path.name for path in output.iterdir()) == ["evaluation.csv", "evaluation.json", "report.html"]
@@ -58,15 +58,15 @@ def test_files_say_the_same_and_the_page_holds_everything(predictions, data_set,
     ]
     assert float(rows[2]["dice"]) == evaluation.cases["case_1"]["Near box"]["dice"]
     page = (output / "report.html").read_text(encoding="utf-8")
-    # Five metrics, Dice by volume, a plot of agreement a segment; six pictures.
+    # Five metrics, Dice by volume, one agreement plot per segment; six pictures.
     assert page.count("data:image/svg+xml;base64,") == 8 and page.count("data:image/png;base64,") == 6
     assert 'src="http' not in page and "href=" not in page and "<script" not in page
     for name in (*SEGMENTS, *evaluation.cases, "95% interval"):
         assert name in page
 
 
-def test_pictures_show_both_outlines_where_most_is_wrong(data_folder):
-    """Colored is what was found and white what the reference has; a voxel astray draws the slices to where it is."""
+def test_pictures_show_both_outlines_at_largest_error(data_folder):
+    """The prediction is colored, the reference white; a false positive moves the slices to its position."""
     case = read_data_set(data_folder / "MSD_Task04_Hippocampus").cases[0]
     image, truth = read_volume(case.images[0]), read_volume(case.label).array
     values, colors = SegmentValues((1,), (1,)), {"Anterior": (0, 200, 40)}
@@ -84,8 +84,8 @@ def test_pictures_show_both_outlines_where_most_is_wrong(data_folder):
     assert counts(astray)[0] > 100
 
 
-def test_pictures_lie_as_radiologists_look_at_them(data_folder):
-    """What is bright to the left, in front and on top lies to the right, and at the top; whatever the storage."""
+def test_pictures_follow_radiological_convention(data_folder):
+    """A bright octant on the left, in front and on top appears on the right and at the top, in any orientation."""
     affine = np.diag([1.0, 1, 1, 1])
     for flip in (1, -1):
         affine[0, 0] = flip
@@ -98,11 +98,11 @@ def test_pictures_lie_as_radiologists_look_at_them(data_folder):
         pixels = imread(io.BytesIO(draw_case(image, found, truth, values, {"A": (0, 0, 255)}, 1)))[..., 0]
         half = pixels.shape[0] // 2
         quarters = [part.mean() for rows in (pixels[:half], pixels[half:]) for part in np.array_split(rows, 2, axis=1)]
-        # Axial: the front at the top, the patient's left to the right.
+        # Axial: anterior at the top, the patient's left on the right.
         assert np.argmax(quarters) == 1
 
 
-def test_files_of_any_kind_and_of_the_engine_are_found_and_others_named(predictions, data_set, tmp_path):
+def test_predictions_in_any_format_are_found_and_unmatched_files_named(predictions, data_set, tmp_path):
     image = sitk.ReadImage(str(predictions / "case_1.nii.gz"))
     sitk.WriteImage(image, str(predictions / "case_1.nrrd"))
     sitk.WriteImage(image, str(predictions / "case_2.mha"))
@@ -115,7 +115,7 @@ def test_files_of_any_kind_and_of_the_engine_are_found_and_others_named(predicti
     assert evaluation.missing == ("case_4",)
 
 
-def test_what_is_empty_is_counted_and_in_no_mean_of_distances(predictions, data_set, tmp_path):
+def test_empty_segments_are_counted_and_excluded_from_mean_distances(predictions, data_set, tmp_path):
     nothing = np.zeros((20, 18, 16), np.uint8)
     save(nothing, predictions / "case_0.nii.gz")
     for number, path in ((1, data_set / "labelsTr" / "case_1.nii.gz"), (2, data_set / "labelsTr" / "case_2.nii.gz")):
@@ -128,7 +128,7 @@ def test_what_is_empty_is_counted_and_in_no_mean_of_distances(predictions, data_
     assert evaluation.cases["case_2"]["Far box"]["dice"] == 1 and evaluation.cases["case_1"]["Far box"]["dice"] == 0
     assert summary["segments"]["Far box"]["hd"]["cases"] == 3 and summary["segments"]["Far box"]["hd"]["mean"] == 1
     assert summary["segments"]["Far box"]["dice"]["cases"] == 6
-    # The case without any distance is in no mean over segments either.
+    # The case without any distance is not in any mean over segments, either.
     assert summary[OVERALL]["hd"]["cases"] == 5
     assert read_evaluation(tmp_path / "evaluation") == evaluation
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def test_what_is_empty_is_counted_and_in_no_mean_of_distances(predictions, data_
     )
 
 
-def test_nothing_found_anywhere_still_makes_a_page_and_names_write_no_html(predictions, data_set, tmp_path):
+def test_page_is_written_for_empty_predictions_with_escaped_names(predictions, data_set, tmp_path):
     description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
     description["labels"]["1"] = "<b>Near</b> & far"
     (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
@@ -151,8 +151,8 @@ def test_nothing_found_anywhere_still_makes_a_page_and_names_write_no_html(predi
     assert "<b>Near" not in page and "&lt;b&gt;Near&lt;/b&gt; &amp; far" in page
 
 
-def test_regions_join_label_values_and_contain_each_other(data_set, predictions):
-    """Of overlapping regions a label map holds each with those inside it."""
+def test_regions_combine_label_values_and_are_nested(data_set, predictions):
+    """In a label map, an outer region includes the regions inside it."""
     targets = {"Whole": [1, 2, 4], "Core": [1, 4], "Bright": [4]}
 
     class Segment:
@@ -172,8 +172,8 @@ def test_regions_join_label_values_and_contain_each_other(data_set, predictions)
     assert figures["Both"]["dice"] == 1 and figures["Far"]["dice"] == 0
 
 
-def test_a_segment_of_several_values_is_measured_by_all_of_them(data_folder, tmp_path):
-    """White matter is 2 and 25; what is around the head has values above 255."""
+def test_segment_with_several_values_is_measured_by_all_of_them(data_folder, tmp_path):
+    """White matter has the values 2 and 25; the surroundings of the head have values above 255."""
     heads = data_folder / "SynthSeg_4mm"
     data_set = read_data_set(heads)
     case, name = data_set.cases[0], "Left cerebral white matter"
@@ -194,12 +194,12 @@ def test_a_segment_of_several_values_is_measured_by_all_of_them(data_folder, tmp
     nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), reference.affine), folder / "label_maps" / "head.nii.gz")
     (tmp_path / "found").mkdir()
     joined = np.where(np.isin(array, own), own[0], array)
-    # As a model writes it, and as another tool may that keeps the data set's values.
+    # As written by a model, and as another tool that keeps the data set's values may write it.
     assert dice_of(np.where(joined > 255, 0, joined)) == 1 and dice_of(array) == 1
     assert dice_of(np.where(array == own[1], 0, array)) == pytest.approx(2 / 3, abs=0.01)
 
 
-def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_refused(predictions, data_set, tmp_path, monkeypatch, capsys):
     stray = expert(data_set, 4)
     stray[0, 0, 0] = 7
     save(stray, tmp_path / "stray" / "case_4.nii.gz")
@@ -210,30 +210,28 @@ def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, c
     (tmp_path / "half").mkdir()
     nibabel.save(half, tmp_path / "half" / "case_4.nii.gz")
     (tmp_path / "other").mkdir()
-    for arguments, sentence in (
+    for arguments, message in (
         (
             (tmp_path / "stray", data_set),
-            sentence_of("unexpected-labels", path=tmp_path / "stray" / "case_4.nii.gz", found="7 (1)", known="1, 2"),
+            message_of("unexpected-labels", path=tmp_path / "stray" / "case_4.nii.gz", found="7 (1)", known="1, 2"),
         ),
         ((tmp_path / "moved", data_set), "is not on the grid of"),
         ((tmp_path / "half", data_set), "not whole numbers"),
         (
             (tmp_path / "other", data_set),
-            sentence_of("predictions-not-found", path=tmp_path / "other", data="Boxes", case="case_0"),
+            message_of("predictions-not-found", path=tmp_path / "other", data="Boxes", case="case_0"),
         ),
-        ((predictions, tmp_path / "other"), sentence_of("data-set-not-found", path=tmp_path / "other")),
+        ((predictions, tmp_path / "other"), message_of("data-set-not-found", path=tmp_path / "other")),
         ((predictions,), "name the data set too"),
         ((tmp_path / "nowhere", data_set), "does not exist"),
     ):
         assert run_command(monkeypatch, "evaluate", *arguments) == 2
         error = capsys.readouterr().err.strip()
-        assert sentence in error and "\n" not in error
+        assert message in error and "\n" not in error
 
 
 @pytest.mark.usefixtures("empty_pictures")
-def test_cases_that_cannot_be_measured_are_listed_and_the_others_are_measured(
-    predictions, data_set, tmp_path, monkeypatch, capsys
-):
+def test_unmeasurable_cases_are_listed_and_others_measured(predictions, data_set, tmp_path, monkeypatch, capsys):
     label = np.asarray(nibabel.load(predictions / "case_1.nii.gz").dataobj)
     save(label[:-1], predictions / "case_1.nii.gz")
     (predictions / "case_4.nii.gz").write_bytes(b"")
@@ -243,24 +241,24 @@ def test_cases_that_cannot_be_measured_are_listed_and_the_others_are_measured(
     errors = capsys.readouterr().err
     assert list(evaluation.failed) == ["case_1", "case_4"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    for case, sentence in evaluation.failed.items():
-        assert f"{case} could not be measured: {sentence}" in errors
+    for case, message in evaluation.failed.items():
+        assert f"{case} could not be measured: {message}" in errors
         assert f"{case} could not be measured:" in page
 
 
-def test_a_case_with_two_label_maps_is_not_measured_by_either(predictions, data_set, tmp_path, monkeypatch, capsys):
-    """One of them may be left from before; the choice was up to the order of endings."""
+def test_case_with_two_predictions_is_not_measured(predictions, data_set, tmp_path, monkeypatch, capsys):
+    """One of them may be a leftover; without this check, the order of extensions would decide."""
     save(expert(data_set, 1), predictions / "case_1.nrrd")
     save(expert(data_set, 2), predictions / "case_2" / "segmentation.nii.gz")
     assert run_command(monkeypatch, "evaluate", predictions, data_set, "--output", tmp_path / "out") == 2
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     for case, other in (("case_1", "case_1.nrrd"), ("case_2", "case_2/segmentation.nii.gz")):
         paths = {"first": predictions / f"{case}.nii.gz", "second": predictions / other}
-        assert sentence_of("prediction-repeated", case=case, **paths) in said
+        assert message_of("prediction-repeated", case=case, **paths) in errors
     assert list(read_evaluation(tmp_path / "out").cases) == ["case_0", "case_3", "case_4", "case_5"]
 
 
-def test_names_are_neither_formulas_of_a_spreadsheet_nor_of_a_plot(data_set, predictions, tmp_path):
+def test_names_are_escaped_in_spreadsheets_and_plots(data_set, predictions, tmp_path):
     content = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
     for part in ("imagesTr", "labelsTr"):
         (data_set / part / "case_0.nii.gz").rename(data_set / part / "=1+2.nii.gz")
@@ -276,7 +274,7 @@ def test_names_are_neither_formulas_of_a_spreadsheet_nor_of_a_plot(data_set, pre
 
 
 @pytest.mark.usefixtures("empty_pictures")
-def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_set, tmp_path, monkeypatch, capsys):
+def test_command_prints_table_and_writes_next_to_predictions(predictions, data_set, tmp_path, monkeypatch, capsys):
     (predictions / "case_5.nii.gz").unlink()
     assert run_command(monkeypatch, "evaluate", predictions, data_set) == 0
     output = tmp_path / "predictions_evaluation"
@@ -292,12 +290,12 @@ def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_
 
 
 @pytest.mark.usefixtures("empty_pictures")
-def test_nothing_is_written_into_the_data_set_without_being_asked(data_set, tmp_path, monkeypatch, capsys):
+def test_nothing_is_written_into_the_data_set_unless_requested(data_set, tmp_path, monkeypatch, capsys):
     before = sorted(data_set.rglob("*"))
     arguments = ("evaluate", data_set / "labelsTr", data_set)
     monkeypatch.chdir(data_set / "imagesTr")
     assert run_command(monkeypatch, *arguments) == 2
-    assert capsys.readouterr().err.strip() == sentence_of("output-in-data", path="labelsTr_evaluation")
+    assert capsys.readouterr().err.strip() == message_of("output-in-data", path="labelsTr_evaluation")
     monkeypatch.chdir(tmp_path)
     assert run_command(monkeypatch, *arguments) == 0
     assert sorted(data_set.rglob("*")) == before and (tmp_path / "labelsTr_evaluation" / "report.html").is_file()
@@ -305,7 +303,7 @@ def test_nothing_is_written_into_the_data_set_without_being_asked(data_set, tmp_
     assert (data_set / "mine" / "report.html").is_file()
 
 
-def test_predictions_that_cannot_be_measured_leave_no_folder(data_set, tmp_path, monkeypatch):
+def test_unmeasurable_predictions_leave_no_folder(data_set, tmp_path, monkeypatch):
     predictions = tmp_path / "predictions"
     predictions.mkdir()
     assert run_command(monkeypatch, "evaluate", predictions, data_set) == 2
@@ -314,11 +312,11 @@ def test_predictions_that_cannot_be_measured_leave_no_folder(data_set, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == [data_set.name, "predictions"]
 
 
-def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
+def test_confidence_interval_of_the_mean_requires_enough_cases():
     random = np.random.default_rng(1)
     values = random.normal(0.8, 0.1, 400)
     low, high = mean_interval(values)
-    # The mean's standard error times 1.96, to either side.
+    # The mean plus or minus 1.96 times its standard error.
     assert (low, high) == pytest.approx((values.mean() - 0.0098, values.mean() + 0.0098), abs=1.5e-3)
     assert mean_interval(values) == [low, high]
     assert mean_interval(values[:4]) is None
@@ -328,7 +326,7 @@ def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
     ("text", "code"),
     [(None, "evaluation-not-found"), ("{", "evaluation-invalid"), ('{"data": 1}', "evaluation-invalid")],
 )
-def test_file_that_is_no_evaluation(tmp_path, text, code):
+def test_file_that_is_not_an_evaluation_is_refused(tmp_path, text, code):
     path = tmp_path / "some.json"
     if text is not None:
         path.write_text(text, encoding="utf-8")
@@ -363,10 +361,10 @@ def test_file_that_is_no_evaluation(tmp_path, text, code):
 def test_a_damaged_evaluation_is_refused(predictions, data_set, tmp_path, place, value):
     content = measure(predictions, data_set).to_dict()
     *steps, last = place
-    part = content
+    node = content
     for step in steps:
-        part = part[step]
-    part[last] = value
+        node = node[step]
+    node[last] = value
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError) as raised:
@@ -375,7 +373,7 @@ def test_a_damaged_evaluation_is_refused(predictions, data_set, tmp_path, place,
 
 
 @pytest.mark.parametrize("tolerance", ["nan", "inf"])
-def test_a_tolerance_that_is_not_a_number_is_refused_before_the_work(
+def test_invalid_tolerance_is_refused_before_evaluation(
     predictions, data_set, tmp_path, monkeypatch, capsys, tolerance
 ):
     arguments = ("evaluate", predictions, data_set, "--surface-tolerance", tolerance)
@@ -384,8 +382,8 @@ def test_a_tolerance_that_is_not_a_number_is_refused_before_the_work(
     assert not (tmp_path / "predictions_evaluation").exists()
 
 
-def test_a_case_at_the_hospital_keeps_its_geometry(data_folder, tmp_path):
-    """A real case: the expert's label map is perfect, and a millimeter off is a millimeter off."""
+def test_geometry_of_a_real_case_is_respected(data_folder, tmp_path):
+    """A real case: the expert's label map is perfect, and a shift of one millimeter is measured as such."""
     data_set = read_data_set(data_folder / "MSD_Task04_Hippocampus")
     predictions = tmp_path / "predictions"
     for case in data_set.cases:

@@ -1,4 +1,4 @@
-"""The figures of one segment, computed by hand, and against MONAI's own functions."""
+"""Metrics of a segment, compared with values computed by hand and with MONAI."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def box(*corners: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("axis", "expected"), [(0, 6.0), (1, 2.0), (2, 1.0)])
-def test_two_voxels_two_apart_are_as_far_as_the_spacing_says(axis, expected):
+def test_distance_of_two_voxels_follows_spacing(axis, expected):
     found, truth = empty(), empty()
     place = [5, 5, 5]
     truth[tuple(place)] = True
@@ -41,14 +41,14 @@ def test_two_voxels_two_apart_are_as_far_as_the_spacing_says(axis, expected):
 
 
 def test_dice_and_volumes_by_hand():
-    # 2 x 3 x 4 voxels and 2 x 3 x 6, of which 2 x 3 x 3 are common: 2 * 18 / (24 + 36).
+    # 2 x 3 x 4 voxels and 2 x 3 x 6, of which 2 x 3 x 3 overlap: 2 * 18 / (24 + 36).
     row = figures(box((2, 4), (3, 6), (1, 5)), box((2, 4), (3, 6), (2, 8)))
     assert row["dice"] == pytest.approx(0.6)
     assert row["volume_ml"] == pytest.approx(36 * VOXEL_ML)
     assert row["volume_difference_ml"] == pytest.approx(-12 * VOXEL_ML)
 
 
-def test_the_95th_percentile_is_taken_in_each_direction_and_the_larger_one_counts():
+def test_hd95_is_larger_of_both_directed_percentiles():
     truth = empty()
     truth[5, 5, :] = True
     stray = truth.copy()
@@ -65,14 +65,14 @@ def test_the_95th_percentile_is_taken_in_each_direction_and_the_larger_one_count
 
 
 def test_surface_dice_counts_voxels_within_the_tolerance_by_hand():
-    # Two sheets of one voxel's thickness, one voxel apart along each axis in turn.
+    # Two sheets one voxel thick, one voxel apart, along each axis in turn.
     for axis, (near, far) in enumerate([(3.0, 2.9), (1.0, 0.9), (0.5, 0.4)]):
         truth, found = empty(), empty()
         truth[(slice(None),) * axis + (4,)] = True
         found[(slice(None),) * axis + (5,)] = True
         assert figures(found, truth, near)["surface_dice"] == 1
         assert figures(found, truth, far)["surface_dice"] == 0
-    # Half of the voxels of each line lie on the other: those and the next ones at 0.5 mm.
+    # Half of the voxels of each line are on the other line; with 0.5 mm tolerance, their neighbors count, too.
     line, shifted = empty(), empty()
     line[5, 5, :8], shifted[5, 5, 4:12] = True, True
     assert figures(shifted, line, 0.0)["surface_dice"] == 0.5
@@ -95,7 +95,7 @@ def test_an_empty_segment_has_a_dice_but_no_distance(found, truth, dice, sign):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_are_those_of_monai_wherever_the_segment_lies(seed):
+def test_metrics_match_monai_at_any_position(seed):
     random = np.random.default_rng(seed)
     smooth = [ndimage.gaussian_filter(random.normal(size=(20, 24, 18)), 2) for _ in range(2)]
     truth = smooth[0] > np.percentile(smooth[0], 80)
@@ -109,13 +109,13 @@ def test_figures_are_those_of_monai_wherever_the_segment_lies(seed):
     assert row["hd95"] == pytest.approx(float(compute_hausdorff_distance(*one_hot, percentile=95, **options)), abs=1e-5)
     surface = compute_surface_dice(*one_hot, class_thresholds=[1.0], **options)
     assert row["surface_dice"] == pytest.approx(float(surface), abs=1e-6)
-    # The same in the corner of a much larger volume, and touching its border as it did.
+    # The same in the corner of a much larger volume, touching its border as before.
     larger = [np.pad(mask, ((0, 40), (0, 0), (0, 31))) for mask in (found, truth)]
     inner = [np.pad(mask, 3) for mask in (found, truth)]
     assert figures(*larger) == figures(*inner) == row
 
 
-def test_label_maps_that_hold_nothing_agree():
+def test_two_empty_label_maps_agree():
     nothing = Volume(empty().astype(np.uint8), Grid(empty().shape, np.eye(4)), "nothing")
     rows = compare_label_maps(nothing, nothing, {"Part": SegmentValues((1,), (1,))}, 1.0)
     assert rows == {"Part": figures(empty(), empty())}

@@ -1,4 +1,4 @@
-"""Runs measured on what they held out: which cases, by which networks, and what is written."""
+"""Evaluation of runs on their held-out cases: which cases, which networks, and the files written."""
 
 import contextlib
 import json
@@ -17,21 +17,21 @@ from conresnet_training.evaluation.runs import measure_predictions, measure_runs
 from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import begin_split, held_out_of_run, split, start_run
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")
 
 
-def answer(runs, case: str, data_set, folder) -> np.ndarray:
-    """The label map that the model of these runs gives for a case."""
+def prediction_of(runs, case: str, data_set, folder) -> np.ndarray:
+    """Label map that the model of these runs predicts for a case."""
     packed = pack_runs(runs)
     model = load_model(write_package(packed.description, packed.files, folder))
     return segment(model, [read_volume(data_set / "imagesTr" / f"{case}.nii.gz")], SegmentOptions()).labels.array
 
 
-def test_a_run_is_measured_on_its_held_out_cases_alone(data_set, tmp_path, monkeypatch, capsys):
+def test_run_is_measured_only_on_its_held_out_cases(data_set, tmp_path, monkeypatch, capsys):
     run = finished_run(small_plan(data_set), tmp_path / "run", fold=1)
     assert run_command(monkeypatch, "evaluate", run.folder) == 0
     printed = capsys.readouterr()
@@ -43,14 +43,14 @@ def test_a_run_is_measured_on_its_held_out_cases_alone(data_set, tmp_path, monke
     assert content["made_by"] == [{"fold": 1, "steps": 7, "checkpoint": "last", "unfinished": unfinished}]
     assert f"Fold 1 is unfinished: {unfinished} were completed." in printed.err
     assert (output / "report.html").is_file() and (output / "evaluation.csv").is_file()
-    # What was written is what was measured: as predictions it has the same figures.
+    # The written label maps are the measured ones: evaluated as predictions, they have the same metrics.
     again = measure_predictions(output / "segmentations", read_data_set(data_set)).evaluation
     assert again.cases == content["cases"] and again.missing == ("case_0", "case_2", "case_3", "case_5")
     labels = read_volume(output / "segmentations" / "case_4.nii.gz").array
-    assert np.array_equal(labels, answer([run], "case_4", data_set, tmp_path / "model"))
+    assert np.array_equal(labels, prediction_of([run], "case_4", data_set, tmp_path / "model"))
 
 
-def test_each_fold_segments_the_cases_it_never_saw(data_set, tmp_path, monkeypatch, capsys):
+def test_each_fold_segments_its_held_out_cases(data_set, tmp_path, monkeypatch, capsys):
     runs = finished_folds(small_plan(data_set), tmp_path / "folds")
     assert run_command(monkeypatch, "evaluate", tmp_path / "folds", data_set, "--output", tmp_path / "out") == 0
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
@@ -60,28 +60,28 @@ def test_each_fold_segments_the_cases_it_never_saw(data_set, tmp_path, monkeypat
     for number in (1, 2):
         found = read_volume(tmp_path / "out" / "segmentations" / f"case_{number}.nii.gz").array
         own, other = (
-            answer([runs[fold]], f"case_{number}", data_set, tmp_path / f"model_{number}_{fold}")
+            prediction_of([runs[fold]], f"case_{number}", data_set, tmp_path / f"model_{number}_{fold}")
             for fold in (number, (number + 1) % 3)
         )
         assert np.array_equal(found, own) and not np.array_equal(found, other)
 
 
-def test_a_copy_of_a_fold_is_not_another_fold(data_set, tmp_path):
+def test_copy_of_a_fold_is_not_another_fold(data_set, tmp_path):
     finished_folds(small_plan(data_set), tmp_path / "folds")
     shutil.copytree(tmp_path / "folds" / "fold_0", tmp_path / "folds" / "fold_0_before")
     assert [run.folder.name for run in open_runs(tmp_path / "folds")] == ["fold_0", "fold_1", "fold_2"]
 
 
-def test_a_cross_validation_names_what_was_not_measured(data_set, tmp_path, monkeypatch, capsys):
+def test_cross_validation_names_unmeasured_cases_and_unfinished_folds(data_set, tmp_path, monkeypatch, capsys):
     plan = with_settings(small_plan(data_set), ["training.steps=9"])
     runs = finished_folds(plan, tmp_path / "folds")
     (data_set / "labelsTr" / "case_0.nii.gz").write_bytes(b"damaged")
     write_plan(plan, tmp_path / "plan.yaml")
     monkeypatch.setattr("conresnet_training.runs.cross_validation.cross_validate", lambda *_arguments: (runs, 0))
     assert run_command(monkeypatch, "crossval", tmp_path / "plan.yaml", "--output", tmp_path / "folds") == 2
-    said = capsys.readouterr().err
-    assert "case_0 could not be measured: " in said and "Fold 1 is unfinished: 7 of 9 steps were completed." in said
-    assert "Trained 3 folds and measured 5 cases of Boxes; 1 case could not be measured: mean Dice " in said
+    errors = capsys.readouterr().err
+    assert "case_0 could not be measured: " in errors and "Fold 1 is unfinished: 7 of 9 steps were completed." in errors
+    assert "Trained 3 folds and measured 5 cases of Boxes; 1 case could not be measured: mean Dice " in errors
 
 
 def test_the_progress_bar_counts_cases_that_cannot_be_measured(data_set, tmp_path, monkeypatch):
@@ -96,23 +96,23 @@ def test_the_progress_bar_counts_cases_that_cannot_be_measured(data_set, tmp_pat
     assert done == ["case_0", "case_3"]
 
 
-def test_seeds_of_one_fold_answer_together(data_set, tmp_path):
+def test_runs_of_one_fold_with_different_seeds_are_ensembled(data_set, tmp_path):
     plan = small_plan(data_set)
     runs = [finished_run(plan, tmp_path / f"seed {seed}", fold=0, seed=seed) for seed in (4, 5)]
     (tmp_path / "out").mkdir()
     evaluation = measure_runs(runs, tmp_path / "out").evaluation
     assert list(evaluation.cases) == ["case_0", "case_3"]
     found = read_volume(tmp_path / "out" / "case_3.nii.gz").array
-    assert np.array_equal(found, answer(runs, "case_3", data_set, tmp_path / "both"))
-    assert not np.array_equal(found, answer(runs[:1], "case_3", data_set, tmp_path / "one"))
+    assert np.array_equal(found, prediction_of(runs, "case_3", data_set, tmp_path / "both"))
+    assert not np.array_equal(found, prediction_of(runs[:1], "case_3", data_set, tmp_path / "one"))
 
 
-def test_a_data_set_that_has_moved_is_named(data_set, tmp_path, monkeypatch, capsys):
+def test_moved_data_set_is_named(data_set, tmp_path, monkeypatch, capsys):
     run = finished_run(small_plan(data_set), tmp_path / "run")
     moved = tmp_path / "moved"
     data_set.rename(moved)
     assert run_command(monkeypatch, "evaluate", run.folder) == 2
-    expected = sentence_of("run-data-not-found", path=data_set, run=run.folder)
+    expected = message_of("run-data-not-found", path=data_set, run=run.folder)
     assert capsys.readouterr().err.strip() == expected and "--data" in expected
     assert run_command(monkeypatch, "resume", run.folder) == 2
     assert capsys.readouterr().err.strip() == expected
@@ -120,8 +120,8 @@ def test_a_data_set_that_has_moved_is_named(data_set, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize("name", ["site/case", "c" * 242])
-def test_a_case_whose_name_is_no_short_file_name_is_measured_and_exported(data_set, tmp_path, monkeypatch, name):
-    """nnU-Net's "dataset" gives cases any name."""
+def test_case_name_unsuitable_as_file_name_is_measured_and_exported(data_set, tmp_path, monkeypatch, name):
+    """nnU-Net's "dataset" section allows any case name."""
     cases = {
         f"{name}{number}": {
             "images": [f"imagesTr/case_{number}.nii.gz"],
@@ -140,7 +140,7 @@ def test_a_case_whose_name_is_no_short_file_name_is_measured_and_exported(data_s
     assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "package") == 0
 
 
-def test_what_lacks_is_said_before_the_work(data_set, tmp_path):
+def test_missing_checkpoint_is_reported_before_evaluation(data_set, tmp_path):
     plan = small_plan(data_set)
     runs = finished_folds(plan, tmp_path / "folds")
     runs[2].checkpoint.unlink()
@@ -160,7 +160,7 @@ def test_what_lacks_is_said_before_the_work(data_set, tmp_path):
         ("model.system.networks.0.arguments.residual_axis=W", "residual axis"),
     ],
 )
-def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, part):
+def test_runs_with_different_plans_are_not_combined(data_set, tmp_path, setting, part):
     plan = small_plan(data_set)
     runs = [
         finished_run(plan, tmp_path / "one", fold=0),
@@ -170,8 +170,8 @@ def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, par
         pack_runs(runs)
 
 
-def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_path, monkeypatch, capsys):
-    """Split anew, the run would be measured on cases that it was trained on."""
+def test_held_out_cases_stay_the_same_if_data_set_changes(data_set, tmp_path, monkeypatch, capsys):
+    """With a new split, the run would be measured on cases it was trained on."""
     run = finished_run(small_plan(data_set), tmp_path / "run", fold=1)
     description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
     for folder in ("imagesTr", "labelsTr"):
@@ -189,12 +189,12 @@ def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_pa
     description["training"] = [item for item in description["training"] if "case_4" not in item["image"]]
     (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     assert run_command(monkeypatch, "evaluate", run.folder, "--output", tmp_path / "out") == 2
-    expected = sentence_of("cases-gone", data="Boxes", run=run.folder, names="case_4")
+    expected = message_of("cases-gone", data="Boxes", run=run.folder, names="case_4")
     assert expected in capsys.readouterr().err
 
 
-def test_before_anything_is_trained_a_case_may_be_taken_out(data_set, tmp_path):
-    """A run that stops at a broken case begins once that case is gone."""
+def test_case_may_be_removed_before_training_starts(data_set, tmp_path):
+    """A run that stopped at a broken case can start once that case is removed."""
     run = start_run(small_plan(data_set), tmp_path / "run", 1)
     begin_split(run, read_data_set(data_set))
     description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
@@ -205,7 +205,7 @@ def test_before_anything_is_trained_a_case_may_be_taken_out(data_set, tmp_path):
     assert held_out_of_run(run, read_data_set(data_set)) == held_out
 
 
-def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatch):
+def test_starting_weights_are_mentioned_in_evaluation(data_set, tmp_path, monkeypatch):
     plan = with_settings(small_plan(data_set), ["training.start_from=/models/earlier"])
     run = finished_run(plan, tmp_path / "run")
     assert run_command(monkeypatch, "evaluate", run.folder) == 0
@@ -223,7 +223,9 @@ def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatc
         ("Boxes", "begun with others, which may have learned from some of them", "which may have learned from some"),
     ],
 )
-def test_weights_of_a_model_that_held_out_the_same_cases(data_set, tmp_path, monkeypatch, data, split, known):
+def test_starting_weights_that_held_out_the_same_cases_are_recognized(
+    data_set, tmp_path, monkeypatch, data, split, known
+):
     plan, cases = small_plan(data_set), ("case_1", "case_4") if split == "fold 1 of 3" else ("case_0", "case_3")
     packed = pack_runs([finished_run(plan, tmp_path / "first")])
     metrics = {"data": data, "split": split, "dice_a_case": {case: {"Near box": 0.5} for case in cases}}

@@ -1,4 +1,4 @@
-"""Runs as model packages: what is in them, what they say of themselves, and what is refused."""
+"""Runs exported as model packages: their files, metrics and model card, and invalid exports."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.packing import pack_runs
-from training.commands import run_command, sentence_of
+from training.commands import message_of, run_command
 from training.data_folders import save
 from training.predicted_boxes import expert
 from training.trained_runs import finished_folds, finished_run, small_plan
@@ -31,7 +31,7 @@ def metrics_of(package) -> dict:
     return json.loads(package.read_file("metrics.json"))
 
 
-def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monkeypatch, capsys):
+def test_package_contains_metrics_model_card_and_thumbnail(data_set, tmp_path, monkeypatch, capsys):
     run = finished_run(small_plan(data_set), tmp_path / "run", fold=2)
     output = tmp_path / "boxes.zip"
     arguments = ("--output", output, "--name", "two-boxes", "--title", "Two boxes")
@@ -48,7 +48,7 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
         "thumbnail.png",
         "review.json",
     }
-    # The labels of all cases, not only those of the held-out ones.
+    # From the labels of all cases, not only those of the held-out ones.
     labels = [read_volume(path) for path in sorted((data_set / "labelsTr").glob("*.nii.gz"))]
     volumes = [(label.array == 2).sum() * label.grid.voxel_volume / 1000 for label in labels]
     known = package.description.output.segments[1].volume_ml
@@ -83,12 +83,12 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
     assert f"case_5 {dice:.3f}" in card and "optimistic" not in card
     assert "{{" not in card and "{%" not in card and "\n\n\n" not in card
     assert conresnet_main(["models", "show", str(output)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"Mean Dice {metrics['mean_dice']:.4g}" in shown and "MODEL_CARD.md" in shown
-    assert f"Far box {metrics['lowest_dice_a_segment']['Far box']:.4g}" in shown
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Mean Dice {metrics['mean_dice']:.4g}" in text and "MODEL_CARD.md" in text
+    assert f"Far box {metrics['lowest_dice_a_segment']['Far box']:.4g}" in text
 
 
-def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path, monkeypatch):
+def test_model_card_of_a_network_without_residuals_mentions_none(data_set, tmp_path, monkeypatch):
     plan = make_plan(read_data_set(data_set), data_set, choices=Choices("voxresnet", base_width=8))[0]
     plan = with_settings(plan, ["training.folds=3", "training.workers=0", "model.inference.window=[16, 16, 16]"])
     run = finished_run(plan, tmp_path / "run")
@@ -97,7 +97,7 @@ def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path,
     assert "Residual" not in card and " voxels |\n| License |" in card
 
 
-def test_the_card_says_that_the_range_of_ct_comes_from_all_cases(data_set, tmp_path, monkeypatch):
+def test_model_card_states_that_ct_range_comes_from_all_cases(data_set, tmp_path, monkeypatch):
     steps = "[{step: clip, low: 50, high: 300}, {step: rescale, from: [100, 200], to: [-1, 1]}]"
     plan = with_settings(small_plan(data_set), [f"model.inputs.0.intensity={steps}"])
     run, package = finished_run(plan, tmp_path / "run"), tmp_path / "package"
@@ -106,7 +106,7 @@ def test_the_card_says_that_the_range_of_ct_comes_from_all_cases(data_set, tmp_p
     assert "The intensity range of MRI was fitted to labeled voxels of all cases, including those held out." in card
 
 
-def test_what_traded_places_in_training_does_so_at_inference(data_set, tmp_path):
+def test_segments_swapped_in_training_are_swapped_at_inference(data_set, tmp_path):
     plan = small_plan(data_set)
     assert pack_runs([finished_run(plan, tmp_path / "run")]).description.output.swapped_segments is None
     plan.augmentation.swapped_segments = [("Far box", "Near box")]
@@ -114,7 +114,7 @@ def test_what_traded_places_in_training_does_so_at_inference(data_set, tmp_path)
     assert output.swapped_segments == (("Far box", "Near box"),) and output.mirrored == [1, 0]
 
 
-def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set, tmp_path, monkeypatch, capsys):
+def test_folds_become_an_ensemble_measured_on_held_out_cases(data_set, tmp_path, monkeypatch, capsys):
     plan = small_plan(data_set)
     runs = finished_folds(plan, tmp_path / "folds")
     output = tmp_path / "ensemble"
@@ -123,7 +123,7 @@ def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set
     package = read_package(output)
     assert package.description.system.type == "ensemble" and len(package.description.system.networks) == 3
     metrics = metrics_of(package)
-    # Each of its networks has seen most of them.
+    # Each of its networks was trained on most of them.
     assert held_out_cases(package) == ()
     assert "by those of the package's 3 networks that never saw it" in metrics["what"] and metrics["steps"] == [7, 7, 7]
     (tmp_path / "out").mkdir()
@@ -134,7 +134,7 @@ def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set
     assert "ensemble, 3 networks (conresnet)" in package.read_file("MODEL_CARD.md").decode()
     with pytest.raises(UserError, match="combines 3 networks"):
         conresnet.load_network(output)
-    # It is a model like any other: the mean of its networks, by the engine's own command.
+    # It works like any other model: the engine's command gives the mean of its networks.
     image = data_set / "imagesTr" / "case_0.nii.gz"
     command = ["segment", str(image), "--model", str(output), "--output", str(tmp_path / "result"), "--threads", "1"]
     assert conresnet_main([*command, "--maps", "probability", "--precision", "fp32"]) == 0
@@ -151,13 +151,13 @@ def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set
     assert (tmp_path / "result" / "segmentation.nii.gz").is_file()
 
 
-def test_the_best_checkpoint_is_said_to_flatter(data_set, tmp_path, monkeypatch, capsys):
+def test_metrics_of_best_checkpoint_are_called_optimistic(data_set, tmp_path, monkeypatch, capsys):
     run = finished_run(small_plan(data_set), tmp_path / "run")
     run.checkpoint.unlink()
     output = tmp_path / "best"
     assert run_command(monkeypatch, "export", run.folder, "--output", output) == 2
     assert (
-        sentence_of("checkpoint-not-found", run=run.folder, path="last.ckpt") in capsys.readouterr().err
+        message_of("checkpoint-not-found", run=run.folder, path="last.ckpt") in capsys.readouterr().err
         and not output.exists()
     )
     assert run_command(monkeypatch, "export", run.folder, "--output", output, "--checkpoint", "best") == 0
@@ -178,35 +178,35 @@ def test_an_unfinished_run_is_exported_with_a_warning(data_set, tmp_path, monkey
         assert all(sentence in printed.splitlines() and sentence in card for sentence in sentences)
 
 
-def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_refused_before_segmentation(data_set, tmp_path, monkeypatch, capsys):
     run = finished_run(small_plan(data_set), tmp_path / "run")
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine", encoding="utf-8")
     monkeypatch.setattr("conresnet_training.runs.export.measure_runs", None)
-    for arguments, sentence in (
+    for arguments, message in (
         ((run.folder, "--output", mine), "already exists"),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
         ((run.folder, "--output", tmp_path / "new", "--name", "hüfte"), "No model package was written"),
         ((run.folder, "--output", mine / "thesis.txt" / "new"), "cannot be written"),
-        ((mine, "--output", tmp_path / "new"), sentence_of("run-not-found", path=mine)),
-        ((run.folder, run.folder, "--output", tmp_path / "new"), sentence_of("run-repeated", path=run.folder)),
+        ((mine, "--output", tmp_path / "new"), message_of("run-not-found", path=mine)),
+        ((run.folder, run.folder, "--output", tmp_path / "new"), message_of("run-repeated", path=run.folder)),
     ):
         assert run_command(monkeypatch, "export", *arguments) == 2
         error = capsys.readouterr().err.strip()
-        assert sentence in error and "\n" not in error
+        assert message in error and "\n" not in error
     assert (mine / "thesis.txt").read_text(encoding="utf-8") == "mine" and not (tmp_path / "new").exists()
 
 
-def test_a_run_on_all_cases_is_measured_by_one_that_held_some_out(data_set, tmp_path, monkeypatch, capsys):
+def test_run_on_all_cases_is_measured_by_a_run_with_held_out_cases(data_set, tmp_path, monkeypatch, capsys):
     plan = small_plan(data_set)
     held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k, seed=k or 0) for k in (1, None))
     output = tmp_path / "package"
     for command in (("evaluate", everything.folder), ("export", everything.folder, "--output", output)):
         assert run_command(monkeypatch, *command) == 2
-        assert sentence_of("nothing-held-out", run=everything.folder) in capsys.readouterr().err
-    named = ("export", everything.folder, "--output", output, "--measured-by", held_out.folder)
-    assert run_command(monkeypatch, *named) == 0
+        assert message_of("nothing-held-out", run=everything.folder) in capsys.readouterr().err
+    arguments = ("export", everything.folder, "--output", output, "--measured-by", held_out.folder)
+    assert run_command(monkeypatch, *arguments) == 0
     printed = capsys.readouterr().err
     assert f"on 2 cases that {held_out.folder} never saw" in printed
     assert "The run on all cases is unfinished: 7 of " in printed and "Fold 1 is unfinished: 7 of " in printed
@@ -221,27 +221,27 @@ def test_a_run_on_all_cases_is_measured_by_one_that_held_some_out(data_set, tmp_
     assert "Fold 1: 7 steps. The package's own weights were not measured. The run on all cases: 7 steps.\n" in card
     assert "colored: the segments of a model that was trained in the same way without this case." in card
     assert "The run on all cases is unfinished" in card
-    # The weights are those of the run on all cases, which has seen the cases in metrics.json.
+    # The weights are those of the run on all cases, which includes the cases in metrics.json.
     packed = pack_runs([everything])
     assert package.read_file("network.safetensors") == packed.files["network.safetensors"]
     assert run_command(monkeypatch, "fit-review", output, "--data", data_set) == 2
-    assert sentence_of("review-cases-unknown", model=package.description.name) in capsys.readouterr().err
-    # Figures of another network would say nothing about this one.
+    assert message_of("review-cases-unknown", model=package.description.name) in capsys.readouterr().err
+    # Metrics of another network do not apply to this one.
     plan.model.system.networks[0].arguments["base_width"] = 16
     wider = finished_run(plan, tmp_path / "wider")
-    assert run_command(monkeypatch, *named[:-1], wider.folder, "--overwrite") == 2
+    assert run_command(monkeypatch, *arguments[:-1], wider.folder, "--overwrite") == 2
     assert "differ in model.system" in capsys.readouterr().err
-    # Nor would those of another training.
+    # Neither do those of a different training.
     longer = finished_run(with_settings(small_plan(data_set), ["training.steps=9"]), tmp_path / "longer")
-    assert run_command(monkeypatch, *named[:-1], longer.folder, "--overwrite") == 2
+    assert run_command(monkeypatch, *arguments[:-1], longer.folder, "--overwrite") == 2
     assert "differ in training.steps" in capsys.readouterr().err
-    # With a run that held cases out, it may become an ensemble.
-    both = ("export", held_out.folder, *named[1:], "--overwrite")
-    assert run_command(monkeypatch, *both) == 0
+    # Together with a run that held cases out, it can become an ensemble.
+    ensemble = ("export", held_out.folder, *arguments[1:], "--overwrite")
+    assert run_command(monkeypatch, *ensemble) == 0
     assert metrics_of(read_package(output))["own_weights"].startswith("trained on other cases, which may include these")
 
 
-def test_every_run_of_an_ensemble_must_be_trained_like_the_measured_one(data_set, tmp_path, monkeypatch, capsys):
+def test_all_runs_of_an_ensemble_must_match_the_measured_run(data_set, tmp_path, monkeypatch, capsys):
     plan = small_plan(data_set)
     held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k) for k in (1, None))
     other = finished_run(with_settings(plan, ["training.learning_rate=0.5"]), tmp_path / "other", fold=None, seed=3)
@@ -253,7 +253,7 @@ def test_every_run_of_an_ensemble_must_be_trained_like_the_measured_one(data_set
         assert "differ in training.learning_rate" in capsys.readouterr().err
 
 
-def test_figures_of_a_run_on_fewer_cases_are_said_to_be(data_set, tmp_path, monkeypatch, capsys):
+def test_metrics_of_a_run_on_fewer_cases_get_a_warning(data_set, tmp_path, monkeypatch, capsys):
     plan = small_plan(data_set)
     held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k) for k in (0, None))
     warning = (
@@ -272,7 +272,7 @@ def test_figures_of_a_run_on_fewer_cases_are_said_to_be(data_set, tmp_path, monk
         (held_out.folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
 
 
-def test_a_run_measured_by_itself_is_what_was_measured(data_set, tmp_path, monkeypatch, capsys):
+def test_run_may_be_measured_by_itself(data_set, tmp_path, monkeypatch, capsys):
     run, output = finished_run(small_plan(data_set), tmp_path / "run"), tmp_path / "package"
     arguments = ("export", run.folder, "--measured-by", run.folder, "--output", output)
     assert run_command(monkeypatch, *arguments) == 0
@@ -281,7 +281,7 @@ def test_a_run_measured_by_itself_is_what_was_measured(data_set, tmp_path, monke
     assert "on 2 cases it never saw" in capsys.readouterr().err
 
 
-def test_a_segment_that_no_held_out_case_has_is_named(data_set, tmp_path, monkeypatch, capsys):
+def test_segment_missing_in_all_held_out_cases_is_named(data_set, tmp_path, monkeypatch, capsys):
     for number in (0, 3):
         label = expert(data_set, number)
         save(np.where(label == 2, 0, label), data_set / "labelsTr" / f"case_{number}.nii.gz")

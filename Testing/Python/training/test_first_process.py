@@ -1,4 +1,4 @@
-"""Processes that torchrun or SLURM has started: the others wait while the first prepares, as long as that takes."""
+"""Processes started by torchrun or SLURM: the others wait while the first one prepares, however long it takes."""
 
 import os
 import socket
@@ -10,10 +10,10 @@ import pytest
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
-from training.commands import sentence_of
+from training.commands import message_of
 from training.tiny_plan import write_tiny_plan
 
-# They take long to start, and the first waits.
+# They take long to start, and the first one waits for them.
 pytestmark = pytest.mark.slow
 
 # Collective calls may take 10 s here instead of half an hour; the first case takes longer, or cannot be prepared.
@@ -49,7 +49,7 @@ sys.exit(main())
 
 
 def launched(folder, how):
-    """Two processes at work on a run, as torchrun starts them: (status, stderr) of each."""
+    """Two processes working on a run, as started by torchrun: (status, stderr) of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -74,12 +74,12 @@ def launched(folder, how):
 
 @pytest.fixture
 def run(data_set, tmp_path):
-    """A run of four steps that was not begun yet."""
+    """A run of four steps that has not started yet."""
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=4", "model.inference.window=[8, 8, 8]")
     return start_run(read_plan(plan), tmp_path / "run", 0)
 
 
-def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
+def test_preparation_may_exceed_the_timeout_of_a_step(run, tmp_path):
     (first, error), (second, other_error) = launched(tmp_path, "sleeps")
     assert first == 0, error
     assert second == 0, other_error
@@ -87,8 +87,8 @@ def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
     assert progress.state == "finished" and progress.started["devices"] == 2
 
 
-def test_what_cannot_be_prepared_ends_all_and_is_said_once(run, tmp_path):
+def test_failed_preparation_ends_all_processes_with_one_error(run, tmp_path):
     (first, error), (second, other_error) = launched(tmp_path, "fails")
-    assert first == 2 and sentence_of("case-file-missing", case="case_0", path="image.nii.gz") in error
+    assert first == 2 and message_of("case-file-missing", case="case_0", path="image.nii.gz") in error
     assert second == 0 and "Traceback" not in other_error, other_error
     assert read_progress(run.folder / PROGRESS_FILE).failed["code"] == "case-file-missing"

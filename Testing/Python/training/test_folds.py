@@ -1,4 +1,4 @@
-"""Which cases a fold holds out: every n-th by name, a patient's time points together, or what a file says."""
+"""Cases held out by a fold: every n-th by name, all time points of a patient together, or as given in a file."""
 
 import json
 
@@ -23,7 +23,7 @@ TIME_POINTS = tuple(
 
 
 def planned(folder):
-    """(data set, plan, why it has these folds)."""
+    """(data set, plan, explanation of its folds)."""
     data_set = read_data_set(folder)
     plan, reasons = make_plan(data_set, folder, ROOM, Choices())
     (why,) = [reason.why for reason in reasons if reason.what == "folds"]
@@ -31,7 +31,7 @@ def planned(folder):
 
 
 def held_out(data_set, plan):
-    """The names of the cases that each fold holds out, which it does not train on."""
+    """Names of the cases that each fold holds out and does not train on."""
     found = []
     for fold in range(plan.training.folds):
         training, out = split(data_set, plan, fold)
@@ -52,7 +52,7 @@ def test_folds_hold_out_every_nth_case_by_name(tmp_path):
     assert why == "each run holds one out"
 
 
-def test_time_points_of_a_patient_stay_on_one_side(tmp_path):
+def test_time_points_of_a_patient_stay_in_the_same_fold(tmp_path):
     data_set, plan, why = planned(brats(tmp_path / "set", TIME_POINTS, *SINCE_2023))
     assert plan.training.folds == 3
     assert held_out(data_set, plan) == [list(TIME_POINTS[:3]), list(TIME_POINTS[3:5]), list(TIME_POINTS[5:])]
@@ -63,7 +63,7 @@ def test_time_points_of_a_patient_stay_on_one_side(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("BraTS2021_00000", "BraTS2021_00002"), ("scan-1", "scan-2")])
-def test_other_names_that_end_in_numbers_are_cases_of_their_own(tmp_path, names):
+def test_other_names_ending_in_numbers_are_separate_cases(tmp_path, names):
     data_set, plan, _ = planned(brats(tmp_path / "set", names))
     assert held_out(data_set, plan) == [[name] for name in names]
 
@@ -73,7 +73,7 @@ def test_one_patient_cannot_be_trained_on_and_held_out(tmp_path):
     with pytest.raises(UserError) as raised:
         planned(folder)
     assert raised.value.code == "one-patient"
-    assert_check_says(raised.value, folder)
+    assert_check_reports(raised.value, folder)
 
 
 def test_one_case_cannot_be_trained_on_and_held_out(tmp_path):
@@ -81,11 +81,11 @@ def test_one_case_cannot_be_trained_on_and_held_out(tmp_path):
     with pytest.raises(UserError) as raised:
         planned(folder)
     assert raised.value.code == "one-case"
-    assert_check_says(raised.value, folder)
+    assert_check_reports(raised.value, folder)
 
 
-def assert_check_says(error, folder):
-    """What is refused is no data set that a check finds fit."""
+def assert_check_reports(error, folder):
+    """Check that `check` reports the same error."""
     report = check_data_set(read_data_set(folder), folder)
     found = [(finding.code, finding.message) for finding in report.findings]
     assert (error.code, error.message.rstrip(".")) in found and report.has_errors
@@ -95,7 +95,7 @@ FOLDS = [{"train": ["case_2", "case_3"], "val": ["case_0", "case_1"]}, {"train":
 FOLDS[1]["train"] += ["case_1", "case_2"]
 
 
-def test_folds_of_nnunet_are_followed(tmp_path):
+def test_nnunet_folds_are_used(tmp_path):
     folder = decathlon(tmp_path / "set", cases=4)
     write_splits(folder, FOLDS)
     data_set, plan, why = planned(folder)
@@ -109,19 +109,19 @@ def test_folds_of_nnunet_are_followed(tmp_path):
 @pytest.mark.parametrize(
     "names", [("sub-00_ses-1", "sub-00_ses-2_T1w", "sub-1_ses-1"), ("brats-gli-00005-100", "brats-gli-00005-101", "c")]
 )
-def test_time_points_are_recognized_by_other_names(tmp_path, names):
+def test_time_points_are_recognized_in_other_naming_schemes(tmp_path, names):
     data_set, plan, _ = planned(brats(tmp_path / "set", names))
     assert held_out(data_set, plan) == [list(names[:2]), [names[2]]]
 
 
-def test_folds_of_nnunet_that_divide_a_patient_are_named(tmp_path):
+def test_nnunet_folds_that_split_a_patient_are_reported(tmp_path):
     folder = brats(tmp_path / "set", TIME_POINTS[2:5], *SINCE_2023)
     one, other, third = TIME_POINTS[2:5]
     write_splits(folder, [{"train": [one, other], "val": [third]}, {"train": [other, third], "val": [one]}])
     data_set, _, _ = planned(folder)
     findings = {found.code: found.message for found in check_data_set(data_set, folder).findings}
-    sentence = findings["splits-divide-patient"]
-    assert "BraTS-GLI-00006" in sentence and "BraTS-GLI-00005" not in sentence
+    message = findings["splits-divide-patient"]
+    assert "BraTS-GLI-00006" in message and "BraTS-GLI-00005" not in message
     write_splits(folder, [{"train": [one], "val": [other, third]}, {"train": [other, third], "val": [one]}])
     assert "splits-divide-patient" not in read_data_set(folder).warnings
 
@@ -142,7 +142,7 @@ def test_folds_of_nnunet_that_divide_a_patient_are_named(tmp_path):
         ([FOLDS[0], {"train": ["case_0", "case_1", "case_2"], "val": ["case_3", "case_0"]}], "names case_0 twice"),
     ],
 )
-def test_folds_of_other_cases_are_not_followed_which_plan_and_check_say(tmp_path, content, reason):
+def test_folds_with_other_cases_are_ignored_with_a_warning(tmp_path, content, reason):
     folder = decathlon(tmp_path / "set", cases=4)
     write_splits(folder, content)
     data_set, plan, why = planned(folder)

@@ -1,4 +1,4 @@
-"""Runs that are killed wherever it hurts, and end as if nothing had happened."""
+"""Runs that are killed at critical moments end with the same results as an uninterrupted run."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from training.broken_runs import assert_same, checkpoint, curve, killing
 from training.test_stages import STEPS, staged_plan
 from training.tiny_plan import write_tiny_plan
 
-# In an order in which each process comes further than the one before, or has to make the same again.
+# In an order in which each process gets further than the one before, or has to repeat the same steps.
 MOMENTS = [
     "while a case is prepared",
     "between two cases",
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks")
 
 @pytest.fixture(scope="module")
 def run_all():
-    """Runs commands that are killed at a moment, as ``killing`` does."""
+    """Run commands that are killed at given moments, as ``killing`` does."""
     with killing() as run_all:
         yield run_all
 
@@ -50,7 +50,7 @@ def run_all():
     [(FEW, 6, 2), pytest.param(MOMENTS, 12, 3, marks=pytest.mark.slow)],
     ids=["few", "all"],
 )
-def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(
+def test_run_killed_at_critical_moments_ends_like_an_uninterrupted_one(
     data_set, tmp_path, run_all, moments, steps, between
 ):
     """Weights, their average, optimizer, best and last, and curves; with dropout and all options that have state."""
@@ -64,32 +64,32 @@ def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(
         "training.weight_average=0.9",
         "augmentation.elastic=0.2",
     )
-    whole, broken = tmp_path / "whole", tmp_path / "broken run ü"
-    first = ["train", str(plan), "--output", str(broken)]
-    commands = [["never", "train", str(plan), "--output", str(whole)], [moments[0], *first]]
-    commands += [[moment, "resume", str(broken)] for moment in [*moments[1:], "never"]]
+    complete_run, killed_run = tmp_path / "whole", tmp_path / "broken run ü"
+    first = ["train", str(plan), "--output", str(killed_run)]
+    commands = [["never", "train", str(plan), "--output", str(complete_run)], [moments[0], *first]]
+    commands += [[moment, "resume", str(killed_run)] for moment in [*moments[1:], "never"]]
     ends = run_all(commands)
     killed = [(-signal.SIGKILL, moment) for moment in moments]
     assert ends == [(0, "never"), *killed, (0, "never")]
     for name in ("last", "best"):
-        assert_same(checkpoint(whole, name), checkpoint(broken, name))
-    assert curve(whole) == curve(broken)
-    assert [point["step"] for point in curve(whole)[0]] == [*range(10, steps, 10), steps]
-    assert [step for step, *_ in curve(whole)[1]] == [*range(between, steps + 1, between)]
-    assert not (broken / "prepared").exists() and not (broken / "running.json").exists()
-    assert not list(broken.rglob(".part-*"))
+        assert_same(checkpoint(complete_run, name), checkpoint(killed_run, name))
+    assert curve(complete_run) == curve(killed_run)
+    assert [point["step"] for point in curve(complete_run)[0]] == [*range(10, steps, 10), steps]
+    assert [step for step, *_ in curve(complete_run)[1]] == [*range(between, steps + 1, between)]
+    assert not (killed_run / "prepared").exists() and not (killed_run / "running.json").exists()
+    assert not list(killed_run.rglob(".part-*"))
 
 
 @pytest.mark.parametrize("system", ["coarse-to-fine", pytest.param("voxresnet-auto-context", marks=pytest.mark.slow)])
-def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set, tmp_path, run_all, system):
-    """Killed before and after the boundary's checkpoint, and within the second stage; stopped in the midst of both."""
+def test_run_interrupted_around_stage_boundary_ends_like_an_uninterrupted_one(data_set, tmp_path, run_all, system):
+    """Killed before and after the boundary's checkpoint and within the second stage; stopped in both stages."""
     settings = "training.weight_average=0.8", "training.boundary=true", "training.foreground_share=0.25"
     plan = staged_plan(data_set, tmp_path, system, *settings)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    resume = ["resume", str(broken)]
+    complete_run, killed_run = tmp_path / "whole", tmp_path / "broken"
+    resume = ["resume", str(killed_run)]
     commands = [
-        ["never", "train", str(plan), "--output", str(whole)],
-        ["never", "train", str(plan), "--output", str(broken), "--max-steps", "2"],
+        ["never", "train", str(plan), "--output", str(complete_run)],
+        ["never", "train", str(plan), "--output", str(killed_run), "--max-steps", "2"],
         ["during validation", *resume],
         ["between best and last", *resume],
         ["right after a checkpoint", *resume],
@@ -101,6 +101,6 @@ def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set
     expected = [(0 if moment == "never" else -signal.SIGKILL, moment) for moment, *_ in commands]
     assert run_all(commands) == expected
     for name in ("last", "best"):
-        assert_same(checkpoint(whole, name), checkpoint(broken, name))
-    assert curve(whole) == curve(broken)
-    assert [point["step"] for point in curve(whole)[0]] == [STEPS, 2 * STEPS]
+        assert_same(checkpoint(complete_run, name), checkpoint(killed_run, name))
+    assert curve(complete_run) == curve(killed_run)
+    assert [point["step"] for point in curve(complete_run)[0]] == [STEPS, 2 * STEPS]

@@ -1,4 +1,4 @@
-"""Voxels drawn by their label value, and the volumes of label maps."""
+"""Drawing voxels by label value, and volumes of label maps."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from conresnet_training.data.label_maps import VALUES, LabelPlaces, index_of_lab
 
 
 def label_map() -> np.ndarray:
-    """Of 255 a voxel, of 1 half of all."""
+    """One voxel of 255, and half of all voxels 1."""
     label = np.random.default_rng(0).choice(np.array([0, 1, 2, 7], np.uint8), (6, 10, 8), p=[0.3, 0.5, 0.15, 0.05])
     label[3, 2, 1] = 255
     return label
 
 
-def test_the_index_holds_every_labelled_voxel_by_its_value():
+def test_index_contains_every_labeled_voxel_by_value():
     label = label_map()
     index = index_of_labels(label)
     counts = np.bincount(label.ravel(), minlength=VALUES)
@@ -24,7 +24,7 @@ def test_the_index_holds_every_labelled_voxel_by_its_value():
     assert np.array_equal(index_of_labels(np.zeros((2, 3, 4), np.uint8)), np.zeros(VALUES))
 
 
-def test_every_voxel_of_the_values_is_as_likely_and_no_other_is_drawn():
+def test_voxels_of_the_values_are_drawn_uniformly():
     label = label_map()
     places, random = LabelPlaces(index_of_labels(label)), np.random.default_rng(1)
     for values in ([2], [255], [7, 2], [1, 255, 9]):
@@ -35,8 +35,8 @@ def test_every_voxel_of_the_values_is_as_likely_and_no_other_is_drawn():
     assert places.count([9]) == places.count([]) == places.count([0]) == 0
 
 
-def test_a_draw_looks_at_one_voxel_however_many_there_are():
-    """Walking all labelled voxels took most of a sample's time where many segments are balanced."""
+def test_draw_reads_only_one_voxel():
+    """Scanning all labeled voxels took most of a sample's time when many segments are balanced."""
 
     class Watched:
         def __init__(self, index):
@@ -54,7 +54,7 @@ def test_a_draw_looks_at_one_voxel_however_many_there_are():
     assert index.read == [VALUES] + [1] * 20
 
 
-def test_volumes_range_from_none_where_a_case_lacks_the_segment():
+def test_volume_range_starts_at_0_if_a_case_has_no_such_segment():
     grid = Grid((2, 3, 4), np.diag([1.0, 2.0, 5.0, 1.0]))
     empty, label = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
     label[0], label[1, 0, 0] = 1, 2

@@ -1,4 +1,4 @@
-"""The paper's losses by their equations."""
+"""The losses of the papers, compared with their equations."""
 
 import math
 
@@ -29,7 +29,7 @@ def blocks(batch: int = 1) -> torch.Tensor:
     return target
 
 
-def test_dice_of_a_half_found_segment_by_hand():
+def test_dice_of_a_half_found_segment_matches_hand_calculation():
     target = torch.zeros(1, 1, 1, 1, 4)
     target[..., :2] = 1
     found = torch.zeros_like(target)
@@ -37,7 +37,7 @@ def test_dice_of_a_half_found_segment_by_hand():
     assert dice_loss(found, target).item() == pytest.approx(1 - 2 / 3, abs=1e-4)
 
 
-def test_perfect_logits_cost_nothing_in_both_modes():
+def test_perfect_logits_have_zero_loss_in_both_modes():
     target = blocks()
     regions = 40 * target - 20
     assert segmentation_loss(regions, target, exclusive=False) < 1e-3
@@ -46,8 +46,8 @@ def test_perfect_logits_cost_nothing_in_both_modes():
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy_dice", "cross_entropy", "dice"])
-def test_a_window_without_a_segment_teaches_that_none_is_there(kind):
-    """The Dice of segments alone is 1 there whatever is found, and networks trained by it find segments everywhere."""
+def test_false_positives_are_penalized_in_windows_without_a_segment(kind):
+    """The Dice of segments alone is constant there, so networks trained with it find segments everywhere."""
     empty = torch.zeros(1, 2, 6, 8, 8)
     logits = torch.zeros(1, 3, 6, 8, 8)
     logits[:, 1] = 2
@@ -57,7 +57,7 @@ def test_a_window_without_a_segment_teaches_that_none_is_there(kind):
     assert background < -0.01 and wrong > 0.01
 
 
-def test_dice_alone_is_the_mean_over_all_classes_by_hand():
+def test_dice_loss_is_mean_over_all_classes():
     """Eq. 1 of the pyramid's paper, where the background is one of the K classes (section 3), and 1 is added."""
     target = torch.zeros(1, 1, 1, 1, 4)
     target[..., :2] = 1
@@ -69,7 +69,7 @@ def test_dice_alone_is_the_mean_over_all_classes_by_hand():
     assert segmentation_loss(logits, target, True, "dice").item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_residual_voxels_weigh_log_of_their_rarity():
+def test_residual_voxels_are_weighted_by_log_of_their_rarity():
     target = torch.zeros(1, 1, 4, 4, 4)
     target[0, 0, 0, 0, :2] = 1
     weight = math.log(64 / 2)
@@ -77,19 +77,19 @@ def test_residual_voxels_weigh_log_of_their_rarity():
     assert residual_loss(torch.zeros_like(target), target).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_residual_voxels_never_weigh_less_than_others():
-    """Of more than 1/e of the window, eq. 8 would make the background weigh more."""
+def test_residual_voxels_never_have_lower_weight_than_others():
+    """For more than 1/e of the window, eq. 8 would make the background weigh more."""
     target = torch.zeros(1, 1, 4, 4, 4)
     target[0, 0, :2] = 1
     assert residual_loss(torch.zeros_like(target), target).item() == pytest.approx(math.log(2), rel=1e-5)
 
 
-def test_residual_that_is_empty_or_everywhere_stays_finite():
+def test_empty_and_full_residuals_have_finite_loss():
     for target in (torch.zeros(1, 1, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)):
         assert torch.isfinite(residual_loss(torch.zeros_like(target), target))
 
 
-def test_deep_supervision_weighs_the_coarser_residuals():
+def test_deep_supervision_weights_the_coarser_residuals():
     target = blocks()
     logits = torch.zeros(1, 3, 6, 8, 8)
     outputs = {"segmentation": logits, "residuals": [torch.zeros_like(target)] * 3}
@@ -99,13 +99,13 @@ def test_deep_supervision_weighs_the_coarser_residuals():
     assert with_coarser["loss"] == with_coarser["segmentation_loss"] + with_coarser["residual_loss"]
 
 
-def test_baseline_has_the_segmentation_loss_alone():
+def test_baseline_has_only_the_segmentation_loss():
     losses = total_loss({"segmentation": torch.zeros(1, 2, 6, 8, 8)}, blocks(), False, "S", 0.5)
     assert losses["loss"] == losses["segmentation_loss"] and "residual_loss" not in losses
 
 
-def test_residual_targets_are_of_each_segment_and_not_of_the_background():
-    """Eq. 13: where one segment gives way to another, both have a residual; the background has none of its own."""
+def test_residual_targets_exclude_the_background():
+    """Eq. 13: where two segments meet, both have a residual; the background has none."""
     target = torch.zeros(1, 2, 4, 2, 2)
     target[0, 0, :2], target[0, 1, 2:] = 1, 1
     expected = torch.zeros_like(target)
@@ -116,7 +116,7 @@ def test_residual_targets_are_of_each_segment_and_not_of_the_background():
     assert total_loss(outputs, target, True, "S", 0.5)["residual_loss"] < 1e-6
 
 
-def test_signed_distance_by_hand():
+def test_signed_distance_matches_hand_calculation():
     inside = torch.zeros(2, 1, 1, 7, dtype=torch.bool)
     inside[0, ..., 2:5] = True
     distances = signed_distances(inside)
@@ -125,8 +125,8 @@ def test_signed_distance_by_hand():
     assert not signed_distances(~inside[1:]).any()
 
 
-def test_a_segment_that_is_nowhere_lies_half_the_smallest_side_away():
-    """Each segment of a window on its own: those that are there keep the paper's distances."""
+def test_missing_segment_has_distance_of_half_the_smallest_side():
+    """Each segment of a window is treated separately: those that are present keep the paper's distances."""
     target = blocks()[0].bool()
     target[0] = False
     distances = signed_distances(target)
@@ -142,8 +142,8 @@ def plan_of_kind(data_set, kind):
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
-def test_what_is_found_in_vain_still_costs_at_the_end_of_eq_14(kind, data_set):
-    """Where the losses but the boundary loss weigh 1%, a window teaches that a segment is not there."""
+def test_false_positives_are_still_penalized_at_the_end_of_eq_14(kind, data_set):
+    """With the other losses weighted 1%, the boundary loss still penalizes a segment that is not there."""
     plan, outputs = plan_of_kind(data_set, kind), 3 if kind == "labels" else 2
     training = SegmentationTraining(plan)
     target = torch.zeros(1, 2, 16, 16, 16)
@@ -164,7 +164,7 @@ def test_what_is_found_in_vain_still_costs_at_the_end_of_eq_14(kind, data_set):
     assert (target.numel() * logits.grad[in_vain] > 0.3).all()
 
 
-def test_boundary_loss_is_least_for_the_truth():
+def test_boundary_loss_is_minimal_for_the_truth():
     target = blocks()[0].bool()
     distances = signed_distances(target)[None]
     truth = boundary_loss(target[None].float(), distances)
@@ -173,14 +173,14 @@ def test_boundary_loss_is_least_for_the_truth():
     assert truth <= shrunk < grown and truth < 0
 
 
-def test_boundary_loss_counts_more_from_step_to_step():
+def test_weight_of_boundary_loss_increases_with_steps():
     assert region_weight(0.0) == 1
     assert region_weight(1.0) == pytest.approx(0.01)
     assert region_weight(0.5) == pytest.approx(0.505)
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
-def test_compound_loss_is_a_mean_over_samples_and_as_eq_14_mixes_it(kind, data_set):
+def test_compound_loss_is_a_mean_over_samples_mixed_by_eq_14(kind, data_set):
     plan = plan_of_kind(data_set, kind)
     torch.manual_seed(0)
     training = SegmentationTraining(plan).eval()
@@ -202,7 +202,7 @@ def test_compound_loss_is_a_mean_over_samples_and_as_eq_14_mixes_it(kind, data_s
 
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_losses_are_means_over_samples(exclusive):
-    """A batch costs what its samples cost on average, so a batch may be split among processes."""
+    """A batch costs the mean of its samples, so it can be split among processes."""
     torch.manual_seed(0)
     target = blocks(2)
     target[1, 0] = target[1, 0].roll(2, dims=0)
@@ -210,7 +210,7 @@ def test_losses_are_means_over_samples(exclusive):
         "segmentation": torch.randn(2, 3 if exclusive else 2, 6, 8, 8),
         "residuals": [torch.randn(2, 2, 6, 8, 8) for _ in range(3)],
     }
-    whole = total_loss(outputs, target, exclusive, "S", 0.5)["loss"]
+    batch_loss = total_loss(outputs, target, exclusive, "S", 0.5)["loss"]
     halves = [
         total_loss(
             {
@@ -224,11 +224,11 @@ def test_losses_are_means_over_samples(exclusive):
         )["loss"]
         for i in range(2)
     ]
-    torch.testing.assert_close(whole, torch.stack(halves).mean())
+    torch.testing.assert_close(batch_loss, torch.stack(halves).mean())
 
 
-def test_rare_labels_weigh_more_in_the_cross_entropy():
-    """At 1 each label that is there counts alike, at 0.5 by the root of its voxels, sample by sample."""
+def test_rare_labels_have_higher_weight_in_cross_entropy():
+    """At 1, each label present counts equally, at 0.5 by the root of its voxel count, sample by sample."""
     generator = torch.Generator().manual_seed(4)
     logits = torch.randn(2, 4, 4, 6, 5, generator=generator, dtype=torch.float64)
     labels = torch.zeros(2, 4, 6, 5, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""What training is said to take of memory, against what it takes."""
+"""Estimated memory of training compared with the memory it uses."""
 
 import json
 import math
@@ -21,7 +21,7 @@ conresnet = SYSTEMS["conresnet"].build
 FRAME = Frame(channels=4, segments=3, exclusive=False, base_width=16, residual_axis="S", batch=2)
 
 
-def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
+def test_less_memory_gives_narrower_network_then_smaller_batch_and_window():
     window, fits = (80, 160, 160), []
     for gigabytes in (80, 24, 12, 3):
         budget = Budget.given(gigabytes)
@@ -38,10 +38,10 @@ def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
         fit_memory(Budget.given(0.5), conresnet, FRAME, window)
 
 
-def test_small_windows_make_a_larger_batch_on_a_gpu_whose_memory_holds_it():
+def test_small_windows_give_larger_batch_if_gpu_memory_allows():
     window, image = (40, 56, 40), 40 * 56 * 40
     large, small, cpu = Budget.given(80), Budget.given(10), Budget(80 * 2**30, (16, 8), "this computer")
-    # 2^21 voxels are 23.4 windows; a twentieth of 200 cases are 10.
+    # 2^21 voxels are 23.4 windows; a twentieth of 200 cases is 10.
     assert [large.largest_batch(window, cases * image) for cases in (1000, 200, 60, 3)] == [22, 10, 2, 2]
     assert large.largest_batch((80, 160, 160), 1000 * image) == cpu.largest_batch(window, 1000 * image) == 2
     fits = [fit_memory(budget, conresnet, FRAME, window, 22) for budget in (large, small)]
@@ -54,7 +54,7 @@ def test_small_windows_make_a_larger_batch_on_a_gpu_whose_memory_holds_it():
 
 
 def test_batch_norm_is_not_counted_for_batches_too_small_for_it():
-    """The network is built for the batch that is tried, since its norm depends on it."""
+    """The network is built for the batch being tried, because its norm depends on it."""
     built = []
 
     def build(frame: Frame) -> dict:
@@ -70,14 +70,14 @@ def plan(data_set) -> Plan:
     return read_plan(write_tiny_plan(data_set, data_set.parent / "plan.yaml"))
 
 
-def test_a_window_that_cannot_fit_is_refused_before_anything_is_written(plan, tmp_path):
+def test_window_that_cannot_fit_is_refused_before_writing(plan, tmp_path):
     run = Run(tmp_path / "run", with_settings(plan, ["model.inference.window=[2048, 2048, 2048]"]), 0)
     with pytest.raises(UserError) as caught:
         trainer.fit(run, most_steps=1, is_new=True, device="cpu")
     assert caught.value.code == "step-exceeds-memory" and not run.folder.exists()
 
 
-def test_a_window_that_probably_does_not_fit_gets_a_warning(plan, monkeypatch):
+def test_window_that_probably_does_not_fit_gets_a_warning(plan, monkeypatch):
     window, batch = (64, 64, 64), 2
     wide = with_settings(plan, [f"model.inference.window={list(window)}"])
     network = wide.model.system.networks[0]
@@ -85,7 +85,7 @@ def test_a_window_that_probably_does_not_fit_gets_a_warning(plan, monkeypatch):
     for free, is_short in ((needed - 1, True), (needed, False), (None, False)):
         monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         assert bool(check_memory(wide, batch)) == is_short
-    # Small steps are not estimated, so that they begin at once.
+    # Small steps are not estimated, so they start immediately.
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
     assert not check_memory(plan, batch)
 
@@ -115,7 +115,7 @@ for _ in range(2):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 @pytest.mark.parametrize("system", ["conresnet", "voxresnet-auto-context", "resdsn", "unet", "pyramid"])
-def test_rule_of_memory_is_near_what_a_step_takes(system):
+def test_memory_estimate_is_close_to_use_of_a_step(system):
     network = SYSTEMS[system].build(Frame(1, 2, True, 16, "S", 2))
     windows = ((24, 32, 32), (40, 64, 56))
     small, large = (peak_memory(STEP, json.dumps(network), *window) for window in windows)

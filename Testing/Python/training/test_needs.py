@@ -1,4 +1,4 @@
-"""What training finds of its needs in the Python that runs it."""
+"""The check of training's requirements in the Python that runs it."""
 
 import importlib.metadata
 import os
@@ -9,18 +9,18 @@ import monai
 import pytest
 
 from conresnet_training.cli.needs import PACKAGES, report
-from training.commands import sentence_of
+from training.commands import message_of
 from training.tiny_plan import write_tiny_plan
 
 
-def test_a_package_that_is_too_old_is_a_problem(monkeypatch):
+def test_outdated_package_is_a_problem(monkeypatch):
     fine = report()
     assert fine["problems"] == {} and list(fine["packages"]) == list(PACKAGES)
     monkeypatch.setattr(monai, "__version__", "1.3.2")
     assert report()["problems"] == {"monai": "1.3.2 is too old"}
 
 
-def test_what_a_removal_has_left_of_a_package_is_a_problem(tmp_path, monkeypatch):
+def test_partially_removed_package_is_a_problem(tmp_path, monkeypatch):
     (tmp_path / "jinja2").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "jinja2", raising=False)
@@ -47,7 +47,7 @@ sys.meta_path.insert(0, Hidden())
         pytest.param("tensorboard", "tensorboard", marks=pytest.mark.slow),
     ],
 )
-def test_missing_packages_are_named_together_and_no_run_folder_is_left(data_set, tmp_path, modules, names):
+def test_missing_packages_are_named_together_and_no_run_folder_remains(data_set, tmp_path, modules, names):
     plan, run = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
     (tmp_path / "hide").mkdir()
     (tmp_path / "hide" / "sitecustomize.py").write_text(HIDE.replace("{names}", modules), encoding="utf-8")
@@ -59,7 +59,7 @@ def test_missing_packages_are_named_together_and_no_run_folder_is_left(data_set,
         text=True,
         timeout=300,
     )
-    expected = sentence_of("training-packages-missing", names=names, python=sys.executable)
+    expected = message_of("training-packages-missing", names=names, python=sys.executable)
     assert (done.returncode, done.stderr.strip()) == (2, expected) and not run.exists()
 
 

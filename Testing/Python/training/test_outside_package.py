@@ -1,4 +1,4 @@
-"""A network and a system of another package, found by entry points: planned, trained, exported, installed, used."""
+"""A network and a system in an external package, found by entry points: planned, trained, exported, installed, used."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ WARNINGS = {
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with the installed package, as pip leaves it."""
+    """A folder with the installed package, as created by pip."""
     site = tmp_path / "site"
     for name, text in {
         "outside/__init__.py": "raise ImportError('reading a declaration must not import the package')",
@@ -103,14 +103,14 @@ def run_python(site: Path, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def run_commands(site: Path, group: str, *commands: Sequence[object]) -> subprocess.CompletedProcess:
-    """Several commands in one process, since importing torch takes most of their time."""
+    """Run several commands in one process, because importing torch takes most of their time."""
     module, _, name = group.rpartition(".")
     lines = [f"import sys; from {module} import {name}; from conresnet.cli.main import main"]
     lines += [f"sys.argv = {[group, *map(str, command)]}; assert main(None, {name}) == 0" for command in commands]
     return run_python(site, "-c", "\n".join(lines))
 
 
-def test_a_network_and_a_system_of_another_package_work_like_ours(site, data_set, tmp_path, capsys):
+def test_network_and_system_of_external_package_work(site, data_set, tmp_path, capsys):
     (site / "outside" / "__init__.py").write_text("", encoding="utf-8")
     plan, run, package, output = (tmp_path / name for name in ("plan.yaml", "run", "package", "out"))
     settings = ["training.steps=5", "training.folds=3", "training.workers=0", "training.optimizer=sgd"]
@@ -132,12 +132,12 @@ def test_a_network_and_a_system_of_another_package_work_like_ours(site, data_set
     run_commands(site, "conresnet.cli.main.conresnet", ["models", "install", package], segmented)
     attention = read_volume(output / "attention.nii.gz").array
     assert attention.shape == read_volume(image).array.shape and np.ptp(attention) > 0
-    # Without the package, as in this process, the engine says what is missing.
+    # Without the package, as in this process, the engine reports what is missing.
     assert conresnet_main([*map(str, segmented), "--overwrite"]) == 2
     assert "needs the system patient" in capsys.readouterr().err
 
 
-def test_declarations_are_read_without_importing_the_package_and_a_broken_one_costs_a_warning(site):
+def test_declarations_are_read_without_import_and_broken_ones_get_a_warning(site):
     program = """
 import sys
 for name in ("torch", "numpy", "SimpleITK", "pydantic"):
@@ -152,7 +152,7 @@ network_names()
     done = run_python(site, "-c", program)
     assert done.stdout.startswith("['attention', 'segmentation']")
     assert "'tinynet'" in done.stdout and "'broken'" not in done.stdout
-    # A system's file is imported, which this package does not allow.
+    # A system's file must be imported, which this package prevents.
     assert done.stdout.rstrip().endswith("Tiny network False")
     warnings = [line for line in done.stderr.splitlines() if "is ignored" in line]
     assert len(warnings) == len(WARNINGS)

@@ -1,6 +1,6 @@
-"""Every system learns one real case by heart, by the product's own way from the plan to the engine's labels.
+"""Every system overfits one real case, from the plan to the engine's labels.
 
-A fault in a network, in its losses, in the stages of its training, in its package or in its windows keeps it from that.
+An error in a network, its losses, its training stages, its package or its windows would prevent this.
 """
 
 import json
@@ -25,11 +25,11 @@ from conresnet_training.runs.run import Run, start_run
 from conresnet_training.training.trainer import fit
 
 CASE = "hippocampus_123.nii.gz"
-# Where the two segments meet; learning the rest of it too would take seven times as long. The voxels of the pyramid are
-# twice as large, so that it gets more of the case.
+# Where the two segments meet; learning the whole case would take seven times as long. The voxels of the pyramid are
+# twice as large, so it gets a larger part of the case.
 PART, PART_OF_PYRAMID = np.s_[2:26, 18:34, 3:27], np.s_[:32, 12:44, 3:35]
 LEARNED = 0.98
-# The same samples again and again.
+# The same samples in every step.
 SETTINGS = (
     "training.batch=1",
     "training.folds=2",
@@ -50,7 +50,7 @@ SETTINGS = (
 OTHERWISE = {
     "conresnet-voxresnet": ("training.steps=350",),
     "conresnet-resdsn": ("training.steps=350",),
-    # Smaller windows than the case, so that its parts are put together; few of them, to save time.
+    # Windows smaller than the case, to test stitching; few of them, to save time.
     "coarse-to-fine": (
         "training.steps=400",
         "model.inference.window=[16, 16, 16]",
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.slow
 
 
 def one_case(folder: Path, source: Path, part: tuple[slice, ...]) -> Path:
-    """A Decathlon folder of one case by two names, since one is always held out."""
+    """A Decathlon folder with one case under two names, because one case is always held out."""
     folder.mkdir()
     names = [f"{name}.nii.gz" for name in ("learned", "held_out")]
     for kind in ("imagesTr", "labelsTr"):
@@ -78,7 +78,7 @@ def one_case(folder: Path, source: Path, part: tuple[slice, ...]) -> Path:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_system_learns_a_case_by_heart(data_folder, tmp_path, system):
+def test_system_overfits_a_case(data_folder, tmp_path, system):
     part = PART_OF_PYRAMID if system == "pyramid" else PART
     data_set = one_case(tmp_path / "one case", data_folder / "MSD_Task04_Hippocampus", part)
     run = start_run(planned(data_set, system), tmp_path / "run", 0)
@@ -88,7 +88,7 @@ def test_system_learns_a_case_by_heart(data_folder, tmp_path, system):
 
 
 def planned(data_set: Path, system: str) -> Plan:
-    """For a narrow network without dropout."""
+    """A plan with a narrow network without dropout."""
     plan = make_plan(read_data_set(data_set), data_set, choices=Choices(system, base_width=8))[0]
     network = plan.model.system.networks[0].arguments
     for arguments in (network, network.get("network", {}).get("arguments", {})):
@@ -98,7 +98,7 @@ def planned(data_set: Path, system: str) -> Plan:
 
 
 def dice_at_the_models_resolution(run: Run, folder: Path) -> dict[str, float]:
-    """The Dice of each segment, found by the engine in a case that has the model's own voxels."""
+    """Dice of each segment, found by the engine in a case with the model's spacing."""
     packed = pack_runs([run])
     package = write_package(packed.description, packed.files, folder / "package")
     case = read_data_set(run.plan.data).cases[0]

@@ -1,4 +1,4 @@
-"""Plans: made from the data, edited, refused when wrong."""
+"""Plans: made from the data, edited, and refused if invalid."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def test_the_model_of_a_plan_is_parsed_once(plan_file, monkeypatch):
     assert len(parsed) == 1
 
 
-def test_plan_follows_the_data_and_comes_back_from_its_file(data_set, plan_file):
+def test_plan_follows_the_data_and_is_read_back_unchanged(data_set, plan_file):
     plan = read_plan(plan_file)
     assert plan == make_plan(read_data_set(data_set), data_set)[0]
     description = plan.model
@@ -82,7 +82,7 @@ def test_every_line_may_be_edited(plan_file):
         (lambda plan: plan.pop("model"), "model"),
     ],
 )
-def test_wrong_line_is_named(plan_file, edit, names):
+def test_invalid_line_is_named(plan_file, edit, names):
     content = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
     edit(content)
     plan_file.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -91,7 +91,7 @@ def test_wrong_line_is_named(plan_file, edit, names):
     assert str(plan_file) in raised.value.message
 
 
-def test_segments_of_a_pair_change_places_in_a_mirror(plan_file):
+def test_paired_segments_are_swapped_by_mirroring(plan_file):
     plan = read_plan(plan_file)
     assert plan.mirrored_segments == [0, 1]
     swapped = with_settings(plan, ["augmentation.swapped_segments=[[Far box, Near box]]"])
@@ -109,14 +109,14 @@ def test_regions_may_share_values(plan_file):
     assert read_plan(plan_file).targets["Far box"] == [1, 2]
 
 
-def test_file_that_is_no_plan(plan_file, tmp_path):
+def test_file_that_is_not_a_plan_is_refused(plan_file, tmp_path):
     for text, path, code in (("", tmp_path / "none.yaml", "plan-not-found"), ("a: [1", plan_file, "plan-not-yaml")):
         plan_file.write_text(text, encoding="utf-8")
         with refused(code):
             read_plan(path)
 
 
-def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_line(plan_file):
+def test_plan_in_windows_encodings_is_read_and_errors_have_line_numbers(plan_file):
     text, plan = plan_file.read_text(encoding="utf-8"), read_plan(plan_file)
     for encoding in ("utf-16", "utf-8-sig"):
         plan_file.write_text(text, encoding=encoding)
@@ -138,7 +138,7 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("right", "wrong", "message"),
     [
         ("  seed: 0", "  seed:0", "{line}: put a space after the colon (column 7)"),
         ("  seed: 0", "  seed = 0", "{line}: there is no colon; write KEY: VALUE"),
@@ -158,17 +158,17 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
         ("  seed: 0", "  seed: " + "9" * 5000, "a number in it is too long"),
     ],
 )
-def test_mistake_in_yaml_is_explained_in_plain_words(plan_file, right, wrong, said):
+def test_yaml_error_is_explained_in_plain_language(plan_file, right, wrong, message):
     text = plan_file.read_text(encoding="utf-8")
     number = text[: text.index(right)].count("\n") + 1
     plan_file.write_text(text.replace(right, wrong, 1), encoding="utf-8")
     with pytest.raises(UserError) as raised:
         read_plan(plan_file)
-    expected = said.format(line=f"line {number}", next=f"line {number + 1}", number=number)
+    expected = message.format(line=f"line {number}", next=f"line {number + 1}", number=number)
     assert raised.value.code == "plan-not-yaml" and raised.value.values["reason"].startswith(expected)
 
 
-def test_misspelled_argument_of_a_network_gets_the_closest_one(plan_file):
+def test_misspelled_network_argument_gets_a_suggestion(plan_file):
     plan = with_settings(read_plan(plan_file), [])
     arguments = plan.model.system.networks[0].arguments
     arguments["base_widht"] = arguments.pop("base_width")
@@ -192,7 +192,7 @@ def test_empty_plan_has_no_settings(plan_file):
         "\n".join(f"  - &a{level} [{', '.join([f'*a{level - 1}'] * 9) if level else 'x'}]" for level in range(12)),
     ],
 )
-def test_text_that_no_plan_can_have_is_refused_at_once(plan_file, note):
+def test_invalid_text_in_a_plan_is_refused_immediately(plan_file, note):
     plan_file.write_text(plan_file.read_text(encoding="utf-8") + f"note:\n{note}\n", encoding="utf-8")
     with refused("plan-not-yaml"):
         read_plan(plan_file)
@@ -204,7 +204,7 @@ def test_shipped_recipe_describes_the_shipped_model(repository, tmp_path, name):
     plan = read_plan(recipe, tmp_path)
     assert plan.data == tmp_path
     shipped = read_model(name).description
-    # `export` fills in volumes, sides and checksums; the window may grow from one stage of training to the next.
+    # `export` adds volumes, sides and checksums; the window may grow from one training stage to the next.
     segments = [replace(segment, volume_ml=None) for segment in shipped.output.segments]
     output = replace(shipped.output, segments=tuple(segments), swapped_segments=None)
     inference = replace(shipped.inference, window=plan.model.inference.window)
@@ -220,8 +220,8 @@ def test_shipped_recipe_describes_the_shipped_model(repository, tmp_path, name):
         ("escape: 1\nescape: 2\n", "escape"),
     ],
 )
-def test_keys_that_occur_twice_are_refused(plan_file, added, key):
-    """The last one would silently win, and the rest of its block would get the defaults."""
+def test_duplicate_keys_are_refused(plan_file, added, key):
+    """The last one would silently win, and the other settings in its block would get the defaults."""
     text = plan_file.read_text(encoding="utf-8")
     plan_file.write_text(text + added, encoding="utf-8")
     with pytest.raises(UserError) as raised:
@@ -231,7 +231,7 @@ def test_keys_that_occur_twice_are_refused(plan_file, added, key):
     assert line > len(text.splitlines())
 
 
-def test_numbers_are_those_that_people_write(plan_file):
+def test_common_number_formats_are_read(plan_file):
     plan = read_plan(plan_file)
     settings = ["training.learning_rate=1e-5", "training.steps=1_000", "model.preparation.spacing=[1e0, 1.5e+0, .5]"]
     changed = with_settings(plan, settings)
@@ -243,19 +243,19 @@ def test_numbers_are_those_that_people_write(plan_file):
         assert parse_yaml(yaml_text({name: [name]})) == {name: [name]}
 
 
-def test_fault_of_the_model_is_one_of_the_plan(plan_file):
+def test_error_in_the_model_is_reported_for_the_plan(plan_file):
     with pytest.raises(UserError) as raised:
         with_settings(read_plan(plan_file), ["model.inference.window=[0, 8, 8]"])
     assert "package" not in raised.value.message and '"model.inference.window"' in raised.value.message
 
 
-def test_a_side_that_is_no_segment_is_named(plan_file):
+def test_left_right_pair_with_unknown_segment_is_refused(plan_file):
     with pytest.raises(UserError) as raised:
         with_settings(read_plan(plan_file), ["augmentation.swapped_segments=[[Nope, Nobody]]"])
     assert "names Nope, which is not a segment" in raised.value.message
 
 
-def test_settings_replace_values_and_nothing_else(plan_file):
+def test_settings_change_only_their_values(plan_file):
     plan = read_plan(plan_file)
     changed = with_settings(
         plan,
@@ -307,7 +307,7 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ("training..steps=5", "setting-without-value", {"setting": "training..steps=5"}),
         ("training.steps=5e4", "setting-invalid", {"reason": "training.steps must be a whole number, but is 50000.0"}),
         ("training=3", "setting-invalid", {"reason": "training must be a group of settings, but is 3"}),
-        # YAML 1.1 has these mean 1, 1, 90 and 8.
+        # In YAML 1.1, these mean 1, 1, 90 and 8.
         ("training.steps=true", "setting-invalid", {}),
         ("training.batch=yes", "setting-invalid", {}),
         ("training.steps=1:30", "setting-invalid", {}),
@@ -317,6 +317,6 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ("model.inference.window=[0, 8, 8]", "plan-model-wrong", {"field": "inference.window"}),
     ],
 )
-def test_wrong_setting_is_named(plan_file, setting, code, values):
+def test_invalid_setting_is_named(plan_file, setting, code, values):
     with refused(code, **values):
         with_settings(read_plan(plan_file), [setting])

@@ -1,4 +1,4 @@
-"""Every system of the catalogue: what it makes of a plan for real data, and of a plan that is there."""
+"""Every system of the catalog: the plan it makes for real data, and changes to an existing plan."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.systems import SYSTEMS, cataloged
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.data_folders import decathlon, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
@@ -31,7 +31,7 @@ def networks(plan):
 
 
 def arguments_of(network):
-    """The arguments of a network, and of the one that it wraps."""
+    """The arguments of a network, including those of the network that it wraps."""
     return all_arguments(network["type"], network["arguments"])
 
 
@@ -42,7 +42,7 @@ def plans(data_folder):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_plan_of_each_system_is_valid_and_comes_back_from_its_file(plans, name, tmp_path):
+def test_plan_of_each_system_is_valid_and_read_back_unchanged(plans, name, tmp_path):
     write_plan(plans[name], tmp_path / "plan.yaml")
     assert read_plan(tmp_path / "plan.yaml") == plans[name]
     description = plans[name].model
@@ -53,7 +53,7 @@ def test_plan_of_each_system_is_valid_and_comes_back_from_its_file(plans, name, 
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_networks_of_each_system_are_there_and_take_the_arguments(plans, name):
+def test_networks_of_each_system_exist_and_accept_their_arguments(plans, name):
     for network in plans[name].model.system.networks:
         with torch.device("meta"):
             built = build_network(network.type, network.arguments)
@@ -63,8 +63,8 @@ def test_networks_of_each_system_are_there_and_take_the_arguments(plans, name):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_argument_of_a_network_is_written_out(plans, name):
-    """So that each is one ``--set`` away: what the network has beside them nobody could set."""
+def test_every_network_argument_is_written_to_the_plan(plans, name):
+    """So that each can be set with ``--set``."""
 
     def check(network, inherited=()):
         names = set(signature(network_class(network["type"])).parameters)
@@ -78,15 +78,15 @@ def test_every_argument_of_a_network_is_written_out(plans, name):
         check(network)
 
 
-def test_systems_that_take_images_as_they_are_differ_in_their_network_alone(plans):
-    ours = plans["conresnet"]
+def test_systems_without_special_inputs_differ_only_in_their_network(plans):
+    reference = plans["conresnet"]
     for name, plan in plans.items():
         same = name not in ("pyramid", "voxresnet", "voxresnet-auto-context")
         images = plan.model.inputs, plan.model.preparation
-        assert images == (ours.model.inputs, ours.model.preparation) or not same
-        assert plan.targets == ours.targets and plan.training == ours.training
-        rest = {key: getattr(ours.model, key) for key in ("inputs", "preparation", "inference", "system")}
-        assert replace(plan.model, **rest) == ours.model
+        assert images == (reference.model.inputs, reference.model.preparation) or not same
+        assert plan.targets == reference.targets and plan.training == reference.training
+        unchanged = {key: getattr(reference.model, key) for key in ("inputs", "preparation", "inference", "system")}
+        assert replace(plan.model, **unchanged) == reference.model
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_systems_that_take_images_as_they_are_differ_in_their_network_alone(plan
         ("residual_axis=W", {"residual_axis": "W"}),
     ],
 )
-def test_options_of_the_study_are_one_setting_away(plans, setting, network):
+def test_options_of_the_study_need_one_setting(plans, setting, network):
     """Tables III and IV; the rest of the study is below."""
     changed = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}"])
     arguments = changed.model.system.networks[0].arguments
@@ -105,7 +105,7 @@ def test_options_of_the_study_are_one_setting_away(plans, setting, network):
     build_network("conresnet", arguments)
 
 
-def test_baseline_boundary_loss_and_lambda_are_one_choice_away(plans):
+def test_baseline_boundary_loss_and_lambda_need_one_option(plans):
     """Tables III and VI, and Fig. 8."""
     baseline = arguments_of(networks(plans["conresnet-baseline"])[0])
     assert not baseline["residual_mapping"] and not baseline["attention_mapping"]
@@ -124,7 +124,7 @@ def test_variants_of_resdsn_have_the_connections_of_table_1(plans, name, connect
 
 
 @pytest.mark.parametrize("name", ["voxresnet", "voxresnet-auto-context"])
-def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
+def test_voxresnet_gets_a_copy_of_each_image(tmp_path, name):
     """Six channels of three images, as in its paper."""
     plan = planned(decathlon(tmp_path / "set", channels=("T1", "T1 IR", "FLAIR")), name)
     assert plan.model.channel_count == 6
@@ -135,7 +135,7 @@ def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
         assert [step["step"] for step in copy] == ["subtract_gaussian", "equalize", "z_score_slices"]
 
 
-def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp_path, plans):
+def test_coarse_to_fine_clips_ct_to_abdomen_range_and_keeps_mr(tmp_path, plans):
     folder = nnunet(tmp_path / "set", channels=("CT", "MRI"))
     for number in range(3):
         array = np.full((20, 18, 16), 100, np.int16) + label(number=number)
@@ -154,7 +154,7 @@ def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp
 
 
 @pytest.mark.parametrize("value", [400, -900])
-def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tmp_path, value):
+def test_coarse_to_fine_keeps_ct_range_outside_the_papers_range(tmp_path, value):
     folder = nnunet(tmp_path / "set")
     for number in range(3):
         array = np.full((20, 18, 16), value, np.int16) + 20 * label(number=number)
@@ -163,21 +163,21 @@ def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tm
     assert plan.model.inputs == planned(folder).model.inputs
     (ct,) = plan.model.inputs
     assert dict(ct.intensity[0]) == {"step": "clip", "low": value + 20, "high": value + 40}
-    (sentence,) = [reason.why for reason in why if reason.what == "intensity CT"]
-    assert "which the paper's range (-100 ... 240) does not contain" in sentence
+    (explanation,) = [reason.why for reason in why if reason.what == "intensity CT"]
+    assert "which the paper's range (-100 ... 240) does not contain" in explanation
 
 
-def test_pyramid_works_at_half_of_the_resolution_in_windows_that_its_levels_divide(plans):
-    ours, pyramid = plans["conresnet"].model, plans["pyramid"].model
-    assert pyramid.preparation.spacing == tuple(2 * mm for mm in ours.preparation.spacing)
+def test_pyramid_uses_half_resolution_and_windows_divisible_by_its_levels(plans):
+    reference, pyramid = plans["conresnet"].model, plans["pyramid"].model
+    assert pyramid.preparation.spacing == tuple(2 * mm for mm in reference.preparation.spacing)
     window = np.array(pyramid.inference.window)
     assert (window % 16 == 0).all() and (window >= 32).all()
-    # What the last level is trained on spans what the window of another system spans.
+    # The part that trains the last level covers the window of another system.
     half = window / 2 * pyramid.preparation.spacing
-    assert (half >= np.array(ours.inference.window) * ours.preparation.spacing).all()
+    assert (half >= np.array(reference.inference.window) * reference.preparation.spacing).all()
 
 
-def test_pyramid_in_little_memory_has_windows_that_its_levels_divide(tmp_path):
+def test_pyramid_with_little_memory_has_windows_divisible_by_its_levels(tmp_path):
     folder = decathlon(tmp_path / "set", cases=2)
     for number in range(2):
         save(np.zeros((100, 90, 80), np.int16), folder / "imagesTr" / f"case_{number}.nii.gz")
@@ -198,14 +198,14 @@ def test_window_is_no_larger_than_in_the_systems_paper(tmp_path, name, largest):
     assert planned(folder, name).model.inference.window == largest
 
 
-def test_norm_is_of_groups_while_batches_are_small(plans):
+def test_group_norm_is_used_for_small_batches(plans):
     assert arguments_of(networks(plans["unet"])[0])["norm"] == "group"
-    # Group norm would see that a pyramid's windows are larger in use than in training.
+    # Group norm would be affected by the pyramid's larger windows in use than in training.
     assert arguments_of(networks(plans["pyramid"])[0])["norm"] == "batch"
 
 
 @pytest.mark.parametrize("batch", ["training.batch=16", "training.batch = 1_6"])
-def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys, batch):
+def test_batch_set_by_the_user_determines_the_norm(tmp_path, monkeypatch, capsys, batch):
     output = tmp_path / "plan.yaml"
     command = ["plan", decathlon(tmp_path / "set"), "--output", output, "--memory", "8", "--system", "resdsn"]
     settings = ("--set", batch, "--set", "training.optimizer=sgd")
@@ -216,19 +216,19 @@ def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, ca
     assert "group" not in capsys.readouterr().out
 
 
-def test_a_system_that_is_not_there_is_named_with_the_closest_match():
+def test_unknown_system_gets_a_suggestion():
     with refused("plan-system-unknown", nearest="conresnet"):
         cataloged("conresne")
 
 
-def test_command_asks_whether_a_similar_system_was_meant(tmp_path, monkeypatch, capsys):
+def test_command_suggests_a_similar_system(tmp_path, monkeypatch, capsys):
     command = ("plan", tmp_path, "--output", tmp_path / "plan.yaml", "--system", "ResDNS")
     assert run_command(monkeypatch, *command) == 2
-    assert capsys.readouterr().err.strip() == sentence_of("plan-system-unknown", system="ResDNS", nearest="resdsn")
+    assert capsys.readouterr().err.strip() == message_of("plan-system-unknown", system="ResDNS", nearest="resdsn")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("unet", {"norm": "plan with --set training.batch=8 or more"}),
         ("coarse-to-fine", {"margin": "20 voxels", "steps": "in each of 2 stages"}),
@@ -238,19 +238,19 @@ def test_command_asks_whether_a_similar_system_was_meant(tmp_path, monkeypatch, 
         ("conresnet-baseline", {"norm": "always the norm of this network"}),
     ],
 )
-def test_command_plans_a_system_and_says_why(tmp_path, monkeypatch, capsys, name, said):
+def test_command_plans_a_system_and_explains_it(tmp_path, monkeypatch, capsys, name, expected):
     output = tmp_path / "plan.yaml"
     command = ["plan", decathlon(tmp_path / "set"), "--output", output, "--memory", "8", "--system", name]
     assert run_command(monkeypatch, *command) == 0
     lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert SYSTEMS[name].title in lines["system"] and SYSTEMS[name].sentence in lines["system"]
-    for what, words in said.items():
-        assert words in lines[what]
+    for what, text in expected.items():
+        assert text in lines[what]
     assert ("residual axis" in lines) == SYSTEMS[name].takes_residuals
     assert read_plan(output).model.system.type == ("coarse_to_fine" if name == "coarse-to-fine" else "single")
 
 
-def test_help_names_every_system_and_loads_nothing_that_takes_time():
+def test_help_lists_every_system_without_slow_imports():
     program = """
 import sys
 for name in ("torch", "numpy", "pydantic", "monai", "lightning_fabric", "SimpleITK"):
@@ -259,14 +259,14 @@ from conresnet_training.cli.main import main
 sys.argv = ["x", "plan", "--help"]
 main()
 """
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    lines = [line.split(maxsplit=1) for line in said.split("Systems:")[1].strip().splitlines()]
+    lines = [line.split(maxsplit=1) for line in output.split("Systems:")[1].strip().splitlines()]
     assert [tuple(line) for line in lines] == [(name, entry.title) for name, entry in SYSTEMS.items()]
 
 
-def test_titles_are_told_apart_and_sentences_are_sentences():
+def test_titles_are_unique_and_descriptions_are_short_sentences():
     titles = [entry.title for entry in SYSTEMS.values()]
     assert len({title.casefold() for title in titles}) == len(titles)
     assert all(entry.sentence.endswith(".") and len(entry.sentence) < 160 for entry in SYSTEMS.values())

@@ -1,4 +1,4 @@
-"""Cases as training takes them: channels of any storage, labels on the image's grid, files whole or not there."""
+"""Preparation of cases for training: any orientation, labels on the image's grid, and complete files only."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def prepared(folder, tmp_path, number=0, spacing=None, **options):
     return prepare_case(data_set.cases[number], plan.model, room, data_set.labels, **options)
 
 
-def test_channels_in_one_file_and_in_several_give_the_same(tmp_path):
+def test_channels_in_one_file_and_in_several_are_equivalent(tmp_path):
     together = prepared(decathlon(tmp_path / "d", channels=("T1", "T2")), tmp_path / "d")
     apart = prepared(nnunet(tmp_path / "n", channels=("T1", "T2")), tmp_path / "n")
     assert together.image.shape == (2, *SHAPE[::-1]) and together.image.dtype == np.float32
@@ -52,8 +52,8 @@ def test_channels_in_one_file_and_in_several_give_the_same(tmp_path):
     np.testing.assert_array_equal(together.label, label().T)
 
 
-def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_path):
-    """A run that stopped at a broken label map goes on with the corrected one."""
+def test_case_is_prepared_again_if_its_files_or_the_plan_change(tmp_path):
+    """A run that stopped at a broken label map continues with the corrected one."""
     folder = decathlon(tmp_path / "d")
     first = prepared(folder, tmp_path)
     assert prepared(folder, tmp_path) == first, "nothing has changed"
@@ -70,7 +70,7 @@ def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_pat
 
 
 @pytest.mark.parametrize(("ending", "voxels"), [(".mhd", ".raw"), (".nhdr", ".raw.gz")])
-def test_a_case_is_prepared_anew_when_the_voxels_next_to_its_header_have_changed(tmp_path, ending, voxels):
+def test_case_is_prepared_again_if_its_separate_voxel_file_changes(tmp_path, ending, voxels):
     folder = nnunet(tmp_path / "set", cases=2, ending=ending)
     path = folder / "labelsTr" / f"case_0{ending}"
     sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=voxels.endswith(".gz"))
@@ -84,7 +84,7 @@ def test_a_case_is_prepared_anew_when_the_voxels_next_to_its_header_have_changed
     assert changed == ["case_0"]
 
 
-def test_what_was_prepared_of_a_case_is_kept_while_its_image_is_gone(tmp_path):
+def test_prepared_case_is_kept_while_its_image_is_missing(tmp_path):
     folder = decathlon(tmp_path / "d")
     first, image_file, changed = prepared(folder, tmp_path), folder / "imagesTr" / "case_0.nii.gz", []
     case = read_data_set(folder).cases[0]
@@ -96,7 +96,7 @@ def test_what_was_prepared_of_a_case_is_kept_while_its_image_is_gone(tmp_path):
     assert prepared(folder, tmp_path) == first
 
 
-def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
+def test_training_gets_same_copies_as_the_engine(tmp_path):
     folder = decathlon(tmp_path / "d", channels=("T1", "T2"))
     data_set = read_data_set(folder)
     model = make_plan(data_set, folder)[0].document()["model"]
@@ -111,7 +111,7 @@ def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
     assert case.image.shape[0] == 4 and len(np.unique(case.image[1])) > 100
 
 
-def test_what_training_reads_is_mapped_and_made_once(tmp_path, monkeypatch):
+def test_prepared_files_are_memory_mapped_and_made_once(tmp_path, monkeypatch):
     folder = decathlon(tmp_path / "d")
     first = prepared(folder, tmp_path)
     assert isinstance(first.image, np.memmap) and isinstance(first.label, np.memmap)
@@ -120,11 +120,11 @@ def test_what_training_reads_is_mapped_and_made_once(tmp_path, monkeypatch):
     assert all(path.name.startswith("case_0_") for path in (tmp_path / "prepared").iterdir())
 
 
-def test_channel_on_another_grid_is_brought_in_by_its_place(tmp_path):
+def test_channel_on_another_grid_is_resampled_by_position(tmp_path):
     folder = nnunet(tmp_path / "n", channels=("T1", "T2"))
     ramp = np.add.outer(np.add.outer(np.arange(20.0), 2 * np.arange(18.0)), 4 * np.arange(16.0)).astype(np.float32)
     save(ramp, folder / "imagesTr" / "case_0_0000.nii.gz")
-    # The same ramp stored left to right in reverse, from 3 voxels further on.
+    # The same ramp, stored in the opposite direction, shifted by 3 voxels.
     cut = ramp[3:][::-1]
     affine = np.diag([-1.0, 1, 1, 1])
     affine[0, 3] = 19
@@ -142,7 +142,7 @@ def test_resampled_labels_keep_their_values_and_volume(tmp_path):
         assert (case.label == value).sum() / 8 == pytest.approx(90, rel=0.1)
 
 
-def test_empty_label_map_is_no_hindrance(tmp_path):
+def test_empty_label_map_is_accepted(tmp_path):
     folder = decathlon(tmp_path / "d")
     save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / "case_0.nii.gz")
     assert not prepared(folder, tmp_path).label.any()
@@ -165,7 +165,7 @@ def test_scaled_label_map_is_rounded(tmp_path):
         (np.zeros((5, 5, 5), np.uint8), "label-grid-differs", {}),
     ],
 )
-def test_label_that_cannot_be_trained_on_is_named_with_its_case(tmp_path, array, code, values):
+def test_unusable_label_is_named_with_its_case(tmp_path, array, code, values):
     folder = decathlon(tmp_path / "d")
     save(array, folder / "labelsTr" / "case_0.nii.gz")
     with pytest.raises(UserError) as raised:
@@ -185,7 +185,7 @@ def test_missing_file_is_named_with_its_case(tmp_path):
         prepare_case(data_set.cases[0], model, tmp_path)
 
 
-def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
+def test_full_disk_leaves_no_partial_case(tmp_path, monkeypatch):
     folder = decathlon(tmp_path / "d")
 
     def full(*_):
@@ -201,7 +201,7 @@ def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("shift", "is_used"), [(0.035, True), (0.1, True), (0.2, False)])
-def test_label_map_that_is_slightly_off_its_image_is_moved_onto_it(tmp_path, shift, is_used):
+def test_slightly_shifted_label_map_is_aligned_with_its_image(tmp_path, shift, is_used):
     folder = decathlon(tmp_path / "d")
     affine = np.eye(4)
     affine[:3, 3] = shift
@@ -213,7 +213,7 @@ def test_label_map_that_is_slightly_off_its_image_is_moved_onto_it(tmp_path, shi
             prepared(folder, tmp_path)
 
 
-def test_names_are_safe_as_file_names():
+def test_case_names_become_safe_file_names():
     assert file_stem("hippocampus_004") == "hippocampus_004"
     assert file_stem("Müller.1-a") == "Müller.1-a"
     unsafe = [file_stem(name) for name in ("a/b", "a:b", "../b", "x" * 300, "ä" * 200)]
@@ -222,8 +222,8 @@ def test_names_are_safe_as_file_names():
         assert "/" not in stem and ":" not in stem and len(stem.encode()) < 130
 
 
-def test_long_paths_that_are_not_ascii(tmp_path):
-    """Complaint 20: spaces, letters of other alphabets, and more than 260 characters."""
+def test_long_non_ascii_paths_work(tmp_path):
+    """Paths with spaces, non-ASCII letters, and more than 260 characters are supported."""
     long = tmp_path / "Patientenstudie mit Umlauten äöü" / ("ein langer Ordnername 脳 " * 6) / ("мозг и " * 15)
     folder = nnunet(long / "Dataset 1", channels=("T1", "T2"))
     assert len(str(folder)) > 260
@@ -233,11 +233,11 @@ def test_long_paths_that_are_not_ascii(tmp_path):
 
 @pytest.mark.parametrize("part", ["image", "label", "places"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "other", "folder", "gone"])
-def test_prepared_files_that_were_damaged_are_made_again(tmp_path, part, damage):
+def test_damaged_prepared_files_are_made_again(tmp_path, part, damage):
     folder = decathlon(tmp_path / "d")
-    whole = prepared(folder, tmp_path)
-    before = [np.array(one) for one in (whole.image, whole.label, whole.places.counts)]
-    file = getattr(whole, f"{part}_file")
+    complete = prepared(folder, tmp_path)
+    before = [np.array(one) for one in (complete.image, complete.label, complete.places.counts)]
+    file = getattr(complete, f"{part}_file")
     content = file.read_bytes()
     file.unlink()
     if damage == "folder":
@@ -266,7 +266,7 @@ assert all(case.label.any() for case in cases)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
-    """Complaint 27: all cases are at hand, and none is held."""
+    """All cases can be accessed, but none is kept in memory."""
     peaks = []
     for count in (5, 40):
         folder, room = many_cases(tmp_path / str(count), count), tmp_path / f"prepared {count}"

@@ -1,4 +1,4 @@
-"""Several processes: those that make samples, those that share a batch, and those of a cross-validation."""
+"""Several processes: for samples, for sharing a batch, and for cross-validation."""
 
 import contextlib
 import json
@@ -24,20 +24,20 @@ from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, ask_to_stop, read_progress, running_process
 from conresnet_training.training.trainer import as_user_error
 from training.broken_runs import checkpoint
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run, small_plan
 
 
 def train(*arguments) -> subprocess.CompletedProcess:
-    """A real process, since it starts others as it was started itself."""
+    """Train in a separate process, since it starts processes in the same way as it was started."""
     command = [sys.executable, "-m", "conresnet_training", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
-def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
-    """Gloo, a batch of 4 in one and of 2 in each of two, no dropout, to floating-point reordering."""
+def test_two_processes_give_same_steps_as_one(data_set, tmp_path, monkeypatch):
+    """With Gloo, a batch of 4 in one process or 2 in each of two, without dropout, up to floating-point order."""
     plan = write_tiny_plan(
         data_set,
         tmp_path / "plan.yaml",
@@ -64,11 +64,11 @@ def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
             )
     ones, twos = (read_progress(run / PROGRESS_FILE) for run in (one, two))
     assert twos.started["devices"] == 2
-    for ours, theirs in zip(ones.validations, twos.validations, strict=True):
-        assert theirs["dice_a_segment"] == pytest.approx(ours["dice_a_segment"], abs=0.02)
-    for ours, theirs in zip(ones.points, twos.points, strict=True):
+    for first, second in zip(ones.validations, twos.validations, strict=True):
+        assert second["dice_a_segment"] == pytest.approx(first["dice_a_segment"], abs=0.02)
+    for first, second in zip(ones.points, twos.points, strict=True):
         for name in ("loss", "segmentation_loss", "residual_loss", "boundary_loss"):
-            assert theirs[name] == pytest.approx(ours[name], rel=1e-3)
+            assert second[name] == pytest.approx(first[name], rel=1e-3)
 
 
 SURVIVOR = """
@@ -89,20 +89,20 @@ except Exception as error:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="forks")
-def test_survivor_of_a_killed_process_says_so(tmp_path):
+def test_loss_of_another_process_is_reported(tmp_path):
     command = [sys.executable, "-c", SURVIVOR, str(tmp_path / "store")]
     raised = subprocess.run(command, stdout=subprocess.PIPE, timeout=300, check=True).stdout
     assert as_user_error(pickle.loads(raised), "run").code == "process-lost"
 
 
-def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, capsys):
+def test_batch_not_divisible_by_processes_is_refused(data_set, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
     assert run_command(monkeypatch, "train", plan, "--output", tmp_path / "run", "--devices", 3) == 2
-    assert sentence_of("batch-not-divisible", batch=2, processes=3) in capsys.readouterr().err
+    assert message_of("batch-not-divisible", batch=2, processes=3) in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypatch):
+def test_sample_processes_do_not_change_the_result(data_set, tmp_path, monkeypatch):
     weights, short = [], ("training.steps=4", "training.steps_between_checkpoints=4")
     for workers in (0, 2):
         plan = write_tiny_plan(data_set, tmp_path / f"{workers}.yaml", f"training.workers={workers}", *short)
@@ -114,7 +114,7 @@ def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypa
 
 
 @pytest.mark.usefixtures("empty_pictures")
-def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data_set, tmp_path, monkeypatch, capsys):
+def test_cross_validation_resumes_and_measures_every_case_once(data_set, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.folds=2", "training.steps=2")
     folder = tmp_path / "plan_crossval"
     monkeypatch.chdir(tmp_path)
@@ -123,9 +123,9 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     finished = (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
-    spoken = capsys.readouterr()
-    assert "Fold 1 is already trained." in spoken.out and "Fold 0 is trained." in spoken.out
-    last = spoken.err.splitlines()[-1]
+    captured = capsys.readouterr()
+    assert "Fold 1 is already trained." in captured.out and "Fold 0 is trained." in captured.out
+    last = captured.err.splitlines()[-1]
     assert "Trained 2 folds and measured 6 cases" in last
     assert last.endswith(f"See {Path(folder.name) / 'evaluation' / 'report.html'}.")
     assert (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == finished
@@ -136,14 +136,14 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
 
     assert run_command(monkeypatch, *arguments, "--set", "training.seed=5") == 2
     assert (
-        sentence_of("crossval-plan-differs", path=folder.name, plan=f"{folder.name}/crossval.yaml")
+        message_of("crossval-plan-differs", path=folder.name, plan=f"{folder.name}/crossval.yaml")
         in capsys.readouterr().err
     )
     assert run_command(monkeypatch, *arguments, "--folds", "one") == 2
     assert "is not a list of folds" in capsys.readouterr().err
 
 
-def test_fold_of_a_killed_cross_validation_ends_with_its_checkpoint(data_set, tmp_path):
+def test_fold_of_a_killed_cross_validation_saves_a_checkpoint(data_set, tmp_path):
     steps = ("training.steps=100000", "training.steps_between_checkpoints=100000")
     plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml", *steps), tmp_path / "folds"
     run = folder / "fold_0"
@@ -169,8 +169,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_folds_in_parallel_have_a_gpu_each(data_set, tmp_path, monkeypatch, capsys):
-    """The command sees a double of two GPUs, and a shell that says what a fold's own process is told."""
+def test_parallel_folds_get_one_gpu_each(data_set, tmp_path, monkeypatch, capsys):
+    """The command sees two simulated GPUs, and a shell script that prints the arguments for a fold's process."""
     plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "folds"
     shell = tmp_path / "python"
     shell.write_text('#!/bin/sh\necho "$@"\nexit 2\n', encoding="utf-8")
@@ -183,21 +183,21 @@ def test_folds_in_parallel_have_a_gpu_each(data_set, tmp_path, monkeypatch, caps
         words = (folder / f"fold_{fold}.log").read_text(encoding="utf-8").split()
         assert words[:3] == ["-m", "conresnet_training", "resume"] and words[4:6] == ["--device", f"cuda:{fold}"]
     capsys.readouterr()
-    # And it does as it is told.
+    # The process uses this device.
     assert run_command(monkeypatch, "resume", folder / "fold_1", "--device", "cuda:99") == 2
-    expected = sentence_of("device-unavailable", device="cuda:99", torch=torch.__version__)
+    expected = message_of("device-unavailable", device="cuda:99", torch=torch.__version__)
     assert expected in capsys.readouterr().err
 
 
-def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_path):
-    """As its message says: "lower the learning rate in .../fold_0/plan.yaml, and resume"."""
+def test_failed_fold_resumes_with_its_own_training_settings(data_set, tmp_path):
+    """As its error message says: "lower the learning rate in .../fold_0/plan.yaml, and resume"."""
     plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml"))
     folder = tmp_path / "folds"
     open_folds(plan, folder, [0, 1])
     changed = folder / "fold_0" / "plan.yaml"
     write_plan(with_settings(plan, ["training.learning_rate=0.001", "augmentation.noise=0"]), changed)
-    ours, theirs = open_folds(plan, folder, [0, 1])
-    assert (ours.plan.training.learning_rate, theirs.plan.training.learning_rate) == (0.001, 0.002)
+    first, second = open_folds(plan, folder, [0, 1])
+    assert (first.plan.training.learning_rate, second.plan.training.learning_rate) == (0.001, 0.002)
     for setting in ("model.preparation.spacing=[1, 1, 2]", "training.folds=2", "targets.Near box=[1, 3]"):
         write_plan(with_settings(plan, [setting]), changed)
         with refused("fold-plan-differs"):
@@ -208,8 +208,8 @@ def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_p
     assert read_plan(folder / "crossval.yaml") == plan
 
 
-def test_folds_that_begin_after_cases_were_added_are_refused(data_set, tmp_path, monkeypatch, capsys):
-    """Divided anew, two cases would be held out twice, and three never."""
+def test_starting_folds_after_adding_cases_is_refused(data_set, tmp_path, monkeypatch, capsys):
+    """With a new split, two cases would be held out twice, and three never."""
     plan, folder = small_plan(data_set), tmp_path / "folds"
     finished_run(plan, folder / "fold_0", 0)
     write_plan(plan, tmp_path / "plan.yaml")
@@ -219,10 +219,10 @@ def test_folds_that_begin_after_cases_were_added_are_refused(data_set, tmp_path,
     description["training"].append({"image": "imagesTr/a_case.nii.gz", "label": "labelsTr/a_case.nii.gz"})
     (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     assert run_command(monkeypatch, "crossval", tmp_path / "plan.yaml", "--output", folder) == 2
-    expected = sentence_of("crossval-cases-differ", run=folder / "fold_0", data="Boxes", what="a_case")
+    expected = message_of("crossval-cases-differ", run=folder / "fold_0", data="Boxes", what="a_case")
     assert capsys.readouterr().err.strip() == expected
     assert sorted(path.name for path in folder.iterdir()) == ["fold_0"]
-    # Nothing is divided anew where every fold has begun.
+    # There is no new split once every fold has started.
     check_same_cases(plan, folder, [0], read_data_set(data_set))
 
 
@@ -233,16 +233,16 @@ def test_folds_that_begin_after_cases_were_added_are_refused(data_set, tmp_path,
         ("finished", 12, 12, True),
         ("stopped", 5, 5, True),
         ("stopped", 4, 5, False),
-        # Its last validation is left.
+        # Only its last validation remains.
         ("stopped", 12, 12, False),
         ("failed", 5, 5, False),
-        # A fold may have more steps in its own plan than the others, also since it was finished.
+        # A fold's own plan may have more steps than the others', even after the fold was finished.
         ("stopped", 10, None, False),
         ("finished", 10, None, False),
         ("finished", 20, None, True),
     ],
 )
-def test_a_fold_is_done_when_nothing_is_left_of_it(data_set, tmp_path, end, step, last, done):
+def test_fold_is_done_after_its_last_validation(data_set, tmp_path, end, step, last, done):
     run = start_run(read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run", 0)
     progress = ProgressWriter(run.folder / PROGRESS_FILE)
     progress.write("started", step=0, steps=12)
@@ -252,7 +252,7 @@ def test_a_fold_is_done_when_nothing_is_left_of_it(data_set, tmp_path, end, step
 
 
 @pytest.mark.slow
-def test_fold_that_fails_is_named_and_the_others_are_trained(data_set, tmp_path, monkeypatch, capsys):
+def test_failed_fold_is_named_and_others_are_trained(data_set, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=2")
     folder = tmp_path / "folds"
     arguments = ("crossval", plan, "--output", folder, "--folds", "0,2")
@@ -260,5 +260,5 @@ def test_fold_that_fails_is_named_and_the_others_are_trained(data_set, tmp_path,
     (folder / "fold_0" / "checkpoints" / "last.ckpt").write_bytes(b"")
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments) == 2
-    assert sentence_of("fold-failed", path=folder, folds="0") in capsys.readouterr().err
+    assert message_of("fold-failed", path=folder, folds="0") in capsys.readouterr().err
     assert checkpoint(folder / "fold_2")["global_step"] == 2

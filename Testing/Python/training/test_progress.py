@@ -1,4 +1,4 @@
-"""The progress file: written line by line, read back as one curve whatever happened to the processes."""
+"""The progress file: written line by line, and read back as one curve even if processes were interrupted."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def start(step, steps=40):
     return ("started", {"step": step, "steps": steps})
 
 
-def test_unbroken_run_is_read_as_it_was_written(path):
+def test_uninterrupted_run_is_read_back(path):
     write(path, start(0), ("preparing", {"done": 2, "of": 3}))
     assert read_progress(path).prepared == (2, 3) and read_progress(path).state == "preparing"
     write(path, *steps(10, 20), ("validation", {"step": 20, "dice": 0.5, "best": True}), ("finished", {"step": 20}))
@@ -41,7 +41,7 @@ def test_unbroken_run_is_read_as_it_was_written(path):
     assert all(event["time"] > 1.7e9 for event in progress.points)
 
 
-def test_what_was_made_again_counts_once(path):
+def test_repeated_steps_count_once(path):
     write(path, start(0), *steps(10, 20, 30, loss=7.0))
     write(path, start(20), *steps(30, 40), ("validation", {"step": 40, "dice": 0.6, "best": False}))
     progress = read_progress(path)
@@ -50,7 +50,7 @@ def test_what_was_made_again_counts_once(path):
     assert progress.best is None and len(progress.validations) == 1
 
 
-def test_half_written_line_is_ignored_and_does_not_spoil_the_next(path):
+def test_partial_line_is_ignored_and_does_not_affect_the_next(path):
     write(path, start(0), *steps(10))
     with open(path, "ab") as file:
         file.write(b'{"event": "step", "st')
@@ -59,7 +59,7 @@ def test_half_written_line_is_ignored_and_does_not_spoil_the_next(path):
     assert [point["step"] for point in read_progress(path).points] == [10, 20]
 
 
-def test_reader_hands_each_event_over_once_and_waits_for_whole_lines(path):
+def test_reader_returns_each_event_once_and_waits_for_complete_lines(path):
     reader = ProgressReader(path)
     assert reader.new_events() == []
     write(path, ("stopping", {"reason": "Größe"}))
@@ -76,7 +76,7 @@ def test_reader_hands_each_event_over_once_and_waits_for_whole_lines(path):
     assert len(reader.new_events()) == 1
 
 
-def test_numbers_without_end_are_null(path):
+def test_non_finite_numbers_are_null(path):
     write(path, ("step", {"step": 1, "loss": float("nan"), "parts": {"a": float("inf")}}))
     event = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert event["loss"] is None and event["parts"] == {"a": None}
@@ -102,7 +102,7 @@ def test_failure_is_kept_until_the_next_start(path):
         '{"event": "stopped", "step": null}',
     ],
 )
-def test_a_line_without_what_readers_rely_on_is_left_out(path, line):
+def test_line_without_required_fields_is_skipped(path, line):
     write(path, start(0), *steps(1))
     with open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -111,8 +111,8 @@ def test_a_line_without_what_readers_rely_on_is_left_out(path, line):
     assert (progress.state, progress.step) == ("training", 2) and len(progress.points) == 2
 
 
-def test_slicers_python_can_read_it():
-    """Neither torch nor anything else of the backend's may be needed."""
+def test_progress_can_be_read_in_slicers_python():
+    """Without torch and the backend's other packages."""
     code = "import sys, conresnet_training.runs.state; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pydantic", "yaml", "lightning_fabric", "monai"} & set(loaded)

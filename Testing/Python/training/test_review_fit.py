@@ -1,4 +1,4 @@
-"""The review list that is fitted to held-out cases: what it learns, how it is measured, and what is refused."""
+"""Fitting of the review list to held-out cases: what it learns, how it is measured, and invalid input."""
 
 from dataclasses import replace
 
@@ -17,12 +17,12 @@ from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, desc
 from conresnet_training.evaluation.runs import fit_review
 from conresnet_training.runs.export import export_runs
 from conresnet_training.runs.packing import pack_runs
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.trained_runs import finished_run, small_plan
 
 
 def made_up(cases: int, what_matters: str, seed: int = 0) -> ReviewSamples:
-    """Slices whose errors follow one feature, and noise."""
+    """Slices whose errors depend on one feature, plus noise."""
     random = np.random.default_rng(seed)
     found = ReviewSamples([f"case {number}" for number in range(cases)])
     for case in range(cases):
@@ -36,7 +36,7 @@ def made_up(cases: int, what_matters: str, seed: int = 0) -> ReviewSamples:
     return found
 
 
-def test_the_regressions_find_what_the_errors_follow():
+def test_regressions_find_the_relevant_feature():
     ranking = made_up(12, "log_entropy").fit("made up", ["Part"])
     assert ranking.features == ("log_area", "log_entropy")
     assert ranking.whole.wrong_weights == pytest.approx((0, 1), abs=0.05)
@@ -47,7 +47,7 @@ def test_the_regressions_find_what_the_errors_follow():
     assert figures["wrong_in_top_tenth"] <= figures["wrong_in_top_tenth_at_best"] < 1
 
 
-def test_no_exact_p_value_is_computed_of_few_slices(monkeypatch):
+def test_no_exact_p_value_is_computed_for_few_slices(monkeypatch):
     methods = []
 
     def recorded(*scores, method="auto"):
@@ -59,7 +59,7 @@ def test_no_exact_p_value_is_computed_of_few_slices(monkeypatch):
     assert set(methods) == {"asymptotic"}
 
 
-def test_neighbors_are_used_where_they_help():
+def test_neighboring_slices_are_used_if_they_help():
     assert made_up(12, "overlap").fit("made up", ["Part"]).features[2:] == ("log_change", "overlap")
     assert made_up(12, "log_disagreement").fit("made up", ["Part"]).features[-1] == "log_disagreement"
 
@@ -71,7 +71,7 @@ def test_a_correlation_of_zero_counts_when_features_are_chosen(monkeypatch):
     assert made_up(6, "log_entropy").fit("made up", ["Part"]).features == ("log_area", "log_entropy")
 
 
-def test_a_ranking_that_is_no_better_than_area_says_so():
+def test_ranking_no_better_than_area_gets_a_note():
     samples = made_up(12, "log_area")
     samples.samples = [replace(item, dice=1 - item.dice) for item in samples.samples]
     ranking = samples.fit("made up", ["Part"])
@@ -115,29 +115,29 @@ def test_fit_review_stores_the_ranking_of_export_in_a_package(data_set, tmp_path
     assert RANKING_FILE in capsys.readouterr().err
     assert run_command(monkeypatch, "fit-review", output, "--data", data_set, "--cases", "case_0,case_9") == 2
     data = read_data_set(data_set).name
-    assert sentence_of("review-case-missing", case="case_9", data=data) in capsys.readouterr().err
+    assert message_of("review-case-missing", case="case_9", data=data) in capsys.readouterr().err
     assert read_ranking(read_package(output)) == fitted
 
 
-def test_cases_that_the_model_may_have_learned_from_are_not_called_held_out(data_set, tmp_path, monkeypatch, capsys):
+def test_cases_possibly_used_in_training_are_not_called_held_out(data_set, tmp_path, monkeypatch, capsys):
     run, output = finished_run(small_plan(data_set), tmp_path / "run", fold=2), tmp_path / "package"
     assert run_command(monkeypatch, "export", run.folder, "--output", output) == 0
     for cases, count, are_held_out in (("case_2,case_2", "1 case", True), ("case_0,case_2", "2 cases", False)):
         capsys.readouterr()
         assert run_command(monkeypatch, "fit-review", output, "--data", data_set, "--cases", cases) == 0
-        ranking, said = read_ranking(read_package(output)), capsys.readouterr().err
+        ranking, errors = read_ranking(read_package(output)), capsys.readouterr().err
         origin = "that were held out of training" if are_held_out else "not known to be held out of training"
         assert ranking.what == f"Fitted on {count} of Boxes {origin}, segmented by the package"
-        assert ("not known to be held out" in ranking.note) == ("not known to be held out" in said) != are_held_out
+        assert ("not known to be held out" in ranking.note) == ("not known to be held out" in errors) != are_held_out
 
 
-def test_files_of_the_users_in_a_package_are_kept(data_set, tmp_path, monkeypatch, capsys):
+def test_user_files_in_a_package_are_kept(data_set, tmp_path, monkeypatch, capsys):
     run, output = finished_run(small_plan(data_set), tmp_path / "run"), tmp_path / "package"
     assert run_command(monkeypatch, "export", run.folder, "--output", output) == 0
     (output / "notes.txt").write_text("mine", encoding="utf-8")
     monkeypatch.setattr("conresnet_training.evaluation.runs.fit_review", None)
     assert run_command(monkeypatch, "fit-review", output, "--data", data_set) == 2
-    assert sentence_of("package-other-files", file=output, names="notes.txt") in capsys.readouterr().err
+    assert message_of("package-other-files", file=output, names="notes.txt") in capsys.readouterr().err
     assert (output / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 

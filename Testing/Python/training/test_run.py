@@ -1,4 +1,4 @@
-"""The run as a whole: from a plan to a model that segments, stopped and resumed on the way."""
+"""The whole run, from a plan to a model that segments, including stopping and resuming."""
 
 import json
 import math
@@ -22,14 +22,14 @@ from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.processes import _precision, make_fabric
 from training.broken_runs import checkpoint
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.data_folders import decathlon, save
 from training.tiny_plan import write_tiny_plan
 
 
 @pytest.fixture
 def plan_file(data_set, tmp_path, monkeypatch):
-    """A plan of six steps, three checkpoints, a network of base width 8, in single precision; a point every 2 steps."""
+    """Six steps, three checkpoints, base width 8, single precision; one point every 2 steps."""
     monkeypatch.setattr(loop, "STEPS_BETWEEN_POINTS", 2)
     plan = make_plan(read_data_set(data_set), data_set)[0]
     plan.training.steps, plan.training.steps_between_checkpoints, plan.training.folds = 6, 2, 3
@@ -40,21 +40,24 @@ def plan_file(data_set, tmp_path, monkeypatch):
     return path
 
 
-def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_file, tmp_path, monkeypatch):
-    whole, broken = tmp_path / "whole", tmp_path / "broken run"
-    assert run_command(monkeypatch, "train", plan_file, "--output", whole) == 0
-    assert run_command(monkeypatch, "train", plan_file, "--output", broken, "--max-steps", 2) == 0
-    assert run_command(monkeypatch, "resume", broken, "--max-steps", 4) == 0
-    assert run_command(monkeypatch, "resume", broken) == 0
-    unbroken, resumed = (checkpoint(run)["state_dict"] for run in (whole, broken))
-    assert unbroken.keys() == resumed.keys()
-    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
-    # Complaint 15: the schedule goes on too. Eq. 10, of the step that was made last.
-    rates = [[point["learning_rate"] for point in read_progress(run / PROGRESS_FILE).points] for run in (whole, broken)]
+def test_resumed_run_ends_with_same_weights_as_uninterrupted_run(plan_file, tmp_path, monkeypatch):
+    complete_run, resumed_run = tmp_path / "whole", tmp_path / "broken run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", complete_run) == 0
+    assert run_command(monkeypatch, "train", plan_file, "--output", resumed_run, "--max-steps", 2) == 0
+    assert run_command(monkeypatch, "resume", resumed_run, "--max-steps", 4) == 0
+    assert run_command(monkeypatch, "resume", resumed_run) == 0
+    expected, resumed = (checkpoint(run)["state_dict"] for run in (complete_run, resumed_run))
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    # The learning rate schedule also continues (eq. 10, for the step completed last).
+    rates = [
+        [point["learning_rate"] for point in read_progress(run / PROGRESS_FILE).points]
+        for run in (complete_run, resumed_run)
+    ]
     assert rates[0] == rates[1] == pytest.approx([2e-3 * (1 - step / 6) ** 0.9 for step in (1, 3, 5)])
 
 
-def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path, monkeypatch):
+def test_best_checkpoint_is_kept_after_resuming(plan_file, tmp_path, monkeypatch):
     dice = iter([0.5, 0.9, 0.6])
     monkeypatch.setattr(loop, "dice_of_cases", lambda *_: torch.full((2, 2), next(dice)))
     run = tmp_path / "run"
@@ -64,7 +67,7 @@ def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path,
     assert [event["best"] for event in read_progress(run / PROGRESS_FILE).validations] == [True, True, False]
 
 
-def test_a_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monkeypatch, capsys):
+def test_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "nine") == 2
     assert "nine is neither the number of a fold nor none" in capsys.readouterr().err and not run.exists()
@@ -80,10 +83,10 @@ def test_a_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monk
     assert "is finished, 6 of 6 steps" in capsys.readouterr().err
     (run / "fold.txt").write_text("nine\n", encoding="utf-8")
     assert run_command(monkeypatch, "resume", run) == 2
-    assert sentence_of("fold-file-damaged", path=run / "fold.txt", last=2) in capsys.readouterr().err
+    assert message_of("fold-file-damaged", path=run / "fold.txt", last=2) in capsys.readouterr().err
 
 
-def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, tmp_path, monkeypatch):
+def test_trained_and_exported_model_segments(plan_file, data_set, tmp_path, monkeypatch):
     content = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
     content["training"] |= {"steps": 30, "steps_between_checkpoints": 30, "learning_rate": 4e-3}
     plan_file.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -99,7 +102,7 @@ def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, 
     assert 2 * ((labels.array > 0) & (truth > 0)).sum() / ((labels.array > 0).sum() + (truth > 0).sum()) > 0.8
 
 
-def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_refused(plan_file, tmp_path, monkeypatch, capsys):
     occupied, long = tmp_path / "occupied", tmp_path / ("x" * 300)
     occupied.mkdir()
     (occupied / "thesis.txt").write_text("mine", encoding="utf-8")
@@ -107,38 +110,38 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
     several.mkdir()
     (several / "crossval.yaml").touch()
     again = f"python -m conresnet_training crossval {several / 'crossval.yaml'} --output {several}"
-    for arguments, sentence in (
-        (("train", plan_file, "--output", occupied), sentence_of("run-exists", path=occupied)),
+    for arguments, message in (
+        (("train", plan_file, "--output", occupied), message_of("run-exists", path=occupied)),
         (("train", plan_file, "--output", occupied / "thesis.txt" / "run"), "cannot be written"),
-        (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), sentence_of("fold-unknown", fold=3, last=2)),
+        (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), message_of("fold-unknown", fold=3, last=2)),
         (
             ("train", plan_file, "--output", tmp_path / "run", "--set", "training.folds=7"),
-            sentence_of("too-many-folds", cases=6, patients=6, folds=7),
+            message_of("too-many-folds", cases=6, patients=6, folds=7),
         ),
         (("train", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"), "gone"),
         (
             ("crossval", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"),
-            sentence_of("run-data-not-found", path=tmp_path / "gone", run=tmp_path / "run"),
+            message_of("run-data-not-found", path=tmp_path / "gone", run=tmp_path / "run"),
         ),
         (
             ("crossval", plan_file, "--output", tmp_path / "run", "--folds", "0,9"),
-            sentence_of("fold-unknown", fold=9, last=2),
+            message_of("fold-unknown", fold=9, last=2),
         ),
-        (("resume", occupied), sentence_of("run-not-found", path=occupied)),
-        (("resume", several), sentence_of("run-is-crossval", path=several, command=again)),
-        (("resume", long), sentence_of("run-unreadable", path=long, reason="File name too long")),
-        (("export", occupied, "--output", tmp_path / "package"), sentence_of("run-not-found", path=occupied)),
-        (("plan", occupied, "--output", tmp_path / "p.yaml"), sentence_of("data-set-not-found", path=occupied)),
+        (("resume", occupied), message_of("run-not-found", path=occupied)),
+        (("resume", several), message_of("run-is-crossval", path=several, command=again)),
+        (("resume", long), message_of("run-unreadable", path=long, reason="File name too long")),
+        (("export", occupied, "--output", tmp_path / "package"), message_of("run-not-found", path=occupied)),
+        (("plan", occupied, "--output", tmp_path / "p.yaml"), message_of("data-set-not-found", path=occupied)),
     ):
         assert run_command(monkeypatch, *arguments) == 2
         error = capsys.readouterr().err.strip()
-        assert sentence in error and "\n" not in error
+        assert message in error and "\n" not in error
     assert (occupied / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "run").exists()
 
 
-def test_segment_that_no_training_case_has_is_named(plan_file, data_set, tmp_path, monkeypatch, capsys):
-    """It gets a Dice of 1 in every case that has none of it. A rare segment must not bar the fold that holds it out."""
+def test_segment_missing_in_all_training_cases_is_named(plan_file, data_set, tmp_path, monkeypatch, capsys):
+    """Cases without it get a Dice of 1. A rare segment must not prevent training the fold that holds it out."""
     for number in range(1, 6):
         path = data_set / "labelsTr" / f"case_{number}.nii.gz"
         label = read_volume(path).array.T.copy()
@@ -147,16 +150,16 @@ def test_segment_that_no_training_case_has_is_named(plan_file, data_set, tmp_pat
     for fold in (0, 1):
         run = tmp_path / f"run_{fold}"
         assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", fold, "--max-steps", 2) == 0
-        said = capsys.readouterr().err
-        assert ("contains Far box, so nothing can be learned" in said) == (fold == 0)
+        errors = capsys.readouterr().err
+        assert ("contains Far box, so nothing can be learned" in errors) == (fold == 0)
         events = map(json.loads, (run / PROGRESS_FILE).read_text(encoding="utf-8").splitlines())
         losses = [event["loss"] for event in events if event["event"] == "step"]
         assert losses and all(map(math.isfinite, losses))
 
 
-def test_target_that_the_data_set_does_not_name_is_refused(plan_file, data_set, tmp_path, monkeypatch, capsys):
+def test_target_missing_in_data_set_is_refused(plan_file, data_set, tmp_path, monkeypatch, capsys):
     setting = "targets={Near box: [1], Far box: [7]}"
-    expected = sentence_of("target-unknown", segment="Far box", value=7, known="1, 2")
+    expected = message_of("target-unknown", segment="Far box", value=7, known="1, 2")
     for arguments in (
         ("plan", data_set, "--output", tmp_path / "plan_2.yaml"),
         ("train", plan_file, "--output", tmp_path / "run"),
@@ -168,12 +171,12 @@ def test_target_that_the_data_set_does_not_name_is_refused(plan_file, data_set, 
 
 
 def test_target_with_the_name_of_another_label_is_refused(plan_file, data_set, tmp_path, monkeypatch, capsys):
-    """Somebody exchanged two labels in the data set, or in the plan: the model would name them wrong."""
+    """Two labels were swapped in the data set or in the plan: the model would name them wrong."""
     run = tmp_path / "run"
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 2) == 0
     own = (data_set / "dataset.json").read_text(encoding="utf-8")
     content = json.loads(own)
-    # Another name, and more values, are the user's choice.
+    # Another name, or more values, are the user's choice.
     content["labels"] = {"1": "Proximal box", "2": "Far box", "3": "farther"}
     (data_set / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     setting = "targets={Near box: [1], Far box: [2, 3]}"
@@ -182,7 +185,7 @@ def test_target_with_the_name_of_another_label_is_refused(plan_file, data_set, t
     assert run_command(monkeypatch, "evaluate", run) == 0
     content["labels"] = {"1": "far Box", "2": "Near box"}
     (data_set / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
-    expected = sentence_of("target-of-another-label", segment="Near box", ours="1", theirs="2", data="Boxes")
+    expected = message_of("target-of-another-label", segment="Near box", ours="1", theirs="2", data="Boxes")
     for arguments in (
         ("train", plan_file, "--output", tmp_path / "other"),
         ("crossval", plan_file, "--output", tmp_path / "folds"),
@@ -197,12 +200,12 @@ def test_target_with_the_name_of_another_label_is_refused(plan_file, data_set, t
     (data_set / "dataset.json").write_text(own, encoding="utf-8")
     arguments = ("--output", tmp_path / "plan_3.yaml", "--set", "targets={Near box: [2], Far box: [1]}")
     assert run_command(monkeypatch, "plan", data_set, *arguments) == 2
-    expected = sentence_of("target-of-another-label", segment="Near box", ours="2", theirs="1", data="Boxes")
+    expected = message_of("target-of-another-label", segment="Near box", ours="2", theirs="1", data="Boxes")
     assert capsys.readouterr().err.strip() == expected
 
 
-def test_inputs_in_another_order_than_the_channels_are_refused(tmp_path):
-    """The package would name the channels by the plan, and get them in the wrong order."""
+def test_inputs_in_other_order_than_channels_are_refused(tmp_path):
+    """The package would name the channels by the plan, but get them in the wrong order."""
     folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
     data_set = read_data_set(folder)
     plan = make_plan(data_set, folder)[0]
@@ -226,20 +229,20 @@ def test_inputs_in_another_order_than_the_channels_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("window", "precisions"), [((16, 24, 24), {"32-true"}), ((24, 24, 24), {"32-true", "bf16-mixed"})]
 )
-def test_precision_on_the_processor_is_one_that_it_computes_right(window, precisions):
+def test_precision_on_cpu_gives_correct_gradients(window, precisions):
     assert _precision(choose_backend("cpu"), "auto", window) in precisions
 
 
-@pytest.mark.parametrize("wanted", ["bf16-mixed", "16-mixed"])
-def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted):
+@pytest.mark.parametrize("precision_name", ["bf16-mixed", "16-mixed"])
+def test_precision_with_wrong_gradients_on_cpu_is_refused(precision_name):
     cpu, gpu = (Backend(torch.device(kind), "bf16") for kind in ("cpu", "cuda"))
     with refused("bf16-window-too-small", smallest=16):
-        _precision(cpu, wanted, (16, 24, 24))
-    assert _precision(cpu, wanted, (24, 24, 24)) == wanted
+        _precision(cpu, precision_name, (16, 24, 24))
+    assert _precision(cpu, precision_name, (24, 24, 24)) == precision_name
     with pytest.raises(UserError) as raised:
-        _precision(cpu, wanted, (32, 48, 48), 16)
+        _precision(cpu, precision_name, (32, 48, 48), 16)
     assert raised.value.values["smallest"] == 32
-    assert _precision(gpu, wanted, (16, 24, 24)) == wanted
+    assert _precision(gpu, precision_name, (16, 24, 24)) == precision_name
 
 
 @pytest.mark.parametrize(
@@ -251,10 +254,8 @@ def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted):
         ("pyramid", 48, "bf16-mixed"),
     ],
 )
-def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
-    data_set, tmp_path, monkeypatch, system, side, precision
-):
-    """Where its coarsest convolutions see two voxels."""
+def test_smallest_bf16_window_on_cpu_depends_on_network(data_set, tmp_path, monkeypatch, system, side, precision):
+    """If its coarsest convolutions see two voxels."""
     monkeypatch.setattr(
         "conresnet_training.training.processes.choose_backend", lambda device: Backend(torch.device("cpu"), "bf16")
     )
@@ -274,7 +275,7 @@ def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
         ("cuda", "fp32", (24, 24, 24), "32-true"),
     ],
 )
-def test_precision_is_the_engines_but_for_small_windows_on_the_processor(device, best, window, precision):
+def test_precision_matches_engine_except_for_small_windows_on_cpu(device, best, window, precision):
     assert _precision(Backend(torch.device(device), best), "auto", window) == precision
 
 
@@ -283,7 +284,7 @@ def test_precision_is_the_engines_but_for_small_windows_on_the_processor(device,
     [("auto", 1, [0]), ("cuda", 2, [0, 1]), ("cuda:2", 1, [2]), ("cuda:1", 2, [1, 2]), ("cuda:2", 2, None)],
 )
 def test_gpus_are_chosen_by_index(plan_file, tmp_path, monkeypatch, device, devices, trained_on):
-    """On a double of a computer with three of them."""
+    """On a simulated computer with three of them."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
@@ -300,9 +301,7 @@ def test_gpus_are_chosen_by_index(plan_file, tmp_path, monkeypatch, device, devi
 
 
 @pytest.mark.parametrize(("device", "code"), [("cuda:99", "device-unavailable"), ("gpu", "device-unknown")])
-def test_device_that_is_not_there_is_refused_before_the_run_begins(
-    plan_file, tmp_path, monkeypatch, capsys, device, code
-):
+def test_unavailable_device_is_refused_before_the_run_starts(plan_file, tmp_path, monkeypatch, capsys, device, code):
     assert run_command(monkeypatch, "train", plan_file, "--output", tmp_path / "run", "--device", device) == 2
-    assert sentence_of(code, device=device, torch=torch.__version__) in capsys.readouterr().err
+    assert message_of(code, device=device, torch=torch.__version__) in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Training samples: what a number stands for, and nothing else."""
+"""Training samples: each depends only on its number."""
 
 import pickle
 from collections import Counter
@@ -34,7 +34,7 @@ class Case:
 
 
 def case(name: str, shape: tuple[int, int, int]) -> Case:
-    """A labelled voxel in a corner, and an image whose value tells the place."""
+    """A labeled voxel in a corner, and an image whose values encode the position."""
     label = np.zeros(shape, np.uint8)
     label[-1, -1, -1] = 1
     return Case(name, np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 1, label)
@@ -44,7 +44,7 @@ def samples(cases, settings=STILL, **sampling) -> TrainingSamples:
     return TrainingSamples(cases, WINDOW, [[1], [1, 2]], SampleChanges(settings), Sampling(**sampling))
 
 
-def test_sample_depends_on_seed_and_number_alone():
+def test_sample_depends_only_on_seed_and_number():
     cases = [case("a", (20, 20, 20)), case("b", (6, 30, 9))]
     first, again = samples(cases, Augmentation()), samples(cases, Augmentation())
     for number in (5, 0, 3):
@@ -55,7 +55,7 @@ def test_sample_depends_on_seed_and_number_alone():
     assert not torch.equal(first[5][0], other_seed[5][0])
 
 
-def test_every_case_comes_once_a_turn():
+def test_every_case_is_drawn_once_per_epoch():
     cases = [case(str(index), (8, 16, 8)) for index in range(7)]
     for index, item in enumerate(cases):
         item.image[...] = index
@@ -66,20 +66,20 @@ def test_every_case_comes_once_a_turn():
 
 
 @pytest.mark.parametrize("shape", [(20, 20, 20), (3, 30, 5), (8, 16, 8)])
-def test_window_is_cut_from_the_case_and_padded_with_zeros(shape):
+def test_window_is_cropped_from_the_case_and_padded_with_zeros(shape):
     drawn = samples([case("a", shape)])
     for number in range(6):
         image, target = drawn[number]
         assert image.shape == (1, *WINDOW) and target.shape == (2, *WINDOW)
         inside = np.prod(np.minimum(shape, WINDOW))
         assert int((image > 0).sum()) == inside
-        # Inside, what is cut is in one piece: neighbors along W differ by one.
+        # Inside, the crop is contiguous: neighbors along W differ by one.
         values = image[image > 0].view(*np.minimum(shape, WINDOW).tolist())
         assert torch.equal(values[..., 1:] - values[..., :-1], torch.ones_like(values[..., 1:]))
 
 
-def test_the_part_that_is_answered_for_reaches_every_corner_of_the_case():
-    """Around it the window shows the case, and nothing beyond the case."""
+def test_output_region_reaches_every_corner_of_the_case():
+    """Around that part, the window shows the case, and nothing outside the case."""
     shape, answered = (20, 30, 20), (4, 8, 4)
     item = case("a", shape)
     drawn = samples([item], answered=answered, foreground_share=0.5)
@@ -97,13 +97,13 @@ def test_the_part_that_is_answered_for_reaches_every_corner_of_the_case():
     assert {(0, 0), (0, 16), (1, 0), (1, 22), (2, 0), (2, 16)} <= places
 
 
-def test_every_second_window_holds_a_label():
+def test_every_second_window_contains_a_label():
     drawn = samples([case("a", (60, 60, 60))])
     assert all(drawn[number][1].any() for number in range(0, 40, 2))
     assert not all(drawn[number][1].any() for number in range(1, 40, 2))
 
 
-def test_targets_join_label_values():
+def test_targets_combine_label_values():
     item = case("a", WINDOW)
     item.label[0, 0, 0] = 2
     target = samples([item])[0][1]
@@ -123,37 +123,37 @@ def test_label_moves_with_the_image():
 
 
 @pytest.mark.parametrize("axes", [["W"], ["S"], ["S", "W"], ["S", "H", "W"]])
-def test_left_and_right_change_places_in_a_mirror_image_alone(axes):
-    """Two flips turn the patient by half a circle, after which the left organ is still the left one."""
+def test_left_and_right_are_swapped_only_in_mirror_images(axes):
+    """Two flips rotate the patient by 180 degrees, after which the left organ is still the left one."""
     item = case("a", WINDOW)
     item.label[...] = 0
     item.label[:, :, :2], item.label[:, :, 6:] = 1, 2
     item.image[...] = item.label
     settings = STILL.model_copy(update={"flip_axes": axes})
     drawn = TrainingSamples([item], WINDOW, [[1], [2]], SampleChanges(settings), Sampling(), mirrored=[1, 0])
-    seen = set()
+    flip_counts = set()
     for number in range(60):
         image, target = drawn[number]
-        # The image's own values tell where each organ was before the flips.
+        # The image values identify where each organ was before the flips.
         is_swapped = torch.equal(target[0], (image[0] == 2).float())
         assert is_swapped or torch.equal(target[0], (image[0] == 1).float())
         assert torch.equal(target[1], (image[0] == (1 if is_swapped else 2)).float())
-        flips = drawn.changes.draw_warp(WINDOW, _after_the_corner(drawn, number)).flips
+        flips = drawn.changes.draw_warp(WINDOW, _random_after_corner(drawn, number)).flips
         assert is_swapped == (len(flips) in (1, 3))
-        seen.add(len(flips))
-    assert seen == set(range(len(axes) + 1))
+        flip_counts.add(len(flips))
+    assert flip_counts == set(range(len(axes) + 1))
 
 
-def _after_the_corner(drawn: TrainingSamples, number: int) -> np.random.Generator:
-    """The random numbers of a sample, from where its warp is drawn on."""
+def _random_after_corner(drawn: TrainingSamples, number: int) -> np.random.Generator:
+    """The random generator of a sample, in the state from which its warp is drawn."""
     random = np.random.default_rng([drawn.sampling.seed, number])
     item = drawn.cases[0]
     drawn._corner(item, item.label, random, drawn._is_around_label(number))
     return random
 
 
-def test_the_label_that_a_window_lies_around_is_anywhere_in_it():
-    """Were it mostly at the window's edges, turning the window would lose it, and its surroundings were not seen."""
+def test_label_can_be_anywhere_in_its_window():
+    """If it were mostly at the edges, rotation would lose it, and its surroundings would not be seen."""
     item = case("a", (120, 120, 120))
     item.label[...] = 0
     item.label[60, 60, 60] = 1
@@ -165,15 +165,15 @@ def test_the_label_that_a_window_lies_around_is_anywhere_in_it():
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 1 / 3, 0.8, 1])
-def test_share_of_windows_around_a_label(share):
-    """Everywhere else a window of this case meets its only label hardly ever."""
+def test_share_of_windows_around_a_label_follows_settings(share):
+    """Other windows of this case hardly ever contain its only label."""
     drawn = samples([case("a", (120, 120, 120))], foreground_share=share)
     found = [bool(drawn[number][1].any()) for number in range(60)]
     assert sum(found) == pytest.approx(60 * share, abs=1)
     assert max(sum(found[start : start + 12]) for start in range(0, 60, 12)) <= 12 * share + 1
 
 
-def test_balanced_segments_come_as_often_however_small():
+def test_balanced_segments_are_drawn_equally_often():
     item = case("a", (60, 60, 60))
     item.label[...] = 0
     item.label[:30] = 1
@@ -187,8 +187,8 @@ def test_balanced_segments_come_as_often_however_small():
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_windows_lie_around_the_targets_whatever_else_is_labelled(balanced):
-    """One small organ of a data set with many was in hardly any window."""
+def test_windows_are_drawn_around_targets_only(balanced):
+    """Otherwise, one small organ in a data set with many would be in hardly any window."""
     item = case("a", (60, 60, 60))
     item.label[...] = 1
     item.label[50, 50, 50] = 7
@@ -199,7 +199,7 @@ def test_windows_lie_around_the_targets_whatever_else_is_labelled(balanced):
     assert len({float(elsewhere[number][0].min()) for number in range(20)}) > 10
 
 
-def test_distances_are_of_the_augmented_target():
+def test_distances_match_augmented_target():
     item = case("a", (20, 30, 20))
     item.label[5:12, 8:20, 5:12] = 1
     drawn = samples([item], Augmentation(), distances=True)
@@ -209,7 +209,7 @@ def test_distances_are_of_the_augmented_target():
         assert ((distances <= 0) >= target.bool()).all()
 
 
-def test_elastic_deformation_bends_image_and_label_alike():
+def test_elastic_deformation_is_the_same_for_image_and_label():
     item = case("a", WINDOW)
     item.label[...] = 0
     item.label[2:6, 4:12, 2:6] = 1
@@ -220,18 +220,18 @@ def test_elastic_deformation_bends_image_and_label_alike():
     assert all(((image[0] > 50).float() != target[0]).float().mean() < 0.05 for image, target in moved)
 
 
-def test_steps_take_the_numbers_in_order_from_the_first_that_is_left():
+def test_steps_use_sample_numbers_in_order():
     assert list(step_samples(range(2, 4), 3)) == [[6, 7, 8], [9, 10, 11]]
 
 
-def test_processes_share_each_step_between_them():
+def test_processes_share_each_step():
     parts = [list(step_samples(range(5, 8), 6, process, 3)) for process in range(3)]
     whole = list(step_samples(range(5, 8), 6))
     assert [[number for part in step for number in part] for step in zip(*parts, strict=True)] == whole
 
 
-def test_many_cases_hold_no_files_open_and_are_handed_over_as_names(tmp_path):
-    """Complaint 27: processes that make samples get no arrays, and no limit of open files is met."""
+def test_many_cases_keep_no_files_open_and_are_passed_by_name(tmp_path):
+    """Processes that make samples get no arrays, and the limit of open files is not reached."""
     item = case("a", (20, 20, 20))
     files = [tmp_path / f"{part}.npy" for part in ("image", "label", "places")]
     for array, file in zip((item.image, item.label, index_of_labels(item.label)), files, strict=True):

@@ -1,4 +1,4 @@
-"""Names of segments that speak of a side of the body: samples of such are never flipped from left to right."""
+"""Segment names that contain a side of the body: such samples are never flipped left to right."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Parts that are trained one after the other: what moves when, and what becomes of it."""
+"""Networks trained in stages: which parts change when, and how they are combined."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from training.tiny_plan import write_tiny_plan
 
 STEPS = 4
 SETTINGS = (f"training.steps={STEPS}", "training.steps_between_checkpoints=100")
-# For each system, how the names of its first part's tensors begin, and the setting of the paper's norm.
+# For each system, the prefix of its first part's tensors, and the setting for the paper's norm.
 FIRST_PART = {"coarse-to-fine": "network.0.", "voxresnet-auto-context": "network.rounds.0."}
 BATCH_NORM = {
     "coarse-to-fine": tuple(f"model.system.networks.{place}.arguments.norm=batch" for place in (0, 1)),
@@ -43,8 +43,8 @@ def staged_run(data_set: Path, folder: Path, system: str, *settings: str) -> Run
 
 
 @pytest.mark.parametrize("system", STAGED)
-def test_each_stage_trains_its_part_alone(data_set, tmp_path, system):
-    """Weights, statistics of the batch norms, and what the optimizer keeps of them."""
+def test_each_stage_trains_only_its_part(data_set, tmp_path, system):
+    """Weights, statistics of the batch norms, and the optimizer's state."""
     run = staged_run(data_set, tmp_path, system)
     with torch.random.fork_rng():
         torch.manual_seed(run.plan.training.seed)
@@ -66,8 +66,8 @@ def test_each_stage_trains_its_part_alone(data_set, tmp_path, system):
 
 
 @pytest.mark.parametrize("steps", [STEPS - 1, STEPS + 2])
-def test_other_steps_are_refused_once_a_stage_was_begun(data_set, tmp_path, steps):
-    """In a finished run, steps of the second stage would count as those of the first."""
+def test_changed_steps_are_refused_once_a_stage_started(data_set, tmp_path, steps):
+    """In a finished run, steps of the second stage would count as steps of the first."""
     run = staged_run(data_set, tmp_path, "coarse-to-fine")
     fit(run, 1)
     other = Run(run.folder, with_settings(run.plan, [f"training.steps={steps}"]), 0)
@@ -76,14 +76,14 @@ def test_other_steps_are_refused_once_a_stage_was_begun(data_set, tmp_path, step
     assert fit(run, 2).step == 2
 
 
-def test_schedules_begin_anew_with_each_stage(data_set, tmp_path, monkeypatch):
-    run, seen = staged_run(data_set, tmp_path, "coarse-to-fine"), []
+def test_schedules_restart_with_each_stage(data_set, tmp_path, monkeypatch):
+    run, observed = staged_run(data_set, tmp_path, "coarse-to-fine"), []
     original = ResDSN.auxiliary_weights
-    monkeypatch.setattr(ResDSN, "auxiliary_weights", lambda self, share: seen.append(share) or original(share))
+    monkeypatch.setattr(ResDSN, "auxiliary_weights", lambda self, share: observed.append(share) or original(share))
     monkeypatch.setattr(loop, "STEPS_BETWEEN_POINTS", 1)
     outcome = fit(run)
     assert (outcome.step, outcome.steps, outcome.finished) == (2 * STEPS, 2 * STEPS, True)
-    assert seen == [step / STEPS for step in range(STEPS)] * 2
+    assert observed == [step / STEPS for step in range(STEPS)] * 2
     progress = read_progress(run.folder / PROGRESS_FILE)
     assert (progress.steps, progress.started["stages"]) == (2 * STEPS, 2)
     rate = run.plan.training.learning_rate
@@ -93,8 +93,8 @@ def test_schedules_begin_anew_with_each_stage(data_set, tmp_path, monkeypatch):
         assert point["loss"] == pytest.approx(point["segmentation_loss"] + point["auxiliary_loss"], rel=1e-5)
 
 
-def test_best_is_sought_among_the_last_stage_alone(data_set, tmp_path, monkeypatch):
-    """The coarse network is not what the run is for, however well it does."""
+def test_best_checkpoint_is_from_the_last_stage(data_set, tmp_path, monkeypatch):
+    """The coarse network is not the goal of the run, however good it is."""
     dice = iter([0.9, 0.5, 0.4])
     monkeypatch.setattr(loop, "dice_of_cases", lambda *_: torch.full((2, 2), next(dice)))
     run = staged_run(data_set, tmp_path, "coarse-to-fine", f"training.steps_between_checkpoints={STEPS + 2}")
@@ -105,7 +105,7 @@ def test_best_is_sought_among_the_last_stage_alone(data_set, tmp_path, monkeypat
 
 
 def test_second_stage_builds_on_the_average_of_the_first(data_set, tmp_path):
-    """What is exported of the first part is what the second was trained on."""
+    """The first part that is exported is the one that the second was trained on."""
     run = staged_run(data_set, tmp_path, "voxresnet-auto-context", "training.weight_average=0.8")
     fit(run, STEPS)
     between = checkpoint(run.folder)
@@ -120,15 +120,15 @@ def test_second_stage_builds_on_the_average_of_the_first(data_set, tmp_path):
 
 
 def test_fine_network_is_trained_around_the_segments(data_set, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(loop.TrainingLoop, "__init__", lambda self, *arguments: seen.extend(arguments[3]))
+    observed = []
+    monkeypatch.setattr(loop.TrainingLoop, "__init__", lambda self, *arguments: observed.extend(arguments[3]))
     monkeypatch.setattr(loop.TrainingLoop, "run_to", lambda self, last: loop.Outcome(0, 0, True))
     settings = "training.foreground_share=0", "model.inference.window=[8, 8, 8]"
     unchanged = "augmentation.scaling=0", "augmentation.rotation_degrees=0"
     run = staged_run(data_set, tmp_path, "coarse-to-fine", *settings, *unchanged)
     monkeypatch.setattr("conresnet_training.training.trainer.shutil.rmtree", lambda *_, **__: None)
     fit(run)
-    coarse, fine = seen
+    coarse, fine = observed
     assert all(fine.samples[number][1].any() for number in range(40))
     assert not all(coarse.samples[number][1].any() for number in range(40))
     assert coarse.held_out.box_of is whole_case
@@ -138,7 +138,7 @@ def test_fine_network_is_trained_around_the_segments(data_set, tmp_path, monkeyp
     assert boxes.find_box.keywords == {"margin": arguments["margin"], "smallest": arguments["smallest_component"]}
 
 
-def test_case_without_labels_is_validated_too(data_set, tmp_path):
+def test_case_without_labels_is_validated(data_set, tmp_path):
     file = data_set / "labelsTr" / "case_0.nii.gz"
     image = nibabel.load(file)
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), file)
@@ -147,7 +147,7 @@ def test_case_without_labels_is_validated_too(data_set, tmp_path):
 
 
 @pytest.mark.parametrize("system", STAGED)
-def test_model_is_made_of_nothing_that_was_not_trained(data_set, tmp_path, system):
+def test_model_requires_all_stages_to_be_trained(data_set, tmp_path, system):
     run = staged_run(data_set, tmp_path, system)
     fit(run, STEPS)
     with refused("stage-not-reached"):
@@ -170,14 +170,14 @@ def test_package_of_coarse_to_fine_has_the_weights_of_each_network(data_set, tmp
             assert torch.equal(tensor, expected.half().to(expected.dtype) if expected.ndim > 1 else expected), name
 
 
-def test_runs_of_several_networks_are_not_joined(data_set, tmp_path):
+def test_runs_with_several_networks_are_not_combined(data_set, tmp_path):
     plan = read_plan(staged_plan(data_set, tmp_path, "coarse-to-fine"))
     runs = [start_run(plan, tmp_path / str(fold), fold) for fold in (0, 1)]
     with refused("runs-not-joined"):
         pack_runs(runs)
 
 
-def test_steps_of_a_run_are_those_of_all_stages(data_set, tmp_path):
+def test_steps_of_a_run_include_all_stages(data_set, tmp_path):
     plans = {system: read_plan(staged_plan(data_set, tmp_path, system)) for system in STAGED}
     plans["conresnet"] = read_plan(write_tiny_plan(data_set, tmp_path / "plain.yaml", *SETTINGS))
     assert {system: stages_of(plan) for system, plan in plans.items()} == {**dict.fromkeys(STAGED, 2), "conresnet": 1}

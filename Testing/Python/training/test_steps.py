@@ -1,4 +1,4 @@
-"""Training steps: what they wait for, what they leave when a value is not finite, and what the optimizer keeps."""
+"""Training steps: synchronization, non-finite values, and the optimizer's state."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.fixture
 def planned(data_set, tmp_path):
-    """A plan of 100 steps without a checkpoint in between, and further settings."""
+    """A function that makes a plan of 100 steps without a checkpoint in between, with additional settings."""
 
     def make(*settings: str, system: str = "conresnet") -> Plan:
         long = ("training.steps=100", "training.steps_between_checkpoints=100")
@@ -79,10 +79,10 @@ def planned(data_set, tmp_path):
         ("coarse-to-fine", ("training.weight_average=0.9",)),
     ],
 )
-def test_no_step_waits_for_the_device(planned, tmp_path, monkeypatch, system, settings):
-    """Fake tensors have no values: to read one, for which a GPU would have to finish its work, is an error.
+def test_steps_do_not_synchronize_with_the_device(planned, tmp_path, monkeypatch, system, settings):
+    """Fake tensors have no values: reading one, which would make a GPU synchronize, is an error.
 
-    It is read once in ten steps.
+    Values are read once in ten steps.
     """
     monkeypatch.setattr(Fabric, "_move_model_to_device", lambda self, model, optimizers: model)
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda self, memo: self, raising=False)
@@ -98,8 +98,8 @@ def test_no_step_waits_for_the_device(planned, tmp_path, monkeypatch, system, se
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_step_that_is_not_finite_changes_nothing_and_is_named_later(planned, tmp_path, optimizer):
-    """With the case whose sample is to blame, which only the weights of that step can tell."""
+def test_non_finite_step_changes_nothing_and_is_reported_later(planned, tmp_path, optimizer):
+    """The case responsible is found with the weights of that step."""
     plan = planned(f"training.optimizer={optimizer}", "model.system.networks.0.arguments.dropout=0")
     good, bad = Samples(plan), Samples(plan, too_large=9)
     alone, made = loop_of(plan, tmp_path, good), loop_of(plan, tmp_path, bad)
@@ -133,7 +133,7 @@ def scaled(scale: float) -> MixedPrecision:
     return precision
 
 
-def test_gradients_too_large_for_a_scale_only_lower_it(planned, tmp_path):
+def test_gradient_overflow_only_lowers_the_scale(planned, tmp_path):
     """A scale that falls below 1 ends the run."""
     plan, precision = planned(*SCALED), scaled(2.0**127)
     samples = Samples(plan)
@@ -151,7 +151,7 @@ def test_gradients_too_large_for_a_scale_only_lower_it(planned, tmp_path):
         make_steps(made, samples, STEPS_BETWEEN_POINTS)
 
 
-def test_gradients_are_clipped_without_their_scale(planned, tmp_path):
+def test_gradients_are_unscaled_before_clipping(planned, tmp_path):
     plan = planned(*SCALED, "training.optimizer=sgd")
     samples, weights = Samples(plan), []
     for steps, scale in ((0, 1), (3, 1), (3, 2.0**10)):
@@ -163,14 +163,14 @@ def test_gradients_are_clipped_without_their_scale(planned, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_fused_updates_are_those_of_the_plain_loop(planned, tmp_path, monkeypatch, optimizer):
+def test_fused_updates_match_unfused_updates(planned, tmp_path, monkeypatch, optimizer):
     plan = planned(f"training.optimizer={optimizer}")
     samples, weights = Samples(plan), []
     for steps, devices in ((0, ()), (5, ("cpu",)), (5, ())):
         monkeypatch.setattr(loop, "FUSED", devices)
         made = loop_of(plan, tmp_path, samples)
         if optimizer == "adam":
-            # With its usual 1e-8, Adam makes much of the last bits of a gradient that is almost 0.
+            # With the usual 1e-8, Adam amplifies the last bits of gradients close to 0.
             made.bare_optimizer.param_groups[0]["eps"] = 1e-3
         make_steps(made, samples, steps)
         assert bool(made.bare_optimizer.param_groups[0]["fused"]) == bool(devices)
@@ -179,18 +179,18 @@ def test_fused_updates_are_those_of_the_plain_loop(planned, tmp_path, monkeypatc
     assert (fused - plain).abs().mean() < 0.01 * (plain - begun).abs().mean()
 
 
-def test_checkpoint_of_another_kind_of_update_is_continued_by_that_of_the_device(data_set, tmp_path, monkeypatch):
-    """As checkpoints of earlier versions, or of a device without fused updates, are."""
+def test_checkpoint_with_unfused_updates_continues_with_fused_ones(data_set, tmp_path, monkeypatch):
+    """For example, a checkpoint of an earlier version, or of a device without fused updates."""
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=6")
-    run, whole = tmp_path / "run", tmp_path / "whole"
+    run, uninterrupted = tmp_path / "run", tmp_path / "whole"
     with monkeypatch.context() as earlier:
         earlier.setattr(loop, "FUSED", ())
         assert run_command(monkeypatch, "train", plan, "--output", run, "--max-steps", 3) == 0
-        assert run_command(monkeypatch, "train", plan, "--output", whole) == 0
+        assert run_command(monkeypatch, "train", plan, "--output", uninterrupted) == 0
     begun = checkpoint(run)
     assert not begun["optimizer"]["param_groups"][0]["fused"]
     assert run_command(monkeypatch, "resume", run) == 0
-    resumed, plain = checkpoint(run), checkpoint(whole)
+    resumed, plain = checkpoint(run), checkpoint(uninterrupted)
     assert resumed["optimizer"]["param_groups"][0]["fused"]
     assert {float(state["step"]) for state in resumed["optimizer"]["state"].values()} == {6.0}
     begun, resumed, plain = (flat(content["state_dict"]) for content in (begun, resumed, plain))

@@ -1,4 +1,4 @@
-"""Runs that are stopped, refused or fail: what stays on the disk, and what is said."""
+"""Runs that are stopped, refused or fail: the files that remain, and the messages."""
 
 import contextlib
 import copy
@@ -35,7 +35,7 @@ from conresnet_training.training import loop, trainer, validation
 from conresnet_training.training.processes import PARENT_VARIABLE, StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
 from training.broken_runs import checkpoint
-from training.commands import refused, run_command, sentence_of
+from training.commands import message_of, refused, run_command
 from training.tiny_plan import write_tiny_plan
 
 
@@ -50,8 +50,8 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def all_signals_heard():
-    """As from a terminal: a process in the background, or under nohup, hands it down that some are ignored."""
+def default_signals():
+    """As in a terminal: a process in the background or under nohup inherits that some signals are ignored."""
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
@@ -62,7 +62,7 @@ def all_signals_heard():
 
 @contextlib.contextmanager
 def training(*arguments, **environment):
-    """``python -m conresnet_training`` in a process of its own, which does not outlive the test."""
+    """Run ``python -m conresnet_training`` in a separate process, which is killed at the end of the block."""
     command = [sys.executable, "-m", "conresnet_training", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -82,7 +82,7 @@ def wait_for(condition, process, seconds=240):
 
 
 def read_until(terminal: int, condition) -> None:
-    """Read what a process writes to its terminal, which would wait for a reader otherwise."""
+    """Read what a process writes to its terminal, so that it does not block."""
     while not condition():
         if select.select([terminal], [], [], 0.05)[0]:
             os.read(terminal, 65536)
@@ -92,12 +92,12 @@ def points(run: Path) -> int:
     return len(read_progress(run / PROGRESS_FILE).points)
 
 
-# As in a shell of a SLURM job of four tasks, or of torchrun; a single process is the first all the same.
+# As in a shell in a SLURM job with four tasks, or of torchrun; a single process still has rank 0.
 IN_A_JOB = dict.fromkeys(("RANK", "SLURM_PROCID", "LOCAL_RANK"), "1")
 IN_A_JOB |= {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
 
 
-def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkeypatch, capsys):
+def test_running_run_is_detected_protected_and_stopped(data_set, run, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(
         data_set, tmp_path / "plan.yaml", "training.steps=100000", "training.steps_between_checkpoints=100000"
     )
@@ -105,7 +105,7 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
         wait_for(lambda: points(run) > 1, process)
         assert running_process(run)["pid"] == process.pid
         assert run_command(monkeypatch, "resume", run) == 2
-        assert sentence_of("run-in-use", pid=process.pid, path=run) in capsys.readouterr().err
+        assert message_of("run-in-use", pid=process.pid, path=run) in capsys.readouterr().err
         assert run_command(monkeypatch, "stop", run) == 0
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
@@ -127,20 +127,20 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows closes a window otherwise")
-def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path, all_signals_heard):
-    """Those that make samples are hung up, too, and must make them to the end."""
+def test_closed_terminal_ends_a_run_with_a_checkpoint(data_set, run, tmp_path, default_signals):
+    """Processes that make samples get the hangup, too, but must continue until the end."""
     steps = ("training.steps=100000", "training.steps_between_checkpoints=100000")
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", *steps, "training.workers=1")
-    ours, theirs = os.openpty()
+    parent_end, child_end = os.openpty()
     command = [sys.executable, "-m", "conresnet_training", "train", str(plan), "--output", str(run)]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = subprocess.Popen(command, stdin=child_end, stdout=child_end, stderr=child_end, start_new_session=True)
     try:
-        os.close(theirs)
-        draining = threading.Thread(target=read_until, args=(ours, lambda: points(run) > 1), daemon=True)
+        os.close(child_end)
+        draining = threading.Thread(target=read_until, args=(parent_end, lambda: points(run) > 1), daemon=True)
         draining.start()
         wait_for(lambda: not draining.is_alive(), process)
-        os.close(ours)
-        # A shell hangs up its jobs, and the system the shell's when that ends.
+        os.close(parent_end)
+        # A shell sends a hangup to its jobs, and the system to the shell's jobs when the shell ends.
         for _ in range(2):
             os.killpg(process.pid, signal.SIGHUP)
             time.sleep(0.05)
@@ -153,7 +153,7 @@ def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path,
     assert progress.state == "stopped" and checkpoint(run)["global_step"] == progress.step > 0
 
 
-def test_signal_that_is_ignored_stays_so(tmp_path, all_signals_heard):
+def test_ignored_signal_stays_ignored(tmp_path, default_signals):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with StopWatch(tmp_path) as stop:
         signal.raise_signal(signal.SIGINT)
@@ -161,23 +161,23 @@ def test_signal_that_is_ignored_stays_so(tmp_path, all_signals_heard):
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_blank_variable_names_no_parent(tmp_path, monkeypatch):
+def test_empty_parent_variable_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv(PARENT_VARIABLE, "")
     assert not StopWatch(tmp_path).asked()
 
 
-def test_a_parent_that_has_ended_but_was_not_waited_for_is_gone(tmp_path, monkeypatch):
+def test_zombie_parent_counts_as_ended(tmp_path, monkeypatch):
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as parent:
         monkeypatch.setenv(PARENT_VARIABLE, str(parent.pid))
         stop = StopWatch(tmp_path)
         assert not stop.asked()
         parent.stdin.close()
-        # It keeps its number until the end of this block.
+        # It keeps its process id until the end of this block.
         os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
         assert stop.asked() and stop.status
 
 
-def test_second_signal_ends_at_once(tmp_path, all_signals_heard):
+def test_second_signal_ends_immediately(tmp_path, default_signals):
     with StopWatch(tmp_path) as stop:
         assert not stop.asked()
         signal.raise_signal(signal.SIGTERM)
@@ -191,8 +191,8 @@ def test_second_signal_ends_at_once(tmp_path, all_signals_heard):
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGQUIT"])
-def test_signals_of_queues_stop_with_a_status_of_their_own(tmp_path, all_signals_heard, name):
-    """They may come several times, as that of the limit on processor time does every second."""
+def test_signals_of_job_schedulers_have_their_own_status(tmp_path, default_signals, name):
+    """They may arrive several times; for example, the CPU time limit sends one every second."""
     number = getattr(signal, name)
     before = signal.getsignal(number)
     with StopWatch(tmp_path) as stop:
@@ -207,7 +207,7 @@ def test_signals_of_queues_stop_with_a_status_of_their_own(tmp_path, all_signals
     assert signal.getsignal(number) == before
 
 
-def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
+def test_lock_of_a_killed_process_is_free_even_if_its_pid_is_reused(tmp_path):
     code = (
         "import os, pathlib, sys; from conresnet_training.runs.state import sole_process\n"
         "with sole_process(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
@@ -230,8 +230,8 @@ def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
         assert not (tmp_path / STOP_FILE).exists()
 
 
-def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, monkeypatch):
-    """Not a step is lost, and the curve has the validation where an unbroken run has it."""
+def test_validation_is_repeated_after_stop_during_validation(plan_file, run, monkeypatch):
+    """No step is lost, and the curve has the validation at the same step as an uninterrupted run."""
     original = validation.found_segments
 
     def stopped(*arguments, **options):
@@ -248,8 +248,8 @@ def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, mon
     assert checkpoint(run)["global_step"] == 4
 
 
-def test_numbers_that_are_not_finite_end_the_run_and_name_the_case(plan_file, run, monkeypatch, capsys):
-    """Complaint 7: the case is named, and the checkpoint from before is the one that stays."""
+def test_non_finite_loss_ends_the_run_and_names_the_case(plan_file, run, monkeypatch, capsys):
+    """The case is named, and the previous checkpoint is kept."""
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
     (file,) = (run / "prepared").glob("case_2_*_image.npy")
     image = np.load(file)
@@ -257,14 +257,14 @@ def test_numbers_that_are_not_finite_end_the_run_and_name_the_case(plan_file, ru
     np.save(file, image)
     capsys.readouterr()
     assert run_command(monkeypatch, "resume", run) == 2
-    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    message = capsys.readouterr().err.strip().splitlines()[-1]
     failed = read_progress(run / PROGRESS_FILE).failed
-    assert failed["code"] == "not-finite" and failed["cases"] == ["case_2"] and failed["message"] == sentence
+    assert failed["code"] == "not-finite" and failed["cases"] == ["case_2"] and failed["message"] == message
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint(run)["state_dict"].values())
     assert running_process(run) is None
 
 
-def test_run_that_diverges_names_all_cases_of_the_step(plan_file, run, monkeypatch, capsys):
+def test_diverging_run_names_all_cases_of_the_step(plan_file, run, monkeypatch, capsys):
     settings = ("--set", "training.learning_rate=1e30", "--set", "training.steps_between_checkpoints=1")
     assert run_command(monkeypatch, "train", plan_file, "--output", run, *settings) == 2
     assert len(read_progress(run / PROGRESS_FILE).failed["cases"]) == 2
@@ -273,7 +273,7 @@ def test_run_that_diverges_names_all_cases_of_the_step(plan_file, run, monkeypat
         assert all(torch.isfinite(tensor).all() for tensor in content["state_dict"].values())
 
 
-def test_full_disk_leaves_the_last_checkpoint(plan_file, run, monkeypatch, capsys):
+def test_full_disk_keeps_the_last_checkpoint(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 2) == 0
     resource = pytest.importorskip("resource")
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
@@ -291,21 +291,21 @@ def test_full_disk_leaves_the_last_checkpoint(plan_file, run, monkeypatch, capsy
     assert run_command(monkeypatch, "resume", run, "--max-steps", 3) == 0
 
 
-def test_checkpoint_that_cannot_be_gone_on_from_is_named(plan_file, run, monkeypatch, capsys):
+def test_unusable_checkpoint_is_named(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
     plan = run / "plan.yaml"
     text = plan.read_text(encoding="utf-8")
     plan.write_text(text.replace("base_width: 8", "base_width: 16"), encoding="utf-8")
     assert run_command(monkeypatch, "resume", run) == 2
-    expected = sentence_of("plan-changed", path=plan, part="model.system")
+    expected = message_of("plan-changed", path=plan, part="model.system")
     assert capsys.readouterr().err.strip().splitlines()[-1] == expected
     plan.write_text(text, encoding="utf-8")
     (run / "checkpoints" / "last.ckpt").write_bytes(b"PK nonsense")
     assert run_command(monkeypatch, "resume", run) == 2
-    assert capsys.readouterr().err.strip() == sentence_of("checkpoint-damaged", path=run / "checkpoints" / "last.ckpt")
+    assert capsys.readouterr().err.strip() == message_of("checkpoint-damaged", path=run / "checkpoints" / "last.ckpt")
 
 
-def test_newest_checkpoint_that_is_damaged_is_replaced_by_the_one_before(plan_file, run, monkeypatch, capsys):
+def test_run_continues_from_previous_checkpoint_if_latest_is_damaged(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
     expected = {name: tensor.clone() for name, tensor in checkpoint(run)["state_dict"].items()}
     newest = run / "checkpoints" / "last.ckpt"
@@ -316,7 +316,7 @@ def test_newest_checkpoint_that_is_damaged_is_replaced_by_the_one_before(plan_fi
     assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint(run)["state_dict"].items())
 
 
-def test_run_whose_newest_checkpoint_was_deleted_does_not_start_over(plan_file, run, monkeypatch, capsys):
+def test_run_continues_from_previous_checkpoint_if_latest_is_deleted(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
     expected = {name: tensor.clone() for name, tensor in checkpoint(run)["state_dict"].items()}
     (run / "checkpoints" / "last.ckpt").unlink()
@@ -327,8 +327,8 @@ def test_run_whose_newest_checkpoint_was_deleted_does_not_start_over(plan_file, 
     assert read_progress(run / PROGRESS_FILE).started["step"] == 3
 
 
-def test_a_checkpoint_that_was_being_written_is_none(data_set, run, tmp_path, monkeypatch):
-    """A killed process leaves it; the folder may then begin anew with other cases."""
+def test_partial_checkpoint_is_ignored(data_set, run, tmp_path, monkeypatch):
+    """It is left by a killed process; the folder may then be used again with other cases."""
     other = write_tiny_plan(data_set, tmp_path / "other.yaml", "training.seed=5")
     (run / "checkpoints").mkdir(parents=True)
     (run / "fold.txt").write_text("0\n", encoding="utf-8")
@@ -344,7 +344,7 @@ CHANGES = {
 }
 
 
-def test_plan_that_was_changed_in_what_is_learned_is_refused(plan_file, run, monkeypatch, capsys):
+def test_plan_changes_that_affect_learning_are_refused(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
     plan = run / "plan.yaml"
     content = yaml.safe_load(plan.read_text(encoding="utf-8"))
@@ -358,11 +358,11 @@ def test_plan_that_was_changed_in_what_is_learned_is_refused(plan_file, run, mon
         capsys.readouterr()
         for command in (("resume", run), ("evaluate", run), ("export", run, "--output", run.parent / "package")):
             assert run_command(monkeypatch, *command) == 2
-            expected = sentence_of("plan-changed", path=plan, part=part)
+            expected = message_of("plan-changed", path=plan, part=part)
             assert capsys.readouterr().err.strip().splitlines()[-1] == expected
 
 
-def test_changed_case_is_told_when_a_run_goes_on(plan_file, data_set, run, monkeypatch, capsys):
+def test_changed_case_gets_a_warning_on_resume(plan_file, data_set, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
     os.utime(data_set / "labelsTr" / "case_1.nii.gz", (1, 1))
     capsys.readouterr()
@@ -370,8 +370,8 @@ def test_changed_case_is_told_when_a_run_goes_on(plan_file, data_set, run, monke
     assert "Case case_1 has changed since the run began" in capsys.readouterr().err
 
 
-def test_run_that_ended_before_its_first_checkpoint_can_be_started_again(plan_file, data_set, run, monkeypatch):
-    """Refused at once it leaves no folder; refused by a case it leaves one that the corrected command takes."""
+def test_run_that_failed_before_its_first_checkpoint_can_be_restarted(plan_file, data_set, run, monkeypatch):
+    """Refused immediately, it leaves no folder; refused for a case, it leaves one that the corrected command uses."""
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--devices", 3) == 2
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--set", "training.folds=7", "--fold", 6) == 2
     assert not run.exists()
@@ -391,20 +391,20 @@ def test_data_without_foreground_are_refused_before_the_first_step(plan_file, da
         image = nibabel.load(path)
         nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
     assert run_command(monkeypatch, "train", plan_file, "--output", run) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1] == sentence_of("no-foreground", path=data_set)
+    assert capsys.readouterr().err.strip().splitlines()[-1] == message_of("no-foreground", path=data_set)
 
 
-def test_memory_that_does_not_suffice_gets_a_sentence(plan_file, run, monkeypatch, capsys):
-    """Complaint 3."""
+def test_out_of_memory_is_reported(plan_file, run, monkeypatch, capsys):
+    """The error is also recorded in the progress file."""
     monkeypatch.setattr(loop.TrainingLoop, "_make_step", lambda *_: torch.empty(2**52))
     assert run_command(monkeypatch, "train", plan_file, "--output", run) == 2
-    assert sentence_of("training-out-of-memory", path=run) in capsys.readouterr().err
+    assert message_of("training-out-of-memory", path=run) in capsys.readouterr().err
     assert read_progress(run / PROGRESS_FILE).failed["code"] == "training-out-of-memory"
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_process_that_makes_samples_and_dies_gets_a_sentence(data_set, run, tmp_path, monkeypatch, capsys):
-    """Complaint 4."""
+def test_killed_sample_process_is_reported(data_set, run, tmp_path, monkeypatch, capsys):
+    """The message names the setting for the number of processes."""
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.workers=1")
     monkeypatch.setattr(samples.TrainingSamples, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     assert run_command(monkeypatch, "train", plan, "--output", run) == 2
@@ -412,8 +412,8 @@ def test_process_that_makes_samples_and_dies_gets_a_sentence(data_set, run, tmp_
     assert "A process that made samples" in error and "training.workers" in error
 
 
-def test_run_that_made_more_steps_than_are_planned_now_is_finished(plan_file, run):
-    """Its last step is validated, though no checkpoint was due there."""
+def test_run_with_more_steps_than_planned_is_finished(plan_file, run):
+    """Its last step is validated, although no checkpoint was due there."""
     plan = read_plan(plan_file)
     started = start_run(plan, run, 0)
     fit(started, 5)
@@ -425,8 +425,8 @@ def test_run_that_made_more_steps_than_are_planned_now_is_finished(plan_file, ru
     assert fit(shorter).finished
 
 
-def test_of_two_that_begin_in_one_folder_the_one_that_trains_writes_it(data_set, tmp_path, monkeypatch):
-    """Otherwise the folder would name another fold than the one that was held out."""
+def test_of_two_runs_started_in_one_folder_the_locked_one_writes_it(data_set, tmp_path, monkeypatch):
+    """Otherwise, the folder would name another fold than the one that was held out."""
     plan, folder = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run"
     lock = trainer.sole_process
 
@@ -444,7 +444,7 @@ def test_of_two_that_begin_in_one_folder_the_one_that_trains_writes_it(data_set,
         fit(Run(folder, plan, 2), 1, is_new=True)
 
 
-def test_run_whose_folder_is_deleted_gets_a_sentence(data_set, tmp_path, monkeypatch):
+def test_deleted_run_folder_is_reported(data_set, tmp_path, monkeypatch):
     plan, folder = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run"
     make_step = loop.TrainingLoop._make_step
 

@@ -1,4 +1,4 @@
-"""A couch, a cushion and a mask painted around the body of images whose air was removed."""
+"""Couch, cushion and mask painted around the body in images whose air was removed."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ AIR = (0.0, -2.0)
 
 @pytest.fixture
 def image() -> torch.Tensor:
-    """A cylinder of tissue with a windpipe in it and a bone beside that, in air of one value; two channels."""
+    """A cylinder of tissue containing a trachea and a bone next to it, in air of one value; two channels."""
     h, w = np.mgrid[:32, :40]
     radius = np.hypot(h - 16, w - 20)
     plane = np.where(radius < 9, 1.0, 0.0)
@@ -30,7 +30,7 @@ def painted(image: torch.Tensor, count: int = 200) -> list[torch.Tensor]:
     return [paint_couch_and_mask(image, SPACING, np.random.default_rng(number)) for number in range(count)]
 
 
-def test_nothing_inside_the_body_changes_and_most_samples_change_outside(image):
+def test_body_is_unchanged_and_most_samples_change_outside(image):
     before, body = image.clone(), torch.from_numpy(body_of(image[0].numpy()))
     assert body[12, 16, 20] and not body[12, 2, 2]
     changed = painted(image)
@@ -43,7 +43,7 @@ def test_nothing_inside_the_body_changes_and_most_samples_change_outside(image):
 
 
 def test_both_channels_show_the_same_objects(image):
-    """The channels are the same CT in two ranges of intensity; here the second is 3 times the first, less 2."""
+    """The channels are the same CT in two intensity ranges; here, the second is 3 times the first minus 2."""
     for found in painted(image, 40):
         unclipped = found[0] < image[0].amax() - 1e-3
         torch.testing.assert_close(found[1][unclipped], 3 * found[0][unclipped] + AIR[1], atol=1e-4, rtol=0)
@@ -69,7 +69,7 @@ def test_masks_follow_the_skin_and_couches_reach_the_sides(image, monkeypatch):
     assert sides == {"low", "high"}
 
 
-def test_images_with_real_or_hardly_any_air_stay_as_they_are(image):
+def test_images_with_real_air_or_hardly_any_air_are_unchanged(image):
     noisy = image + 0.1 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
     inside = image[:, :, 12:20, 16:24].clone()
     inside[inside < 0.5] = 1.0
@@ -79,7 +79,7 @@ def test_images_with_real_or_hardly_any_air_stay_as_they_are(image):
             assert paint_couch_and_mask(unchanged, SPACING, np.random.default_rng(number)) is unchanged
 
 
-def test_as_many_samples_are_painted_as_the_settings_say(image):
+def test_share_of_painted_samples_follows_settings(image):
     still = {"brightness": 0, "contrast": 0, "noise": 0, "coarsening": 1}
     label = torch.zeros(image.shape[1:], dtype=torch.uint8)
 

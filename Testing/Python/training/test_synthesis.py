@@ -1,4 +1,4 @@
-"""Training on images synthesized from label maps: real heads at 4 mm, from the folder to a model package."""
+"""Training on images synthesized from label maps: real heads at 4 mm, from the data folder to a model package."""
 
 import importlib.util
 import json
@@ -51,20 +51,20 @@ WINDOW = (24, 24, 24)
 
 @pytest.fixture
 def heads(data_folder: Path, tmp_path: Path) -> Path:
-    """The label maps of three heads, in a folder that may be changed."""
+    """The label maps of three heads, in a folder that tests may change."""
     return Path(shutil.copytree(data_folder / "SynthSeg_4mm", tmp_path / "heads"))
 
 
 @pytest.fixture
 def plan(heads: Path) -> Plan:
-    """The plan of a network that is trained in seconds."""
+    """A plan with a network that trains in seconds."""
     made = make_plan(read_data_set(heads), heads, Budget.given(8), Choices(base_width=8))[0]
     window = ",".join(map(str, WINDOW))
     return with_settings(made, [f"model.inference.window=[{window}]", "training.steps=4", "training.batch=2"])
 
 
 def described(folder: Path, **changes) -> Path:
-    """The folder, with other lines in its description; None takes one away."""
+    """The folder with changed lines in its description; None removes a line."""
     path = folder / "label_maps.json"
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     content = {key: value for key, value in content.items() if value is not None}
@@ -90,14 +90,14 @@ def samples(
 
 
 def places_of(label: Path, data_set) -> torch.Tensor:
-    """A label map at twice its resolution, so that an image of it has a voxel for each of the label map's."""
+    """A label map at twice its resolution, so that its image has one voxel per voxel of the label map."""
     values = torch.from_numpy(data_set.tissues.as_places(read_single(label)).array)
     for axis in range(3):
         values = values.repeat_interleave(OVERSAMPLING, axis)
     return values
 
 
-def test_the_folder_says_what_is_in_the_label_maps(heads):
+def test_contents_of_label_maps_are_read_from_the_folder(heads):
     data_set = read_data_set(heads)
     assert [case.name for case in data_set.cases] == [f"training_seg_0{number}" for number in (1, 2, 3)]
     assert not any(case.images or case.missing for case in data_set.cases)
@@ -132,13 +132,13 @@ def test_the_folder_says_what_is_in_the_label_maps(heads):
         ({"contrast": {}}, "label-maps-key-unknown", {"key": "contrast"}),
     ],
 )
-def test_a_description_that_cannot_be_used_is_refused(heads, changes, code, values):
+def test_invalid_description_is_refused(heads, changes, code, values):
     folder = described(heads, **changes)
     with refused(code, path=str(folder / "label_maps.json"), **values):
         read_data_set(folder)
 
 
-def test_an_image_that_is_named_like_a_label_map_is_another_case_of_that_name(heads):
+def test_image_with_name_of_a_label_map_is_a_duplicate_case(heads):
     name = "training_seg_01.nii.gz"
     folder = described(heads, images=[{"image": f"images/{name}", "label": f"labels/{name}"}])
     with pytest.raises(UserError) as caught:
@@ -147,12 +147,12 @@ def test_an_image_that_is_named_like_a_label_map_is_another_case_of_that_name(he
     assert [Path(caught.value.values[key]).parent.name for key in ("first", "second")] == ["label_maps", "images"]
 
 
-def test_paths_of_windows_are_found(heads):
+def test_windows_paths_are_found(heads):
     folder = described(heads, label_maps="label_maps\\*.nii.gz")
     assert len(read_data_set(folder).cases) == 3
 
 
-def test_a_value_that_is_not_described_is_refused(heads, plan, tmp_path):
+def test_undescribed_value_is_refused(heads, plan, tmp_path):
     content = json.loads((heads / "label_maps.json").read_text(encoding="utf-8"))
     left = [value for value in content["surroundings"] if value != 507]
     data_set = read_data_set(described(heads, surroundings=left))
@@ -160,7 +160,7 @@ def test_a_value_that_is_not_described_is_refused(heads, plan, tmp_path):
         samples(data_set, plan, tmp_path)
 
 
-def test_a_warped_label_map_is_what_scipy_makes_of_it():
+def test_warped_label_map_matches_scipy():
     label = np.random.default_rng(0).integers(0, 200, (24, 26, 28)).astype(np.uint8)
     turn = draw_turn(30, 0.3, (1, 1, 1), np.random.default_rng(3))
     corner, window = np.array([6, 5, 7]), (10, 16, 12)
@@ -168,15 +168,15 @@ def test_a_warped_label_map_is_what_scipy_makes_of_it():
     expected = affine_transform(label, turn, corner + middle - turn @ middle, window, order=0, mode="grid-constant")
     found = Warp(window, turn).cut_label(label, corner).numpy()
     np.testing.assert_array_equal(found, expected)
-    # Beyond the case there is nothing.
+    # Outside the case, there is nothing.
     outside = Warp(window, turn).cut_label(label, np.array([-4, 3, 18]))
     _, same = Warp(window, turn).cut(np.zeros((1, *label.shape), np.float32), label, np.array([-4, 3, 18]))
     assert torch.equal(outside, same) and (outside == 0).any() and (outside > 0).any()
-    # Displacements that are the same everywhere move the window.
+    # Constant displacements shift the window.
     moved = np.broadcast_to(np.array([2.0, -1.0, 3.0])[:, None, None, None], (3, 2, 3, 2))
     elsewhere = Warp(window).cut_label(label, corner + np.array([2, -1, 3]))
     assert torch.equal(Warp(window, displacements=moved).cut_label(label, corner), elsewhere)
-    # A single node moves the voxels at its own end alone.
+    # A single node moves only the voxels at its end.
     at_end = np.zeros((3, 2, 2, 2))
     at_end[0, 1] = 4
     bent = Warp(window, displacements=at_end).cut_label(label, corner)
@@ -184,7 +184,7 @@ def test_a_warped_label_map_is_what_scipy_makes_of_it():
     assert torch.equal(bent[-1], Warp(window).cut_label(label, corner + np.array([4, 0, 0]))[-1])
 
 
-def test_a_voxel_of_the_target_has_the_label_of_most_of_its_eight_parts():
+def test_target_voxel_has_majority_label_of_its_eight_parts():
     values = torch.randint(0, 4, (8, 6, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     parts = values.view(4, 2, 3, 2, 5, 2).permute(0, 2, 4, 1, 3, 5).reshape(4, 3, 5, 8).long()
     votes = torch.nn.functional.one_hot(parts, 4).sum(3)
@@ -192,7 +192,7 @@ def test_a_voxel_of_the_target_has_the_label_of_most_of_its_eight_parts():
     assert torch.equal(votes.gather(3, found[..., None])[..., 0], votes.amax(3))
 
 
-def test_a_described_contrast_looks_as_described_and_both_sides_are_alike(heads):
+def test_described_contrast_is_reproduced_equally_on_both_sides(heads):
     data_set = read_data_set(heads)
     values = places_of(data_set.cases[0].label, data_set)
     counts = np.bincount(values.ravel(), minlength=256)
@@ -209,8 +209,8 @@ def test_a_described_contrast_looks_as_described_and_both_sides_are_alike(heads)
     assert mean(41) == pytest.approx(white, abs=0.05) and mean(42) == pytest.approx(cortex, abs=0.1)
 
 
-def test_intensities_are_those_of_the_models_own_steps(heads):
-    """What is measured on draws is what the engine would measure on the whole image."""
+def test_intensities_are_normalized_by_the_models_steps(heads):
+    """Statistics measured on draws match those the engine would measure on the whole image."""
     data_set = read_data_set(heads)
     values = places_of(data_set.cases[1].label, data_set)
     counts = np.bincount(values.ravel(), minlength=256)
@@ -226,7 +226,7 @@ def test_intensities_are_those_of_the_models_own_steps(heads):
     assert 4 < measured < 12
 
 
-def test_without_a_described_contrast_every_image_has_another(heads):
+def test_contrast_is_random_without_a_description(heads):
     data_set = read_data_set(heads)
     values = places_of(data_set.cases[0].label, data_set)
     counts = np.bincount(values.ravel(), minlength=256)
@@ -239,7 +239,7 @@ def test_without_a_described_contrast_every_image_has_another(heads):
     assert len(orders) == 6
 
 
-def test_a_stripped_image_shows_nothing_around_the_brain(heads):
+def test_skull_stripped_image_shows_nothing_around_the_brain(heads):
     data_set = read_data_set(heads)
     values = places_of(data_set.cases[0].label, data_set)
     counts = np.bincount(values.ravel(), minlength=256)
@@ -251,13 +251,13 @@ def test_a_stripped_image_shows_nothing_around_the_brain(heads):
     assert float(image[torch.from_numpy(label) > 0][~around[torch.from_numpy(label) > 0]].std()) > 0.5
 
 
-def test_left_is_left_in_mirror_images_too(heads, plan, tmp_path):
-    """The model's last axis runs from left to right, so a left structure lies before its right one in every sample."""
+def test_left_stays_left_in_mirror_images(heads, plan, tmp_path):
+    """The model's last axis runs from left to right, so a left structure comes before its right one in every sample."""
     made = samples(read_data_set(heads), plan, tmp_path, flip_axes=["W"], scaling=0.0, rotation_degrees=0.0)
     made.window = (80, 100, 100)
     names = [item.name for item in plan.model.output.segments]
     pairs = [[names.index(f"{side} {name}") for side in ("Left", "Right")] for name in ("thalamus", "cerebral cortex")]
-    seen, differently = 0, set()
+    checked, mirrored = 0, set()
     for number in range(6):
         _, target = made[number]
         places = torch.arange(target.shape[-1]).float()
@@ -267,12 +267,12 @@ def test_left_is_left_in_mirror_images_too(heads, plan, tmp_path):
                     (target[one].sum((0, 1)) * places).sum() / target[one].sum() for one in (left, right)
                 )
                 assert of_left < of_right
-                seen += 1
-        differently.add(made.changes.draw_warp((1, 1, 1), np.random.default_rng(number)).is_mirror_image)
-    assert seen >= 6 and differently == {True, False}
+                checked += 1
+        mirrored.add(made.changes.draw_warp((1, 1, 1), np.random.default_rng(number)).is_mirror_image)
+    assert checked >= 6 and mirrored == {True, False}
 
 
-def test_a_sample_depends_on_its_number_alone(heads, plan, tmp_path):
+def test_sample_depends_only_on_its_number(heads, plan, tmp_path):
     data_set = read_data_set(heads)
     one, other = (
         samples(data_set, plan, tmp_path, Synthesizer(data_set.tissues, Synthesis(), [STEPS], (4, 4, 4))) for _ in "ab"
@@ -286,7 +286,7 @@ def test_a_sample_depends_on_its_number_alone(heads, plan, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
-def test_samples_of_both_kinds_come_in_turn(share):
+def test_samples_of_both_kinds_alternate(share):
     class Numbered:
         def __init__(self, kind):
             self.kind = kind
@@ -300,12 +300,12 @@ def test_samples_of_both_kinds_come_in_turn(share):
     mixed = MixedSamples(Numbered("image"), Numbered("made"), share)
     drawn = [mixed[number] for number in range(40)]
     for kind, count in (("image", round(40 * share)), ("made", 40 - round(40 * share))):
-        # Each kind is counted by itself, so that no sample of it is left out.
+        # Each kind is counted separately, so that no sample is skipped.
         assert [number for name, number in drawn if name == kind] == list(range(count))
     assert mixed.case_name(5) == "{} {}".format(*drawn[5])
 
 
-def test_a_plan_of_label_maps_mirrors_pairs_and_lets_them_share_outputs(plan):
+def test_plan_for_label_maps_mirrors_pairs_and_shares_their_outputs(plan):
     assert plan.synthesis == Synthesis()
     assert plan.augmentation.flip_axes == ["W"] and len(plan.augmentation.swapped_segments) == 14
     arguments = plan.model.system.networks[0].arguments
@@ -316,7 +316,7 @@ def test_a_plan_of_label_maps_mirrors_pairs_and_lets_them_share_outputs(plan):
     assert plan.model.preparation.spacing == (4, 4, 4)
 
 
-def test_label_maps_alone_become_a_model(heads, plan, tmp_path, monkeypatch):
+def test_model_is_trained_from_label_maps_alone(heads, plan, tmp_path, monkeypatch):
     run = start_run(plan, tmp_path / "run", 0)
     assert fit(run, 2).step == 2
     assert fit(run).finished
@@ -331,12 +331,12 @@ def test_label_maps_alone_become_a_model(heads, plan, tmp_path, monkeypatch):
     channels, label = read_case(read_data_set(heads).cases[0], ["MR"], synthesizer(read_data_set(heads)))
     result = segment(load_model(tmp_path / "package", "cpu"), channels, SegmentOptions(maps=("residual", "attention")))
     assert result.labels.array.shape == label.array.shape
-    # One residual for all of the segments.
+    # One residual for all segments.
     assert result.maps["residual"].shape == (1, *label.array.shape)
 
 
-def test_label_maps_beside_images(heads, plan, tmp_path):
-    """Two of the heads get images; both kinds of samples are trained on."""
+def test_label_maps_and_images_are_trained_together(heads, plan, tmp_path):
+    """Two of the heads have images; both kinds of samples are used in training."""
     data_set = read_data_set(heads)
     made = synthesizer(data_set)
     (heads / "images").mkdir()
@@ -386,7 +386,7 @@ def test_one_residual_for_all_segments_can_be_described(plan):
     assert replace(plan.model, title="x").title == "x"
 
 
-def test_the_recipes_data_set_numbers_regions_as_freesurfer_does(repository: Path):
+def test_data_set_of_the_recipe_uses_freesurfer_labels(repository: Path):
     maker = repository / "Utilities" / "make_brain_structures_data.py"
     spec = importlib.util.spec_from_file_location(maker.stem, maker)
     script = importlib.util.module_from_spec(spec)

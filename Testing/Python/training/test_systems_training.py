@@ -1,4 +1,4 @@
-"""Every system from the plan to a model that segments: planned, trained, exported, used and measured."""
+"""Every system from the plan to a model that segments: planned, trained, exported, used and evaluated."""
 
 import json
 
@@ -18,34 +18,34 @@ from training.data_folders import brats
 from training.tiny_plan import write_tiny_plan
 
 WINDOWS = {"pyramid": "[32, 32, 32]"}
-# A batch norm that has seen little gives nothing.
+# After few training steps, a network with batch norm finds nothing.
 STEPS = {"pyramid": 10}
 
 
 def planned(data_set, folder, system: str):
-    """A plan's file, of two steps a stage or as few as give something."""
+    """A plan file with two steps per stage, or the fewest steps that give a result."""
     window = f"model.inference.window={WINDOWS.get(system, '[16, 16, 16]')}"
     settings = f"training.steps={STEPS.get(system, 2)}", "training.steps_between_checkpoints=100", window
     return write_tiny_plan(data_set, folder / "plan.yaml", *settings, system=system)
 
 
 def trained(data_set, folder, monkeypatch, system: str):
-    """The folder of a run."""
+    """Folder of a run."""
     plan = planned(data_set, folder, system)
     assert run_command(monkeypatch, "train", plan, "--output", folder / "run") == 0
     return folder / "run"
 
 
 def few(systems, quick):
-    """Parameters of a test: the systems that ``make test`` tries, and the others, which ``make test-all`` adds."""
+    """Test parameters: the systems that ``make test`` uses, and the others, which ``make test-all`` adds."""
     return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in systems]
 
 
-# One of each kind: residuals or none, a single network, the same twice, two networks, several levels.
+# One of each kind: with or without residuals, a single network, the same twice, two networks, several levels.
 @pytest.mark.parametrize(
     "system", few(SYSTEMS, {"conresnet", "conresnet-baseline", "voxresnet-auto-context", "coarse-to-fine", "pyramid"})
 )
-def test_losses_reach_every_parameter_of_the_stage_and_no_other(data_set, tmp_path, system):
+def test_losses_reach_exactly_the_parameters_of_the_stage(data_set, tmp_path, system):
     plan = read_plan(planned(data_set, tmp_path, system))
     torch.manual_seed(0)
     training = SegmentationTraining(plan).train()
@@ -88,7 +88,7 @@ def test_system_is_trained_and_segments(data_set, tmp_path, monkeypatch, capsys,
     assert conresnet_main(command) == 0
     found, truth = (read_volume(path) for path in (tmp_path / "out" / "segmentation.nii.gz", image))
     assert found.array.shape == truth.array.shape and np.allclose(found.grid.affine, truth.grid.affine)
-    # What the command gives is what was measured.
+    # The command's result matches the evaluation.
     label = read_volume(data_set / "labelsTr" / "case_3.nii.gz").array
     far = (found.array == 2), (label == 2)
     dice = 2 * (far[0] & far[1]).sum() / (far[0].sum() + far[1].sum())
@@ -96,8 +96,8 @@ def test_system_is_trained_and_segments(data_set, tmp_path, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize("system", ["voxresnet-auto-context", "pyramid"])
-def test_regions_of_several_channels(tmp_path, monkeypatch, capsys, system):
-    """Overlapping regions from four channels; the maps that are handed on are of each region."""
+def test_overlapping_regions_of_several_channels_are_trained(tmp_path, monkeypatch, capsys, system):
+    """Overlapping regions from four channels; the context maps are computed per region."""
     data_set = brats(tmp_path / "brats")
     run = trained(data_set, tmp_path, monkeypatch, system)
     assert run_command(monkeypatch, "evaluate", run) == 0

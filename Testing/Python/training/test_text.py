@@ -1,19 +1,19 @@
-"""Counts, names and sizes in sentences."""
+"""Formatting of counts, names and sizes."""
 
 from conresnet_training.reporting import case_count, listed, product
 
 
-def test_one_case_is_no_cases():
+def test_case_count_uses_singular_and_plural():
     assert [case_count(count) for count in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]
 
 
-def test_of_many_names_the_first_are_listed():
+def test_long_lists_of_names_are_shortened():
     names = [f"case_{number}" for number in range(30)]
     assert listed(names[:2]) == "case_0, case_1"
     assert listed(names).startswith("case_0, ") and listed(names).endswith("case_19 and 10 more")
     assert listed(names[:3], 2) == "case_0, case_1 and 1 more"
 
 
-def test_sizes_have_no_more_digits_than_are_read():
+def test_sizes_are_rounded():
     assert product([1.0, 2.5, 0.123456]) == "1 x 2.5 x 0.1235"
     assert product([0.1234567], digits=6) == "0.123457"

@@ -1,4 +1,4 @@
-"""The moving average of a network's weights."""
+"""Exponential moving average of a network's weights."""
 
 import pytest
 import torch
@@ -22,20 +22,20 @@ def averaged(decay, values):
     return average.module.weight.item()
 
 
-def test_what_a_network_begins_with_is_soon_forgotten():
+def test_initial_weights_are_soon_forgotten():
     begun = [100.0] + [1.0] * 200
     assert abs(averaged(0.998, begun) - 1) < 0.01 < abs(100 * 0.998**200)
     assert averaged(0.998, [5.0, 5.0]) == 5
 
 
-def test_later_the_decay_is_what_was_asked_for():
+def test_decay_reaches_the_configured_value():
     settled = [0.0] * 2000
     assert abs(averaged(0.9, [*settled, 1.0]) - 0.1) < 1e-6
     assert abs(averaged(0.99, [*settled, 1.0, 1.0]) - (1 - 0.99**2)) < 1e-6
 
 
 @pytest.mark.parametrize("kept", [0.8, 0])
-def test_average_that_is_turned_off_or_on_leaves_what_is_trained_as_it_is(data_set, tmp_path, kept):
+def test_toggling_the_average_does_not_affect_training(data_set, tmp_path, kept):
     plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml", f"training.weight_average={kept}"))
     runs = {decay: start_run(plan, tmp_path / str(decay), 0) for decay in (0.8, 0)}
     for decay, run in runs.items():
