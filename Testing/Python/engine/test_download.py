@@ -25,13 +25,13 @@ class Server(ThreadingHTTPServer):
     """Serves bytes by path.
 
     Attributes:
-        files: Content by path.
-        redirects: Target address by path.
-        stops_after: Number of bytes after which the connection is closed; None for never.
-        stalls_after: Number of bytes after which nothing more is sent, without closing the connection.
-        takes_ranges: Whether the server sends a part of a file on request.
-        always_sends_a_part: Whether it does so without a request.
-        requests: Path and Range of every request.
+        files: content by path.
+        redirects: target address by path.
+        stops_after: number of bytes after which the connection is closed; None for never.
+        stalls_after: number of bytes after which nothing more is sent, without closing the connection.
+        takes_ranges: whether the server sends a part of a file on request.
+        always_sends_a_part: whether it does so without a request.
+        requests: path and Range of every request.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Runs that are killed at chosen moments by killed_at.py, and what they leave, compared bit by bit."""
+"""Runs that are killed at chosen moments by killed_at.py, and bitwise comparison of their results."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 
 @contextmanager
 def killing() -> Iterator[Callable[[list[list[str]]], list[tuple[int, str]]]]:
-    """A function for commands of killed_at.py, each with its moment before it: (exit status, moment) of each."""
+    """Yield a function that runs commands, each with its moment, by killed_at.py and returns their (status, moment)."""
     driver = [sys.executable, Path(__file__).with_name("killed_at.py")]
     pipe, environment = subprocess.PIPE, os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(driver, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
@@ -32,12 +32,12 @@ def killing() -> Iterator[Callable[[list[list[str]]], list[tuple[int, str]]]]:
 
 
 def checkpoint(run: Path, name: str = "last") -> dict:
-    """A run's checkpoint "last" or "best"."""
+    """A run's checkpoint, "last" or "best"."""
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
 def assert_same(one, other, place=""):
-    """Bitwise, however deep."""
+    """Compare nested values bitwise."""
     assert type(one) is type(other), place
     if isinstance(one, dict):
         assert one.keys() == other.keys(), place
@@ -54,7 +54,7 @@ def assert_same(one, other, place=""):
 
 
 def curve(run: Path) -> tuple[list, list]:
-    """What the curves show, as far as it does not tell of time."""
+    """Data of the curves, without values that depend on the time."""
     progress = read_progress(run / PROGRESS_FILE)
     passing = ("event", "time", "seconds_left", "samples_per_second", "gpu_memory")
     points = [{key: value for key, value in point.items() if key not in passing} for point in progress.points]

@@ -1,4 +1,4 @@
-"""A data set of a few synthetic cases, which a tiny network learns from in seconds."""
+"""A data set of a few synthetic cases, which a tiny network learns in seconds."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,13 @@ from conresnet_training.training.processes import PARENT_VARIABLE
 from training.data_folders import describe, save
 from training.predicted_boxes import expert
 
-# If this process is killed in the middle of a test, the training runs that it started end too.
+# If this process is killed during a test, the training runs that it started end, too.
 os.environ[PARENT_VARIABLE] = str(os.getpid())
 
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
-    """A Decathlon folder of six cases of 20 x 18 x 16 voxels with two boxes each, its path not plain ASCII."""
+    """A Decathlon folder of six cases of 20 x 18 x 16 voxels with two boxes each; its path is not ASCII."""
     folder = tmp_path / "Daten für Übung"
     entries = []
     for number in range(6):
@@ -37,7 +37,7 @@ def data_set(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums in another order differ in their last bits, which is enough to turn labels of a network of a few steps."""
+    """Another order of summation changes the last bits, which can change labels of a barely trained network."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def one_thread():
 
 @pytest.fixture
 def predictions(data_set, tmp_path):
-    """The experts' own label maps of all cases, each moved by one voxel along the first axis."""
+    """The experts' label maps of all cases, each shifted by one voxel along the first axis."""
     folder = tmp_path / "predictions"
     for number in range(6):
         save(np.roll(expert(data_set, number), 1, axis=0), folder / f"case_{number}.nii.gz")
@@ -55,6 +55,6 @@ def predictions(data_set, tmp_path):
 
 @pytest.fixture
 def empty_pictures(monkeypatch):
-    """Pages get all of their pictures, but empty ones: to render them takes most of the time of small data sets."""
+    """Pages get empty pictures: rendering takes most of the time for small data sets."""
     for name in ("check.page.to_png", "evaluation.report.to_png", "evaluation.report.to_svg"):
         monkeypatch.setattr(f"conresnet_training.{name}", lambda *_: b"")

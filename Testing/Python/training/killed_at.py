@@ -1,7 +1,7 @@
-"""Runs commands of the training backend, each in a process of its own that kills itself (SIGKILL) at a chosen moment.
+"""Runs commands of the training backend, each in a separate process that kills itself (SIGKILL) at a chosen moment.
 
-Each line on stdin is a JSON list of a moment and the command's arguments; for each, a line on stdout has the exit
-status. The processes are forked from this one, which has imported torch once for all.
+Each line on stdin is a JSON list of a moment and the command's arguments; for each, a line with the exit status is
+written to stdout. The processes are forked from this one, which imports torch only once.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def die() -> None:
 
 
 def dies(owner, name: str, call: int = 1, after: bool = False) -> None:
-    """Let the process die in the given call of a function, before or after it does its work."""
+    """Make the process die in the given call of a function, before or after the function runs."""
     original, calls = getattr(owner, name), iter(range(1, 10**6))
 
     def wrapper(*arguments, **options):
@@ -40,7 +40,7 @@ def dies(owner, name: str, call: int = 1, after: bool = False) -> None:
 
 
 def dies_writing(owner, file: int, ending: str = ".ckpt") -> None:
-    """Let the process die when half of the given file of that ending that the module ``owner`` replaces is written."""
+    """Make the process die when ``owner`` has written half of the given file with that extension."""
     original, files = owner.replacing, iter(range(1, 10**6))
 
     @contextlib.contextmanager
@@ -55,7 +55,7 @@ def dies_writing(owner, file: int, ending: str = ".ckpt") -> None:
 
 
 def dies_in_a_line() -> None:
-    """Let the process die when half of a line of the progress file is written."""
+    """Make the process die when half of a line of the progress file is written."""
     original = ProgressWriter.write
 
     def write(self, event, **values):
@@ -86,12 +86,12 @@ MOMENTS = {
 
 
 def run(moment: str, arguments: list[str]) -> int:
-    """The exit status of a forked process, negative for the signal that ended it."""
+    """Exit status of a forked process; negative for the signal that ended it."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            # The answers have stdout to themselves.
+            # stdout is reserved for the statuses.
             os.dup2(2, 1)
             MOMENTS[moment]()
             sys.argv = ["conresnet_training", *arguments]

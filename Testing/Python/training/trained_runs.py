@@ -1,4 +1,4 @@
-"""Runs as training leaves them, but with random weights, so that tests of what comes afterwards need not train."""
+"""Runs as left by training, but with random weights, so that tests of later steps need no training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conresnet_training.runs.run import Run, begin_split, start_run, with_prefix
 
 
 def small_plan(data_set: Path, folds: int = 3) -> Plan:
-    """A plan of a network of base width 8."""
+    """A plan with a network of base width 8."""
     plan = make_plan(read_data_set(data_set), data_set)[0]
     plan.training.folds, plan.training.precision, plan.training.workers = folds, "32-true", 0
     plan.model.system.networks[0].arguments["base_width"] = 8
@@ -22,14 +22,14 @@ def small_plan(data_set: Path, folds: int = 3) -> Plan:
 
 
 def finished_run(plan: Plan, folder: Path, fold: int | None = 0, seed: int = 0, steps: int = 7) -> Run:
-    """A run whose last and best checkpoints hold the random weights of a seed; on all cases, there is no best one."""
+    """A run whose last and best checkpoints have random weights from a seed; on all cases, there is no best one."""
     run = start_run(plan, folder, fold)
     begin_split(run, run.data_set())
     network = plan.model.system.networks[0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         weights = build_network(network.type, network.arguments).state_dict()
-    # Larger weights than fresh ones, so that answers are less even.
+    # Larger weights than the initial ones, for less uniform results.
     weights = {name: value * 3 if value.ndim == 5 else value for name, value in weights.items()}
     (folder / "checkpoints").mkdir(exist_ok=True)
     paths = [run.checkpoint_named(name) for name in (("last",) if fold is None else ("last", "best"))]
@@ -38,5 +38,5 @@ def finished_run(plan: Plan, folder: Path, fold: int | None = 0, seed: int = 0, 
 
 
 def finished_folds(plan: Plan, folder: Path) -> list[Run]:
-    """A cross-validation, a run a fold, each with weights of its own."""
+    """A cross-validation with one run per fold, each with its own weights."""
     return [finished_run(plan, folder / f"fold_{fold}", fold, seed=fold) for fold in range(plan.training.folds)]

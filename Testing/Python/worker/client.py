@@ -39,9 +39,9 @@ class Client:
     """Talks to a worker.
 
     Args:
-        arguments: Arguments of Python that start the worker.
-        temporary: The worker's temporary folder.
-        environment: Additional variables.
+        arguments: arguments of Python that start the worker.
+        temporary: the worker's temporary folder.
+        environment: additional variables.
     """
 
     def __init__(self, *arguments: str, temporary: Path, environment: dict[str, str] | None = None):

@@ -66,8 +66,8 @@ class Driver:
     """An engine process and the event loop around it.
 
     Args:
-        app: The application.
-        folder: Folder for temporary files.
+        app: the application.
+        folder: folder for temporary files.
     """
 
     def __init__(self, app, folder: Path):

@@ -26,7 +26,7 @@ class SshServer:
     """A running server. Skips the test if OpenSSH is not installed.
 
     Args:
-        folder: Folder for keys and settings, and for the temporary files of the programs that run there.
+        folder: folder for keys and settings, and for the temporary files of the programs that run there.
     """
 
     def __init__(self, folder: Path):
@@ -91,7 +91,7 @@ class SshServer:
         """A Python on the server that runs the engine of this source tree.
 
         Args:
-            fake: Arguments of Python to use instead of those it is given.
+            fake: arguments of Python to use instead of those it is given.
             limits: A shell command to run first.
         """
         variables = {
