@@ -1,4 +1,4 @@
-"""The extension, configured, installed and packed once by CMake against the stand-in for Slicer's macros."""
+"""The extension, configured, installed and packaged once by CMake with a stand-in for Slicer's macros."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-CMAKE_FOLDER = Path(sys.executable).parent  # pip's cmake puts its commands beside the interpreter
+CMAKE_FOLDER = Path(sys.executable).parent  # pip installs the cmake commands next to the interpreter
 
 
 def run_tool(name: str, *arguments: str | Path, folder: Path) -> None:
-    """Run ``cmake`` or ``cpack`` of this environment in ``folder``; fail the test with what it printed."""
+    """Run ``cmake`` or ``cpack`` of this environment in ``folder``; on failure, fail the test with the output."""
     finished = subprocess.run(
         [CMAKE_FOLDER / name, *arguments],
         cwd=folder,
@@ -41,7 +41,7 @@ class Extension:
         return self.installed / "lib" / f"Slicer-{self.slicer}" / "qt-scripted-modules"
 
     def python(self, *arguments: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run this environment's Python outside of the source tree, with the installed folder first on its path."""
+        """Run this environment's Python outside the source tree, with the installed folder first on its path."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=folder,
@@ -54,7 +54,7 @@ class Extension:
 
 
 def build_extension(repository: Path, folder: Path, slicer: str, system: str) -> Extension:
-    """Configure, build, install and pack the extension below ``folder`` as for Slicer ``slicer`` on ``system``."""
+    """Configure, build, install and package the extension below ``folder`` for Slicer ``slicer`` on ``system``."""
     build = folder / "build"
     stand_in = repository / "Testing" / "CMake"
     run_tool(
@@ -78,5 +78,5 @@ def extension(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ext
 
 @pytest.fixture(scope="session")
 def windows_extension(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Extension:
-    """The extension built for a Windows Slicer 5.10; its files are the same, its archive a .zip."""
+    """The extension built for a Windows Slicer 5.10; the files are the same, the archive is a .zip."""
     return build_extension(repository, tmp_path_factory.mktemp("windows extension"), slicer="5.10", system="win")

@@ -1,4 +1,4 @@
-"""Which module imports which, read from the sources without running them."""
+"""Module imports, read from the sources without running them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: ``module`` is what the statement names, ``name`` what ``from module import name`` takes."""
+    """One import: ``module`` is the module in the statement, ``name`` what ``from module import name`` imports."""
 
     module: str
     name: str | None
@@ -24,13 +24,13 @@ class Import:
 
 
 def module_name(path: Path, root: Path) -> str:
-    """The dotted name of a source file below ``root``; a package is named by its folder."""
+    """Dotted name of a source file below ``root``; a package has the name of its folder."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports_of(path: Path, root: Path) -> list[Import]:
-    """All imports of a source file, relative ones made absolute; those for type checkers alone are left out."""
+    """All imports of a source file, with relative ones made absolute, except those only for type checkers."""
     package = module_name(path, root).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
@@ -59,7 +59,7 @@ def _import_statements(node: ast.AST, at_file_level: bool) -> Iterator[tuple[ast
 
 
 def import_graph(roots: list[Path]) -> dict[str, set[str]]:
-    """For every module below ``roots``, the modules below them that it imports, be it when a function is called."""
+    """For every module below ``roots``, the modules below them that it imports, including inside functions."""
     files = {module_name(path, root): (path, root) for root in roots for path in sorted(root.rglob("*.py"))}
     graph: dict[str, set[str]] = {}
     for name, (path, root) in files.items():

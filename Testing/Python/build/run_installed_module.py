@@ -1,10 +1,10 @@
-"""Run in a process of its own: load the installed modules into the stand-in application, and segment with one.
+"""Run in a separate process: load the installed modules into the stand-in application, and segment with one.
 
     python run_installed_module.py MODULES IMAGE RESULT.npz
 
-The segments go to RESULT.npz, one array a segment; the last line on stdout is JSON: where our loaded files lie, which
-modules this process holds, where the engine's process looks for the engine and the training for its backend, and which
-maps came out.
+The segments go to RESULT.npz, one array per segment; the last line on stdout is JSON: the locations of our loaded
+files, the loaded modules, where the engine's process looks for the engine and the training for its backend, and the
+resulting maps.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(modules: Path, image: Path, result: Path) -> dict[str, object]:
 
 
 def training_path(app: object, modules: Path) -> str:
-    """Where a training looks for its packages, once the module's panel was built."""
+    """Where training looks for its packages once the module's panel is built."""
     app.moduleManager().load(modules / "ConResTraining.py")
     slicer.util.selectModule("ConResTraining")
     backend = slicer.modules.ConResTrainingWidget.logic.backend
@@ -56,14 +56,14 @@ def training_path(app: object, modules: Path) -> str:
 
 
 def choose_model(widget: object, name: str) -> None:
-    """Choose a model, as a click on its entry does."""
+    """Choose a model in the same way as a click on its entry."""
     selector = widget.ui.modelSelector
     selector.setCurrentIndex(selector.findData(name))
     selector.activated.emit(selector.currentIndex)
 
 
 def segment(widget: object, volume: object, result: Path) -> dict[str, object]:
-    """Segment by the logic, as a script in Slicer would, with the model that the panel has chosen."""
+    """Segment with the logic, as a script in Slicer would, using the model chosen in the panel."""
     from conresnet.request import SegmentOptions
     from ConResSegmentationLib.SegmentationRun import SegmentationTask
 

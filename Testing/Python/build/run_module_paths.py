@@ -1,9 +1,9 @@
-"""Run in a process of its own: Slicer with additional module paths and another Python for the engine, as on a Mac.
+"""Run in a separate process: Slicer with additional module paths and another Python for the engine, as on a Mac.
 
     python run_module_paths.py PYTHON IMAGE PATH...
 
-The last line on stdout is JSON: the loaded modules, where our files were found, the engine's program, and what the
-panel says after a click on Segment.
+The last line on stdout is JSON: the loaded modules, the locations of our files, the engine's program, and the status
+shown in the panel after a click on Segment.
 """
 
 from __future__ import annotations

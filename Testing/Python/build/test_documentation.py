@@ -1,4 +1,4 @@
-"""The documentation against the repository: links, paths, commands, options, panel texts and figures must be real."""
+"""The documentation matches the repository: links, paths, commands, options, panel texts and metrics."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ PROGRAMS = {
 
 
 def pages_of(repository: Path) -> list[Path]:
-    """The pages that people read: those at the root, in docs/, and the README of each folder."""
+    """The pages for readers: those at the root and in docs/, and the README of each folder."""
     root, docs = sorted(repository.glob("*.md")), sorted((repository / "docs").glob("*.md"))
     return [*root, *docs, *sorted((repository / "Testing").rglob("README.md"))]
 
 
 @pytest.fixture(scope="module")
 def pages(repository: Path) -> dict[str, str]:
-    """The text of every page, by its path from the root."""
+    """Text of every page by its path from the root."""
     found = {path.relative_to(repository).as_posix(): path.read_text(encoding="utf-8") for path in pages_of(repository)}
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/command-line.md", "docs/training.md"} <= found.keys()
     return found
 
 
 def code_of(text: str) -> list[str]:
-    """Code blocks and code spans, with continued lines joined."""
+    """Code blocks and code spans, with continuation lines joined."""
     code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     code += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return [re.sub(r"\\\n\s*", " ", part).replace("\\|", "|") for part in code]
 
 
 def slugs_of(text: str) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """Anchors that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_can_be_read_in_five_minutes(pages: dict[str, str]) -> None:
+def test_readme_is_short(pages: dict[str, str]) -> None:
     assert len(pages["README.md"].splitlines()) <= MOST_README_LINES
 
 
-def test_every_link_leads_to_a_file_and_a_heading(pages: dict[str, str], repository: Path) -> None:
+def test_every_link_has_an_existing_file_and_heading(pages: dict[str, str], repository: Path) -> None:
     broken, followed = [], 0
     for page, text in pages.items():
         for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
@@ -75,18 +75,18 @@ def test_every_link_leads_to_a_file_and_a_heading(pages: dict[str, str], reposit
     assert broken == []
 
 
-def test_every_page_of_docs_is_reached_from_the_readme(pages: dict[str, str]) -> None:
+def test_readme_links_to_every_page_of_docs(pages: dict[str, str]) -> None:
     linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", pages["README.md"]))
     assert linked == {page for page in pages if page.startswith("docs/")}
 
 
-def test_every_path_into_the_repository_exists(pages: dict[str, str], repository: Path) -> None:
+def test_every_repository_path_in_the_documentation_exists(pages: dict[str, str], repository: Path) -> None:
     named = {(page, path) for page, text in pages.items() for path in PATH.findall(text)}
     assert len(named) > 20
     assert [f"{page}: {path}" for page, path in sorted(named) if not (repository / path).exists()] == []
 
 
-def test_every_make_command_exists_and_is_described(pages: dict[str, str], repository: Path) -> None:
+def test_make_targets_match_the_documentation(pages: dict[str, str], repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     targets = {name for name in phony.split() if re.search(rf"^{name}:", makefile, re.MULTILINE)}
@@ -103,7 +103,7 @@ def test_every_make_command_exists_and_is_described(pages: dict[str, str], repos
 
 
 def all_options(command: click.Command) -> set[str]:
-    """The options of a command and of those below it."""
+    """Options of a command and its subcommands."""
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -113,7 +113,7 @@ def all_options(command: click.Command) -> set[str]:
 
 
 def command_lines(pages: dict[str, str]) -> Iterator[tuple[str, str, list[str]]]:
-    """(page, program, words after it) of every command line of ours."""
+    """(page, program, words after it) of every command line of conresnet and conresnet_training."""
     for page, text in pages.items():
         for part in code_of(text):
             for line in part.splitlines():
@@ -121,27 +121,27 @@ def command_lines(pages: dict[str, str]) -> Iterator[tuple[str, str, list[str]]]
                     yield page, match[1], match[2].split()
 
 
-def test_every_command_line_of_ours_has_a_command_and_options_that_exist(pages: dict[str, str]) -> None:
-    wrong, seen = [], set()
+def test_every_documented_command_line_is_valid(pages: dict[str, str]) -> None:
+    wrong, checked = [], set()
     for page, program, words in command_lines(pages):
         command: click.Command = PROGRAMS[program]
-        shown = " ".join([program, *words])
+        line_text = " ".join([program, *words])
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
             name, *words = words
             found = command.get_command(click.Context(command), name)
             if found is None:
-                wrong.append(f"{page}: {shown}")
+                wrong.append(f"{page}: {line_text}")
                 break
             command = found
-            seen.add((program, name))
+            checked.add((program, name))
         else:
             options = {word.partition("=")[0] for word in words if word.startswith("--")}
-            wrong += [f"{page}: {shown}: {option}" for option in options - all_options(command)]
-    assert {("conresnet", "segment"), ("conresnet", "import"), ("conresnet_training", "plan")} <= seen
+            wrong += [f"{page}: {line_text}: {option}" for option in options - all_options(command)]
+    assert {("conresnet", "segment"), ("conresnet", "import"), ("conresnet_training", "plan")} <= checked
     assert wrong == []
 
 
-def test_every_option_that_is_named_by_itself_exists(pages: dict[str, str], repository: Path) -> None:
+def test_every_documented_option_exists(pages: dict[str, str], repository: Path) -> None:
     ours = set().union(*map(all_options, PROGRAMS.values()))
     folders = [repository / "Testing" / name for name in ("Benchmarks", "Robustness")]
     scripts = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
@@ -157,7 +157,7 @@ def test_every_option_that_is_named_by_itself_exists(pages: dict[str, str], repo
     assert sorted(f"{page}: {option}" for page, option in named if option not in known) == []
 
 
-def test_every_option_of_our_commands_is_described(pages: dict[str, str]) -> None:
+def test_every_command_option_is_documented(pages: dict[str, str]) -> None:
     text = "\n".join(part for page in pages if page.startswith("docs/") for part in code_of(pages[page]))
     described = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
     offered = {name for program in PROGRAMS.values() for name in all_options(program) if name.startswith("--")}
@@ -165,28 +165,26 @@ def test_every_option_of_our_commands_is_described(pages: dict[str, str]) -> Non
     assert offered - described == {"--remote"}
 
 
-def test_every_program_of_the_benchmarks_that_is_named_takes_its_options(
-    pages: dict[str, str], repository: Path
-) -> None:
-    wrong, seen = [], 0
+def test_documented_benchmark_commands_have_valid_options(pages: dict[str, str], repository: Path) -> None:
+    wrong, checked = [], 0
     for page, text in pages.items():
         for part in code_of(text):
             for script, rest in re.findall(r"python (Testing/Benchmarks/\w+\.py)(.*)", part):
                 source = (repository / script).read_text(encoding="utf-8")
                 options = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", rest))
                 wrong += [f"{page}: {script} {option}" for option in options if f'"{option}"' not in source]
-                seen += 1
-    assert seen > 5
+                checked += 1
+    assert checked > 5
     assert wrong == []
 
 
-def test_every_setting_of_a_plan_that_is_named_exists(pages: dict[str, str]) -> None:
+def test_every_documented_plan_setting_exists(pages: dict[str, str]) -> None:
     named = {key for text in pages.values() for key in re.findall(r"--set training\.(\w+)=", text)}
     assert len(named) > 5
     assert named <= Training.model_fields.keys()
 
 
-def test_every_system_and_every_map_is_described(pages: dict[str, str]) -> None:
+def test_every_system_and_every_map_is_documented(pages: dict[str, str]) -> None:
     table = pages["docs/training.md"].partition("## Systems")[2].partition("\n## ")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for cell in cells for name in re.findall(r"`([a-z-]+)`", cell)} == SYSTEMS.keys()
@@ -197,7 +195,7 @@ def test_every_system_and_every_map_is_described(pages: dict[str, str]) -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == MAPS.keys()
 
 
-def test_every_control_of_the_panels_that_is_named_exists(pages: dict[str, str], repository: Path) -> None:
+def test_every_documented_control_exists(pages: dict[str, str], repository: Path) -> None:
     texts = {
         "".join(element.itertext()).strip().rstrip(":.")
         for file in repository.glob("ConRes*/Resources/UI/*.ui")
@@ -211,7 +209,7 @@ def test_every_control_of_the_panels_that_is_named_exists(pages: dict[str, str],
     assert sorted(name for name in named - modules if name.rstrip(":.") not in texts) == []
 
 
-def test_the_figures_of_the_shipped_models_are_those_in_their_packages(pages: dict[str, str], repository: Path) -> None:
+def test_documented_metrics_match_the_shipped_models(pages: dict[str, str], repository: Path) -> None:
     models = repository / "ConResSegmentation" / "conresnet" / "models"
     summary = re.findall(r"^\| \[([\w-]+)\]\(docs/models\.md.*\| (0\.\d{3}), mean", pages["README.md"], re.MULTILINE)
     versions = re.findall(r"^\| \[([\w-]+)\]\(#[\w-]+\) \| ([\d.]+) \|", pages["docs/models.md"], re.MULTILINE)
@@ -228,7 +226,7 @@ def test_the_figures_of_the_shipped_models_are_those_in_their_packages(pages: di
         assert json.loads((models / name / "model.json").read_text(encoding="utf-8"))["version"] == version
 
 
-def test_the_example_of_a_list_of_cases_is_one(pages: dict[str, str], tmp_path: Path) -> None:
+def test_example_of_a_list_of_cases_is_valid(pages: dict[str, str], tmp_path: Path) -> None:
     (example,) = re.findall(r"```\n(name,.*?)```", pages["docs/command-line.md"], re.DOTALL)
     (tmp_path / "list.csv").write_text(example, encoding="utf-8")
     cases = read_case_list(tmp_path / "list.csv", ["T1"])
@@ -236,8 +234,8 @@ def test_the_example_of_a_list_of_cases_is_one(pages: dict[str, str], tmp_path: 
     assert cases[1].roi
 
 
-def test_the_python_examples_run(pages: dict[str, str], repository: Path, tmp_path: Path) -> None:
-    """One after the other in one process, in a folder from which the test data have the paths that the page names."""
+def test_python_examples_run(pages: dict[str, str], repository: Path, tmp_path: Path) -> None:
+    """All examples in one process, in a folder from which the test data have the paths given on the page."""
     blocks = re.findall(r"```python\n(.*?)```", pages["docs/python.md"], re.DOTALL)
     assert blocks
     (tmp_path / "Testing").symlink_to(repository / "Testing", target_is_directory=True)
@@ -247,16 +245,16 @@ def test_the_python_examples_run(pages: dict[str, str], repository: Path, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-def test_the_generated_part_of_the_page_on_model_packages_is_marked(pages: dict[str, str]) -> None:
+def test_generated_part_of_model_package_page_is_marked(pages: dict[str, str]) -> None:
     before, begin, rest = pages["docs/model-package.md"].partition("<!-- begin generated -->")
     generated, end, after = rest.partition("<!-- end generated -->")
     assert begin and end and "begin generated" not in before + after
     assert all(field in generated for field in ("inputs", "preparation", "system", "output", "files"))
 
 
-def test_every_picture_of_a_case_has_its_license_in_the_readme(pages: dict[str, str], repository: Path) -> None:
+def test_every_screenshot_with_image_data_has_a_license_in_the_readme(pages: dict[str, str], repository: Path) -> None:
     section = pages["README.md"].partition("## License")[2].partition("\n## ")[0]
-    # The others show panels and curves, which are our own.
+    # The other screenshots show panels and curves and contain no image data.
     own = {"panel.png", "training_curves.png", "training_panel.png"}
     pictures = {path.name for path in (repository / "Screenshots").iterdir()} - own
     assert pictures and [name for name in sorted(pictures) if f"`Screenshots/{name}`" not in section] == []

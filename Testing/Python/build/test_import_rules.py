@@ -1,4 +1,4 @@
-"""Imports run one way: Slicer modules, their Lib, a process boundary, conresnet_training, conresnet."""
+"""Imports go in one direction: Slicer modules, their Lib, a process boundary, conresnet_training, conresnet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from build.imports import Import, import_graph, imports_of, module_name
 SLICER = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6"}
 TRAINING = {"monai", "lightning_fabric", "tensorboard", "conresnet_training"}
 
-# What Slicer's own process uses of the engine, and everything that these bring along.
+# Modules of the engine that Slicer's process uses, including everything they import.
 CORE = [
     "conresnet",
     "conresnet.images.channels",
@@ -29,11 +29,11 @@ CORE = [
     "conresnet.worker.protocol",
     "conresnet.images.roi",
 ]
-# What no process of Slicer's ever has: whole libraries that belong to the engine's and the backend's processes.
+# Libraries that only the processes of the engine and the training backend load, never Slicer's process.
 HEAVY = {"torch", "safetensors", "click", "nibabel", "yaml", "pydantic", *TRAINING}
 ENGINE = ["conresnet.__main__", "conresnet.networks", "conresnet.inference.segmentation", "conresnet.worker"]
 
-# What a Slicer module file may import when it is loaded: nothing that a fresh Slicer lacks.
+# Modules that a Slicer module file may import when it is loaded: those of a fresh Slicer installation.
 SLICER_MODULE_MAY_IMPORT = {*sys.stdlib_module_names, "slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy"}
 
 
@@ -42,7 +42,7 @@ def sources(*folders: Path) -> list[Path]:
 
 
 def offending(root: Path, files: list[Path], is_wrong) -> list[str]:
-    """``file:line name`` for each import below ``root`` that ``is_wrong`` says is one."""
+    """``file:line name`` for each import below ``root`` for which ``is_wrong`` is true."""
     return [
         f"{path.relative_to(root)}:{entry.line} {entry.module}"
         for path in files
@@ -62,7 +62,7 @@ def training(repository: Path) -> Path:
 
 
 def run_blocked(modules: list[str], blocked: set[str], folder: Path) -> None:
-    """Import ``modules`` in a fresh interpreter in which ``blocked`` cannot be imported."""
+    """Import ``modules`` in a new interpreter in which ``blocked`` cannot be imported."""
     code = "\n".join(
         [
             "import sys, importlib",
@@ -81,30 +81,30 @@ def run_blocked(modules: list[str], blocked: set[str], folder: Path) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_engine_imports_neither_slicer_nor_the_training_libraries(segmentation: Path) -> None:
+def test_engine_imports_neither_slicer_nor_training_libraries(segmentation: Path) -> None:
     files = sources(segmentation / "conresnet")
     assert offending(segmentation, files, lambda entry: entry.top in SLICER | TRAINING) == []
 
 
-def test_the_engine_does_not_import_the_slicer_module(segmentation: Path) -> None:
+def test_engine_does_not_import_slicer_modules(segmentation: Path) -> None:
     files = sources(segmentation / "conresnet")
     assert offending(segmentation, files, lambda entry: entry.top.startswith("ConRes")) == []
 
 
-def test_the_training_backend_never_imports_slicer(training: Path) -> None:
+def test_training_backend_does_not_import_slicer(training: Path) -> None:
     files = sources(training / "conresnet_training")
     assert files
     assert offending(training, files, lambda entry: entry.top in SLICER or entry.top.startswith("ConRes")) == []
 
 
 def slicer_files(module: Path) -> list[Path]:
-    """What Slicer's own process loads of a module."""
+    """Files of a module that Slicer's process loads."""
     return [*module.glob("*.py"), *sources(module / f"{module.name}Lib")]
 
 
 @pytest.mark.parametrize("name", ["ConResSegmentation", "ConResTraining"])
-def test_slicer_module_files_import_only_what_a_fresh_slicer_has(repository: Path, name: str) -> None:
-    # The training module stands on the other one, never the reverse.
+def test_slicer_modules_import_only_libraries_of_a_fresh_slicer(repository: Path, name: str) -> None:
+    # The training module depends on the segmentation module, never the reverse.
     training = {"conresnet_training", "ConResTrainingLib"} if name == "ConResTraining" else set()
     ours = {"conresnet", "ConResSegmentationLib", *training}
 
@@ -117,15 +117,15 @@ def test_slicer_module_files_import_only_what_a_fresh_slicer_has(repository: Pat
 
 
 @pytest.mark.parametrize("name", ["ConResSegmentation", "ConResTraining"])
-def test_slicer_module_files_never_import_torch(repository: Path, name: str) -> None:
-    """Not inside a function either: torch lives in the processes of the engine and of the training backend."""
+def test_slicer_modules_never_import_torch(repository: Path, name: str) -> None:
+    """Not inside functions, either: torch is only used in the processes of the engine and of the training backend."""
     heavy = HEAVY - {"click", "conresnet_training"}
     files = slicer_files(repository / name)
     assert offending(repository / name, files, lambda entry: entry.top in heavy) == []
 
 
 @pytest.mark.parametrize("name", ["ConResSegmentation", "ConResTraining"])
-def test_what_slicer_module_files_take_of_our_packages_needs_no_torch(
+def test_packages_used_by_slicer_modules_need_no_torch(
     repository: Path, segmentation: Path, training: Path, tmp_path: Path, name: str
 ) -> None:
     ours = {module_name(path, segmentation) for path in sources(segmentation / "conresnet")}
@@ -138,7 +138,7 @@ def test_what_slicer_module_files_take_of_our_packages_needs_no_torch(
     run_blocked(sorted(taken), HEAVY - {"conresnet_training"}, tmp_path)
 
 
-def test_no_module_imports_itself_round_a_corner(segmentation: Path, training: Path) -> None:
+def test_there_are_no_circular_imports(segmentation: Path, training: Path) -> None:
     graph = import_graph([segmentation, training])
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -146,20 +146,20 @@ def test_no_module_imports_itself_round_a_corner(segmentation: Path, training: P
         pytest.fail("circular import: " + " <- ".join(error.args[1]))
 
 
-def test_the_core_imports_where_torch_is_blocked(tmp_path: Path) -> None:
+def test_core_can_be_imported_without_torch(tmp_path: Path) -> None:
     run_blocked(CORE, {"torch", "nibabel", *SLICER, *TRAINING}, tmp_path)
 
 
-def test_the_engine_imports_where_slicer_and_the_training_libraries_are_blocked(tmp_path: Path) -> None:
+def test_engine_can_be_imported_without_slicer_and_training_libraries(tmp_path: Path) -> None:
     run_blocked(ENGINE, {"nibabel", "scipy", *SLICER, *TRAINING}, tmp_path)
 
 
-def test_importing_the_package_loads_no_heavy_library(tmp_path: Path) -> None:
+def test_importing_the_package_loads_no_large_libraries(tmp_path: Path) -> None:
     run_blocked(["conresnet"], {"torch", "numpy", "SimpleITK", "click"}, tmp_path)
 
 
-def test_names_are_unique_across_the_modules(repository: Path, segmentation: Path, training: Path) -> None:
-    """Installed, all modules of all extensions share one folder: no generic name, and none used twice."""
+def test_module_names_are_unique(repository: Path, segmentation: Path, training: Path) -> None:
+    """When installed, all modules of all extensions share one folder, so names must be specific and unique."""
     names = [path.stem for folder in (segmentation, training) for path in folder.glob("*.py")]
     names += [path.name for folder in (segmentation, training) for path in folder.iterdir() if path.is_dir()]
     names = [name for name in names if name not in {"Resources", "__pycache__"}]

@@ -1,4 +1,4 @@
-"""What the installer lays down works by itself: no file is missing, and nothing leans on the source tree."""
+"""The installed extension works without the source tree, and no file is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-# The hippocampus model's segments and their values in a labelmap.
+# The hippocampus model's segments and their label values.
 SEGMENTS = {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
 
 TORCH_FREE = """
@@ -28,7 +28,7 @@ print(sorted(entry.name for entry in conresnet.package.store.list_models()))
 """
 
 
-def test_the_core_is_found_where_it_was_installed_and_lists_the_models_without_torch(extension, tmp_path: Path) -> None:
+def test_installed_core_lists_models_without_torch(extension, tmp_path: Path) -> None:
     finished = extension.python("-c", TORCH_FREE, folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     place, models = finished.stdout.splitlines()
@@ -37,7 +37,7 @@ def test_the_core_is_found_where_it_was_installed_and_lists_the_models_without_t
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["models", "--help"], ["models", "list"]])
-def test_the_command_line_answers_from_the_installed_folder(extension, tmp_path: Path, arguments: list[str]) -> None:
+def test_installed_command_line_runs(extension, tmp_path: Path, arguments: list[str]) -> None:
     finished = extension.python("-m", "conresnet", *arguments, folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip()
@@ -45,16 +45,14 @@ def test_the_command_line_answers_from_the_installed_folder(extension, tmp_path:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["train", "--help"], ["plan", "--help"]])
-def test_the_training_backend_answers_from_the_installed_folder(
-    extension, tmp_path: Path, arguments: list[str]
-) -> None:
+def test_installed_training_backend_runs(extension, tmp_path: Path, arguments: list[str]) -> None:
     finished = extension.python("-m", "conresnet_training", *arguments, folder=tmp_path)
     assert finished.returncode == 0 and finished.stdout.strip(), finished.stderr
 
 
 @pytest.fixture(scope="module")
 def output(extension, hippocampus_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what the command in the installed folder finds with a shipped model."""
+    """Output folder of the command in the installed folder, run with a shipped model."""
     folder = tmp_path_factory.mktemp("segmented")
     finished = extension.python(
         *("-m", "conresnet", "segment", hippocampus_image, "--model", "hippocampus", "--output", folder / "output"),
@@ -68,7 +66,7 @@ def labels_in(output: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
 
 
-def test_a_real_case_is_segmented_from_the_installed_folder(output: Path) -> None:
+def test_installed_command_segments_a_real_case(output: Path) -> None:
     labels = labels_in(output)
     assert set(np.unique(labels)) == {0, 1, 2}
     volumes = json.loads((output / "report.json").read_text(encoding="utf-8"))["volumes_ml"]
@@ -77,10 +75,10 @@ def test_a_real_case_is_segmented_from_the_installed_folder(output: Path) -> Non
     )
 
 
-def test_the_modules_run_from_the_installed_folder_and_finds_what_the_command_finds(
+def test_installed_modules_give_same_result_as_the_command(
     extension, output: Path, repository: Path, tmp_path: Path, hippocampus_image: Path
 ) -> None:
-    """A fresh application, its module and the engine's process, all of them in nothing but what was installed."""
+    """A new application, its module and the engine's process use only installed files."""
     result = tmp_path / "labels.npz"
     script = Path(__file__).with_name("run_installed_module.py")
     finished = extension.python(

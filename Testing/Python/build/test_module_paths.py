@@ -1,4 +1,4 @@
-"""README's three lines for a Mac without the catalog: what they name exists, and Slicer works with it."""
+"""README's instructions for a Mac without the catalog: the paths exist, and Slicer works with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conresnet.needs import PACKAGES
 CLONE = "~/SlicerConResNet/"
 
 
-def test_the_lines_for_a_mac_give_two_modules_and_an_engine_of_another_python(
+def test_mac_instructions_give_two_modules_and_an_engine_in_another_python(
     repository: Path, tmp_path: Path, hippocampus_image: Path
 ) -> None:
     readme = (repository / "README.md").read_text(encoding="utf-8")
@@ -24,12 +24,12 @@ def test_the_lines_for_a_mac_give_two_modules_and_an_engine_of_another_python(
     assert clone.strip().endswith(CLONE.rstrip("/"))
     assert dict(re.findall(r'"(\w+)>=([\d.]+)"', environment)) == PACKAGES
     folder = tmp_path / "SlicerConResNet"
-    named = [path.removeprefix(CLONE) for path in re.findall(rf"{CLONE}\w+", paths)]
-    for name in named:
+    folders = [path.removeprefix(CLONE) for path in re.findall(rf"{CLONE}\w+", paths)]
+    for name in folders:
         shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     script = Path(__file__).with_name("run_module_paths.py")
     finished = subprocess.run(
-        [sys.executable, script, sys.executable, hippocampus_image, *(folder / name for name in named)],
+        [sys.executable, script, sys.executable, hippocampus_image, *(folder / name for name in folders)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(repository / "Testing" / "SlicerHost"), "PYTHONSAFEPATH": "1"},
         capture_output=True,

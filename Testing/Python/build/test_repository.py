@@ -1,4 +1,4 @@
-"""The repository as a stranger finds it: nothing in it depends on one machine, and its descriptions agree."""
+"""The repository does not depend on a specific computer, and its descriptions are consistent."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ICONS = [
 
 @pytest.fixture(scope="module")
 def tracked(repository: Path) -> list[Path]:
-    """The files that git tracks."""
+    """Files tracked by git."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=True)
     return [repository / name for name in listed.stdout.split("\0") if name and (repository / name).is_file()]
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a text file; of a binary one, none."""
+    """Lines of a text file; none for a binary file."""
     content = path.read_bytes()
     return [] if b"\0" in content else content.decode("utf-8").splitlines()
 
@@ -55,7 +55,7 @@ def requirement_lines(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_no_tracked_file_names_a_path_of_one_machine(tracked: list[Path], repository: Path) -> None:
+def test_no_tracked_file_contains_machine_specific_paths(tracked: list[Path], repository: Path) -> None:
     found = [
         f"{path.relative_to(repository)}:{number}"
         for path in tracked
@@ -66,13 +66,13 @@ def test_no_tracked_file_names_a_path_of_one_machine(tracked: list[Path], reposi
     assert found == []
 
 
-def test_the_repository_stays_small(tracked: list[Path], repository: Path) -> None:
-    """The Extensions Index accepts repositories of up to 100 MB; a shipped model may take 12 of them."""
+def test_repository_is_small(tracked: list[Path], repository: Path) -> None:
+    """The Extensions Index accepts repositories of up to 100 MB; a shipped model may have up to 12 MB."""
     assert sum(path.stat().st_size for path in tracked) < 60e6
     assert [str(path.relative_to(repository)) for path in tracked if path.stat().st_size > 12e6] == []
 
 
-def test_every_real_case_has_its_source_and_license_in_the_readme(data_folder: Path) -> None:
+def test_readme_names_source_and_license_of_every_real_case(data_folder: Path) -> None:
     readme = (data_folder / "README.md").read_text(encoding="utf-8")
     for folder in data_folder.iterdir():
         if folder.is_dir():
@@ -87,21 +87,21 @@ def test_icons_are_128_by_128_png_files(repository: Path, icon: str) -> None:
     assert struct.unpack(">II", header[16:24]) == (128, 128)
 
 
-def test_the_catalog_entry_has_the_fields_of_the_extensions_index(repository: Path) -> None:
+def test_catalog_entry_has_fields_of_extensions_index(repository: Path) -> None:
     entry = json.loads((repository / "ConResNet.json").read_text(encoding="utf-8"))
     assert {"$schema", "category", "scm_url"} <= entry.keys() <= CATALOG_FIELDS
     assert entry["category"] == "Segmentation"
     assert entry["tier"] in {1, 3, 5}
 
 
-def test_the_catalog_builds_the_extensions_that_ours_depends_on(repository: Path) -> None:
+def test_catalog_entry_lists_dependencies(repository: Path) -> None:
     entry = json.loads((repository / "ConResNet.json").read_text(encoding="utf-8"))
     lists = (repository / "CMakeLists.txt").read_text(encoding="utf-8")
     (depends,) = re.findall(r'set\(EXTENSION_DEPENDS "([^"]*)"\)', lists)
     assert entry["build_dependencies"] == depends.split() == ["PyTorch"]
 
 
-def test_name_and_home_page_are_the_same_everywhere(repository: Path) -> None:
+def test_name_and_home_page_are_consistent(repository: Path) -> None:
     home = "https://github.com/ConResNet/SlicerConResNet"
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = (repository / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def test_name_and_home_page_are_the_same_everywhere(repository: Path) -> None:
     assert home in (repository / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_catalogs_screenshots_exist(repository: Path) -> None:
+def test_screenshots_of_the_catalog_exist(repository: Path) -> None:
     lists = (repository / "CMakeLists.txt").read_text(encoding="utf-8")
     pictures = re.findall(r"https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/main/([\w./-]+\.png)", lists)
     assert len(pictures) >= 3
@@ -140,11 +140,11 @@ def test_requirements_are_pinned_exactly_once_and_cover_the_distribution(reposit
 
 
 def normalized(package: str) -> str:
-    """A package's name as pip compares it."""
+    """A package name, normalized as by pip."""
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
-def test_the_public_workflow_tests_the_pythons_that_the_distribution_names(repository: Path) -> None:
+def test_workflow_tests_all_supported_python_versions(repository: Path) -> None:
     workflow = yaml.safe_load((repository / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
@@ -156,16 +156,16 @@ def test_the_public_workflow_tests_the_pythons_that_the_distribution_names(repos
     assert any(step.get("with", {}).get("python-version") == "${{ matrix.python }}" for step in steps)
 
 
-def test_the_version_has_three_numbers_and_says_whether_it_is_released(repository: Path) -> None:
-    """Results, engines and workers are compared by version, so work after a release must not have the release's."""
+def test_version_has_three_numbers_and_marks_development(repository: Path) -> None:
+    """Results, engines and workers are compared by version, so development versions must differ from releases."""
     number, dev = re.fullmatch(r"(\d+\.\d+\.\d+)(\.dev\d+)?", __version__).groups()
     released = re.findall(r"^## \[(\d.*)\] - ", (repository / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert (number in released) == (dev is None)
 
 
-def test_a_release_has_the_archives_for_every_slicer_that_is_supported(repository: Path) -> None:
+def test_release_has_archives_for_all_supported_slicer_versions(repository: Path) -> None:
     workflow = yaml.safe_load((repository / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
-    assert workflow[True]["push"]["tags"] == ["v*"]  # YAML 1.1 reads "on" as a truth value
+    assert workflow[True]["push"]["tags"] == ["v*"]  # YAML 1.1 reads "on" as true
     steps = "\n".join(step.get("run", "") for step in workflow["jobs"]["release"]["steps"])
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     (newest,) = re.findall(r"^SLICER_VERSION \?= (.+)$", makefile, re.MULTILINE)
@@ -174,21 +174,21 @@ def test_a_release_has_the_archives_for_every_slicer_that_is_supported(repositor
     assert "requirements/debian.txt" in steps, "make refuses to work without these libraries"
 
 
-def test_the_license_is_apache_2_with_our_copyright_line(repository: Path) -> None:
+def test_license_is_apache_2_with_copyright_line(repository: Path) -> None:
     text = (repository / "LICENSE.txt").read_text(encoding="utf-8")
     assert "Apache License" in text and "Version 2.0, January 2004" in text
     assert re.search(r"^ +Copyright 20\d\d ConResNet for 3D Slicer contributors$", text, re.MULTILINE)
 
 
-def test_the_distribution_names_the_license_of_every_shipped_model(repository: Path) -> None:
+def test_distribution_lists_license_of_every_shipped_model(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     models = list((repository / "ConResSegmentation" / "conresnet" / "models").glob("*/model.json"))
     licenses = {json.loads(path.read_text(encoding="utf-8"))["license"] for path in models}
     assert licenses and set(project["license"].split(" AND ")) == {"Apache-2.0", *licenses}
 
 
-def test_the_real_cases_are_unchanged(data_folder: Path) -> None:
-    """A case that was edited by accident could still be read, and would silently change what the tests measure."""
+def test_real_cases_are_unchanged(data_folder: Path) -> None:
+    """A case edited by accident could still be read, and would silently change what the tests measure."""
     found = {
         path.relative_to(data_folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in data_folder.rglob("*.nii.gz")

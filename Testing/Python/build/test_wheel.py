@@ -14,7 +14,7 @@ from conresnet import __version__
 
 @pytest.fixture(scope="module")
 def wheel_names(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names of the files in the wheel."""
+    """Names of the files in the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, "."],
@@ -29,7 +29,7 @@ def wheel_names(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @pytest.mark.parametrize("package", ["ConResSegmentation/conresnet", "ConResTraining/conresnet_training"])
-def test_the_wheel_carries_every_file_of_the_package(repository: Path, wheel_names: set[str], package: str) -> None:
+def test_wheel_contains_every_file_of_the_package(repository: Path, wheel_names: set[str], package: str) -> None:
     root = (repository / package).parent
     expected = {
         path.relative_to(root).as_posix()
@@ -40,7 +40,7 @@ def test_the_wheel_carries_every_file_of_the_package(repository: Path, wheel_nam
     assert {name for name in wheel_names if name.startswith(f"{Path(package).name}/")} == expected
 
 
-def test_the_wheel_names_the_licenses_of_the_code_and_of_every_model(repository: Path, wheel_names: set[str]) -> None:
+def test_wheel_contains_licenses_of_code_and_models(repository: Path, wheel_names: set[str]) -> None:
     models = (repository / "ConResSegmentation" / "conresnet" / "models").glob("*/LICENSE.txt")
     expected = {"LICENSE.txt", *(path.relative_to(repository).as_posix() for path in models)}
     folder = f"conresnet-{__version__}.dist-info/licenses/"
@@ -48,6 +48,6 @@ def test_the_wheel_names_the_licenses_of_the_code_and_of_every_model(repository:
     assert {name.removeprefix(folder) for name in wheel_names if name.startswith(folder)} == expected
 
 
-def test_the_wheel_carries_nothing_of_the_slicer_modules(wheel_names: set[str]) -> None:
+def test_wheel_contains_no_slicer_modules(wheel_names: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
     assert tops == {"conresnet", "conresnet_training", f"conresnet-{__version__}.dist-info"}
