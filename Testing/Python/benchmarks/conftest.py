@@ -33,7 +33,7 @@ def peers(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def run_benchmark(repository: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a benchmark in a process of its own with one thread; the test fails if it fails."""
+    """Runs a benchmark in a separate process with one thread; the test fails if it fails."""
 
     def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
         command = [sys.executable, repository / "Testing" / "Benchmarks" / script, *map(str, arguments)]

@@ -12,7 +12,7 @@ def task(benchmark, tmp_path):
     return {"row": "head", "folder": str(tmp_path), "quick": True, "threads": 1, "precision": "fp32", **files}
 
 
-def test_both_ways_segment_the_image_that_our_engine_prepares(benchmark, task, tmp_path):
+def test_both_programs_segment_the_image_prepared_by_the_engine(benchmark, task, tmp_path):
     peers = benchmark("against_peers")
     assert tuple(peers.measure({**task, "way": "prepare"})["shape"]) == (40, 40, 40)
     case, box, _ = peers._case(task)
@@ -25,7 +25,7 @@ def test_both_ways_segment_the_image_that_our_engine_prepares(benchmark, task, t
     assert all(min(run["dice"]) > 0.1 and run["peak"] > 1e8 and run["wall"] > 0 for run in (ours, monai))
 
 
-def test_ratios_are_those_of_the_same_round(benchmark, capsys):
+def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
     def run(seconds):
         return {"windows": 4, "wall": seconds, "cpu": 2 * seconds, "peak": 1.5e9, "dice": [0.9], "agreement": 1.0}
 
@@ -45,7 +45,7 @@ def test_the_comparison_runs_as_one_command(run_benchmark):
 
 
 @pytest.mark.slow
-def test_the_benchmark_for_gpus_runs_on_a_cpu(run_benchmark):
+def test_gpu_benchmark_runs_on_a_cpu(run_benchmark):
     options = "--device", "cpu", "--quick", "--without-nnunet", "--no-compile"
     lines = run_benchmark("gpu.py", *options).stdout.splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith(("| full width", "| brain-structures"))]

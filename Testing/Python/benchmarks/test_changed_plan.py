@@ -1,4 +1,4 @@
-"""A plan for real data that is changed to another system, as ``compare_systems.py`` does."""
+"""A plan for real data is changed to another system, as in ``compare_systems.py``."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def change_system(benchmark):
     return benchmark("system_rows").change_system
 
 
-def test_norm_is_of_batches_while_they_are_large(plans, change_system):
+def test_batch_norm_is_used_for_large_batches(plans, change_system):
     large = with_settings(plans["conresnet"], ["training.batch=16"])
     for name in ("voxresnet-auto-context", "resdsn", "pyramid"):
         network = networks(change_system(large, name))[0]
@@ -29,7 +29,7 @@ def test_norm_is_of_batches_while_they_are_large(plans, change_system):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, change_system, name):
+def test_change_of_system_keeps_the_rest_of_the_plan(plans, change_system, name):
     edited = with_settings(plans["conresnet"], ["training.steps=77", "augmentation.flip_axes=[W]"])
     edited = with_settings(edited, ["model.inference.window=[32, 48, 32]", "model.title=Edited"])
     changed = change_system(edited, name)
@@ -40,21 +40,23 @@ def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, change_system, nam
     assert edited.model.system == plans["conresnet"].model.system
 
 
-def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(plans, change_system):
+def test_change_of_system_keeps_width_and_axis_or_is_refused(plans, change_system):
     settings = ["base_width=24", "residual_axis=H"]
-    ours = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}" for setting in settings])
-    refined = change_system(ours, "conresnet-refined")
+    changed = with_settings(
+        plans["conresnet"], [f"model.system.networks.0.arguments.{setting}" for setting in settings]
+    )
+    refined = change_system(changed, "conresnet-refined")
     inner = networks(refined)[0]["arguments"]["network"]["arguments"]
     assert inner["base_width"] == 24 and networks(refined)[0]["arguments"]["residual_axis"] == "H"
-    assert change_system(refined, "conresnet") == ours
+    assert change_system(refined, "conresnet") == changed
     for name in ("voxresnet", "pyramid", "coarse-to-fine"):
         with refused("system-unchangeable"):
             change_system(plans[name], "conresnet")
     with refused("spacing-unknown"):
-        change_system(with_settings(ours, ["model.preparation.spacing=null"]), "pyramid")
+        change_system(with_settings(changed, ["model.preparation.spacing=null"]), "pyramid")
 
 
-def test_regions_have_an_output_each_in_every_system(change_system, tmp_path):
+def test_every_system_has_one_output_per_region(change_system, tmp_path):
     folder = brats(tmp_path / "set")
     for kind, outputs in (("regions", 3), ("labels", 4)):
         plan = planned(folder, kind=kind)

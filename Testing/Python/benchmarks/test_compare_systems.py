@@ -44,7 +44,7 @@ def test_every_row_differs_from_the_plan_only_in_its_system(rows, plan_file):
             assert kept[0] == kept[1], row.name
 
 
-def test_the_study_has_the_rows_of_the_papers_tables(rows, plan_file):
+def test_study_has_rows_of_the_papers_tables(rows, plan_file):
     plan = read_plan(plan_file)
     found = rows.all_rows(plan, read_data_set(plan.data))
     tables = {table: [name for name, row in found.items() if row.is_in(table)] for table in rows.STUDY}
@@ -103,7 +103,7 @@ def test_labels_are_measured_by_the_regions_they_make_up(benchmark, rows, tmp_pa
         assert found.cases["BraTS_2"][name]["dice"] == pytest.approx(dice)
 
 
-def test_a_run_made_elsewhere_is_used_if_it_trains_the_same(benchmark, rows, plan_file, tmp_path):
+def test_run_made_elsewhere_is_used_if_its_training_matches(benchmark, rows, plan_file, tmp_path):
     plan = read_plan(plan_file)
     row = rows.all_rows(plan, read_data_set(plan.data))["conresnet"]
     elsewhere = row.plan.model_copy(update={"data": tmp_path / "moved", "model": replace(row.plan.model, title="Mine")})
@@ -118,7 +118,7 @@ def test_a_run_made_elsewhere_is_used_if_it_trains_the_same(benchmark, rows, pla
         assert caught.value.code == "plan-differs"
 
 
-def test_the_late_rise_is_that_of_the_last_quarter_of_the_last_stage(benchmark, rows, plan_file, tmp_path):
+def test_late_rise_is_measured_in_last_quarter_of_last_stage(benchmark, rows, plan_file, tmp_path):
     plan = with_settings(read_plan(plan_file), ["training.steps=8"])
     found = rows.all_rows(plan, read_data_set(plan.data))
     dice = {2: 0.1, 5: 0.3, 6: 0.4, 8: 0.9, 10: 0.5, 14: 0.8, 16: 0.81}

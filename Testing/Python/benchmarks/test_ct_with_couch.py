@@ -1,14 +1,14 @@
-"""The benchmark of a CT with a couch: what it paints lies outside the body, and the body stays in its place."""
+"""The benchmark of a CT with a couch: the painted objects are outside the body, and the body is not moved."""
 
 import numpy as np
 import SimpleITK as sitk
 
 
-def test_the_body_stays_and_its_surroundings_are_those_of_a_scanner(benchmark):
+def test_body_is_unchanged_and_surroundings_look_like_a_scanner(benchmark):
     module = benchmark("ct_with_couch")
     h, w = np.mgrid[:40, :60]
     plane = np.where(np.hypot(h - 18, w - 30) < 14, 40, module.AIR)
-    # A windpipe, in which nothing is painted.
+    # A trachea, in which nothing is painted.
     plane[np.hypot(h - 18, w - 30) < 4] = module.AIR
     image = sitk.GetImageFromArray(np.repeat(plane[None], 12, axis=0).astype(np.float32))
     image.SetSpacing((4.5, 4.5, 3.0))

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds against the figures of the ConResNet paper's Table VII."""
+"""Parameters and multiply-adds compared with Table VII of the ConResNet paper."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_multiply_adds_of_table_vii(measures):
     assert measures.multiply_adds(build_network("conresnet", PAPER | BASELINE), WINDOW) == 453_181_440_000
 
 
-def test_each_input_voxel_of_a_deconvolution_counts_with_its_whole_kernel(measures):
+def test_deconvolution_counts_whole_kernel_per_input_voxel(measures):
     """At 16 x 16 x 16 with base width 8."""
     network = build_network("resdsn", {"input_channels": 1, "outputs": 2, "base_width": 8, "deep_supervision": False})
     deconvolutions = 64 * 32 * 64 * 2**3 + 32 * 16 * 64 * 4**3 + 16 * 8 * 64 * 8**3
@@ -30,7 +30,7 @@ def test_each_input_voxel_of_a_deconvolution_counts_with_its_whole_kernel(measur
     assert measures.multiply_adds(network, (16, 16, 16)) == deconvolutions + down + up
 
 
-def test_all_parameters_of_our_networks_act(measures):
+def test_all_parameters_of_our_networks_are_used(measures):
     networks = [build_network("conresnet", PAPER), build_network("conresnet", PAPER | BASELINE)]
     assert [measures.acting_parameters(network) for network in networks] == [19_018_732, 18_783_715]
     narrow = {"base_width": 8}

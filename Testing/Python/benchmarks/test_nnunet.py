@@ -35,7 +35,7 @@ def test_channels_of_one_file_become_separate_files(benchmark, tmp_path):
         assert np.allclose(part.affine, whole.affine)
 
 
-def test_data_that_nnunet_cannot_train_on_in_the_same_way_are_refused(benchmark, tmp_path):
+def test_data_unsuitable_for_a_fair_nnunet_training_are_refused(benchmark, tmp_path):
     write_raw = benchmark("nnunet_tools").write_raw
     with pytest.raises(click.ClickException, match="regions"):
         write_raw(read_data_set(brats(tmp_path / "brats")), tmp_path / "raw")
@@ -52,7 +52,7 @@ def needs_nnunet(benchmark):
 
 
 @pytest.mark.slow
-def test_nnunet_trains_on_our_fold_and_is_measured_like_ours(needs_nnunet, run_benchmark, plan_file, tmp_path):
+def test_nnunet_trains_on_our_fold_and_is_evaluated_like_our_runs(needs_nnunet, run_benchmark, plan_file, tmp_path):
     output = tmp_path / "nnunet"
     options = [plan_file, "--fold", 2, "--batch", 2, "--samples", 4, "--output", output]
     assert "nnU-Net made 2 steps of 2 windows" in run_benchmark("nnunet.py", *options).stderr

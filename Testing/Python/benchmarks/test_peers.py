@@ -29,7 +29,7 @@ from conresnet_training.training.network import SegmentationTraining
         ),
     ],
 )
-def test_stages_are_those_of_nnunets_plan(peers, window, spacing, strides, kernels):
+def test_stages_match_nnunets_plan(peers, window, spacing, strides, kernels):
     assert peers.nnunet_stages(window, spacing) == (strides, kernels)
 
 
@@ -52,7 +52,7 @@ def test_a_peer_accepts_any_size_and_has_the_interface_of_our_networks(peers, ki
     assert {name: value.shape for name, value in outputs.items()} == {"segmentation": (1, 3, *size)}
 
 
-def test_a_peers_loss_weighs_scales_as_nnunet_does(peers, plan_file):
+def test_loss_of_a_peer_weights_scales_like_nnunet(peers, plan_file):
     plan = with_settings(read_plan(plan_file), ["model.inference.window=[32, 32, 32]"])
     training = SegmentationTraining(peers.with_peer(plan, "dynunet"))
     target = (torch.rand(1, 2, 16, 16, 16) > 0.8).float()

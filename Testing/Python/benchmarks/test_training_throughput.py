@@ -18,7 +18,7 @@ def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
 
 
 @pytest.mark.slow
-def test_the_plain_loop_and_ours_are_measured(run_benchmark, plan_file, tmp_path):
+def test_plain_loop_and_our_loop_are_measured(run_benchmark, plan_file, tmp_path):
     options = ["--steps", 2, "--warm-up", 1, "--rounds", 1, "--workers", 0, "--precision", "32-true"]
     output = tmp_path / "measured.json"
     done = run_benchmark("training_throughput.py", plan_file, *options, "--without-nnunet", "--output", output)
@@ -34,11 +34,11 @@ def test_both_loops_start_with_the_same_loss(benchmark, plan_file, tmp_path, mon
     from conresnet_training.training.network import SegmentationTraining as training
 
     ways = benchmark("training_throughput")
-    told: list[float] = []
+    received: list[float] = []
 
     def losses(self, outputs, target, progress):
         found = original(self, outputs, target, progress)
-        told.append(float(found["loss"].detach()))
+        received.append(float(found["loss"].detach()))
         return found
 
     original = training.losses
@@ -48,5 +48,5 @@ def test_both_loops_start_with_the_same_loss(benchmark, plan_file, tmp_path, mon
     task = {"plan": str(plan_file), "folder": str(tmp_path / "run"), "batches": str(tmp_path / "batches.pt")}
     for way in ("ours", "plain"):
         ways.measure({**task, "way": way})
-    assert len(told) == 4
-    assert told[:2] == told[2:]
+    assert len(received) == 4
+    assert received[:2] == received[2:]

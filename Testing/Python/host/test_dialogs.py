@@ -1,4 +1,4 @@
-"""Dialogs are recorded; questions get the answers a test has queued, and no others."""
+"""Dialogs are recorded; questions get only the answers that a test has queued."""
 
 import pytest
 import qt
@@ -7,14 +7,14 @@ import slicer
 from slicer_host import UnexpectedDialog, dialogs
 
 
-def test_a_message_is_recorded(slicer_app):
+def test_message_is_recorded(slicer_app):
     slicer.util.errorDisplay("It broke", detailedText="at line 1")
     slicer.util.infoDisplay("Done", windowTitle="Ready")
     assert [(d.title, d.text) for d in dialogs.shown] == [("Slicer error", "It broke"), ("Ready", "Done")]
     assert dialogs.shown[0].details == "at line 1"
 
 
-def test_questions_need_answers(slicer_app):
+def test_questions_require_queued_answers(slicer_app):
     dialogs.answer("Cancel", "Yes")
     assert not slicer.util.confirmOkCancelDisplay("Install it?")
     assert slicer.util.confirmYesNoDisplay("Really?")
@@ -32,6 +32,6 @@ def test_file_dialogs_return_paths(slicer_app):
     assert qt.QFileDialog.getExistingDirectory(None, "Folder") == "/a/folder"
 
 
-def test_nothing_opens_on_the_desktop(slicer_app):
+def test_urls_are_not_opened_on_the_desktop(slicer_app):
     qt.QDesktopServices.openUrl(qt.QUrl("https://example.org/"))
     assert dialogs.opened_urls == ["https://example.org/"]

@@ -1,4 +1,4 @@
-"""A scripted module is loaded from its file, its panel built from its .ui, used, closed, reloaded and unloaded."""
+"""A scripted module is loaded from its file, its panel is built from its .ui, used, closed, reloaded and unloaded."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ def tiny(slicer_app, tmp_path):
     slicer_app.moduleManager().unload("Tiny")
 
 
-def test_a_module_lives_its_life(tiny, slicer_app):
+def test_module_life_cycle(tiny, slicer_app):
     slicer.util.selectModule("Tiny")
     widget = slicer.modules.TinyWidget
     assert tiny.widgetRepresentation().self() is widget and slicer.util.selectedModule() == "Tiny"
@@ -111,7 +111,7 @@ def test_a_module_lives_its_life(tiny, slicer_app):
     assert [source.sampleName for source in SampleData.sources].count("TinyHead") >= 1
 
 
-def test_its_panel_can_be_looked_at(tiny):
+def test_panel_can_be_rendered(tiny):
     picture = panel_image(tiny.widgetRepresentation())
     assert picture.shape[1:] == (420, 3) and picture.shape[0] > 80
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 30  # a panel without text has but a few colors
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 30  # a panel without text has only a few colors

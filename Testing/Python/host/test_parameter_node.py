@@ -1,4 +1,4 @@
-"""Parameter nodes: typed, checked, connected to widgets, and back after the scene is saved and loaded."""
+"""Parameter nodes: typed, checked, connected to widgets, and restored after the scene is saved and loaded."""
 
 from typing import Annotated
 
@@ -38,7 +38,7 @@ def test_values_are_typed_and_checked(slicer_app):
     assert parameters.names == ["T1"] and parameters.parameterNode.GetParameter("names.0") == "T1"
 
 
-def test_widgets_follow_and_lead(slicer_app):
+def test_widgets_and_parameters_are_synchronized(slicer_app):
     parameters = Parameters(new_node())
     widgets = {"opacity": ctk.ctkSliderWidget(), "maps": qt.QCheckBox(), "device": qt.QComboBox()}
     widgets["volume"] = slicer.qMRMLNodeComboBox()
@@ -62,7 +62,7 @@ def test_widgets_follow_and_lead(slicer_app):
 
 
 @pytest.mark.parametrize("name", ["scene.mrb", "a scene"])
-def test_choices_are_back_after_save_and_load(slicer_app, tmp_path, head_image, name):
+def test_choices_are_restored_after_save_and_load(slicer_app, tmp_path, head_image, name):
     parameters = Parameters(new_node())
     parameters.volume = slicer.util.loadVolume(str(head_image))
     parameters.device, parameters.names = "cpu", ["a", "b"]

@@ -1,4 +1,4 @@
-"""The path field emits its signal as CTK's does: only for paths that its validator accepts."""
+"""The path field emits its signal like CTK: only for paths that its validator accepts."""
 
 import gc
 
@@ -11,30 +11,30 @@ import qt
     ("filters", "accepted", "refused"),
     [
         ([], ["/", "plan"], [""]),
-        # Without parentheses around them CTK takes the first extension, and lets its last letter be away.
+        # Without parentheses, CTK takes only the first extension, and its last letter may be missing.
         (["*.yaml *.yml"], ["/a/plan.yaml", "plan.yam"], ["", "/a/plan.yml", "/a/plan"]),
         (["Plans (*.yaml *.yml)"], ["/a/plan.yaml", "/a/plan.yml"], ["", "/a/plan.json"]),
         (["All files (*)"], ["/a/plan"], [""]),
     ],
 )
-def test_only_an_accepted_path_is_told(
+def test_signal_is_emitted_only_for_accepted_paths(
     slicer_app: object, filters: list[str], accepted: list[str], refused: list[str]
 ) -> None:
-    edit, told, typed = ctk.ctkPathLineEdit(), [], []
+    edit, emitted, typed = ctk.ctkPathLineEdit(), [], []
     edit.nameFilters = filters
-    edit.connect("currentPathChanged(QString)", told.append)
+    edit.connect("currentPathChanged(QString)", emitted.append)
     edit.comboBox().lineEdit().connect("textChanged(QString)", typed.append)
     for path in accepted:
         edit.currentPath = path
-    assert told == accepted
+    assert emitted == accepted
     for path in refused:
         edit.currentPath = accepted[0]
-        told.clear()
+        emitted.clear()
         edit.currentPath = path
-        assert (told, typed[-1], edit.currentPath) == ([], path, path)
+        assert (emitted, typed[-1], edit.currentPath) == ([], path, path)
 
 
-def test_what_is_refused_is_told_once(slicer_app: object) -> None:
+def test_invalid_input_is_signaled_once(slicer_app: object) -> None:
     edit, valid = ctk.ctkPathLineEdit(), []
     edit.connect("validInputChanged(bool)", valid.append)
     for path in ("a", "ab", "", "c"):
@@ -42,13 +42,13 @@ def test_what_is_refused_is_told_once(slicer_app: object) -> None:
     assert valid == [True, False, True]
 
 
-def test_without_its_history_the_field_is_no_combo_box(slicer_app: object) -> None:
+def test_field_without_history_has_no_combo_box(slicer_app: object) -> None:
     edit = ctk.ctkPathLineEdit()
     edit.showHistoryButton = False
     assert edit.comboBox() is None
 
 
-def test_a_field_that_is_gone_takes_nothing_of_its_class_along(slicer_app: object) -> None:
+def test_deleted_field_does_not_affect_its_class(slicer_app: object) -> None:
     edit = ctk.ctkPathLineEdit()
     edit.comboBox().lineEdit().connect("textChanged(QString)", print)
     del edit

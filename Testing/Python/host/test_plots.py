@@ -1,15 +1,15 @@
-"""Plot views: a layout makes those that it needs, they stay, and what they draw follows the nodes."""
+"""Plot views: a layout creates the views it needs, they persist, and their plots follow the nodes."""
 
 import numpy as np
 import slicer
 
 
 def color_share(picture, color):
-    """Which part of a picture, (height, width, 3), is about of a color, 0 to 255."""
+    """Share of a picture, (height, width, 3), whose color is close to ``color``, 0 to 255."""
     return float((np.abs(picture.astype(int) - color).max(axis=2) < 60).mean())
 
 
-def test_slicers_own_plot_function_shows_a_chart_in_a_layout_with_a_plot(slicer_app):
+def test_slicer_util_plot_shows_a_chart_in_a_plot_layout(slicer_app):
     manager = slicer_app.layoutManager()
     assert manager.plotViewCount == 0 and manager.plotWidget(0) is None
     before = manager.layout
@@ -23,7 +23,7 @@ def test_slicers_own_plot_function_shows_a_chart_in_a_layout_with_a_plot(slicer_
     assert manager.plotViewCount == 1 and manager.plotWidget(0) is widget
 
 
-def test_a_plot_is_drawn_from_its_nodes_and_follows_them(slicer_app):
+def test_plot_is_drawn_from_its_nodes_and_follows_changes(slicer_app):
     manager = slicer_app.layoutManager()
     points = np.column_stack([np.arange(20.0), np.linspace(2, 1, 20)])
     nodes = {}
@@ -43,7 +43,7 @@ def test_a_plot_is_drawn_from_its_nodes_and_follows_them(slicer_app):
     assert color_share(view.image(300, 200), (0, 0, 255)) < 0.001
 
 
-def test_a_layout_of_our_own_has_the_views_that_it_describes(slicer_app):
+def test_custom_layout_has_the_views_it_describes(slicer_app):
     manager = slicer_app.layoutManager()
     view = '<item><view class="vtkMRMLPlotViewNode" singletontag="{0}"/></item>'
     description = f'<layout type="vertical">{view.format("First")}{view.format("Second")}</layout>'

@@ -1,4 +1,4 @@
-"""qt.QProcess as modules use it, with Slicer's own Python behind its launcher."""
+"""qt.QProcess as modules use it, with Slicer's own Python started by its launcher."""
 
 import os
 
@@ -7,7 +7,7 @@ import slicer
 
 
 def wait_until(condition, seconds=20.0):
-    """Let events happen until a condition holds."""
+    """Process events until a condition is true."""
     timer = qt.QElapsedTimer()
     timer.start()
     while not condition() and timer.elapsed() < seconds * 1000:
@@ -15,10 +15,10 @@ def wait_until(condition, seconds=20.0):
     assert condition()
 
 
-def test_a_process_talks_and_ends(slicer_app):
-    heard, ended = bytearray(), []
+def test_process_exchanges_data_and_ends(slicer_app):
+    output, ended = bytearray(), []
     process = qt.QProcess()
-    process.connect("readyReadStandardOutput()", lambda: heard.extend(process.readAllStandardOutput().data()))
+    process.connect("readyReadStandardOutput()", lambda: output.extend(process.readAllStandardOutput().data()))
     process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
     environment = slicer.app.startupEnvironment()
     environment.insert("GREETING", "grüß")
@@ -29,11 +29,11 @@ def test_a_process_talks_and_ends(slicer_app):
     assert process.waitForStarted()
     process.write(b" dich\n")
     wait_until(lambda: ended)
-    assert heard.decode() == "grüß dich\n"
+    assert output.decode() == "grüß dich\n"
     assert ended == [(3, qt.QProcess.NormalExit)]
 
 
-def test_a_program_that_is_not_there(slicer_app):
+def test_missing_program_is_reported(slicer_app):
     errors = []
     process = qt.QProcess()
     process.connect("errorOccurred(QProcess::ProcessError)", errors.append)

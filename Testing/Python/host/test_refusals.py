@@ -1,4 +1,4 @@
-"""What Slicer would refuse, the stand-in refuses: otherwise a module's tests would prove nothing."""
+"""The stand-in refuses what Slicer would refuse: otherwise, the tests of the modules would prove nothing."""
 
 import ctk
 import pytest
@@ -16,7 +16,7 @@ import slicer
         ("iconSize", 3, TypeError),
     ],
 )
-def test_a_qt_object_takes_its_properties_only(slicer_app, name, value, error):
+def test_qt_object_accepts_only_its_properties(slicer_app, name, value, error):
     with pytest.raises(error):
         setattr(qt.QPushButton(), name, value)
 
@@ -32,28 +32,28 @@ def test_properties_are_attributes_and_not_methods(slicer_app):
 @pytest.mark.parametrize(
     "signature", ["clicked", "clickd()", "clicked(int)", "setText(QString)", "checkStateChanged(Qt::CheckState)"]
 )
-def test_a_signal_must_exist_as_written(slicer_app, signature):
+def test_signal_must_exist_with_exact_signature(slicer_app, signature):
     with pytest.raises(ValueError, match="signal"):
         qt.QCheckBox().connect(signature, print)
 
 
-def test_slots_get_the_arguments_they_take(slicer_app):
-    seen = []
+def test_slots_get_as_many_arguments_as_they_accept(slicer_app):
+    received = []
     button = qt.QPushButton()
-    button.connect("clicked(bool)", lambda: seen.append("none"))
-    button.connect("clicked(bool)", lambda checked: seen.append(checked))
-    button.connect("clicked()", lambda checked="default": seen.append(checked))
+    button.connect("clicked(bool)", lambda: received.append("none"))
+    button.connect("clicked(bool)", lambda checked: received.append(checked))
+    button.connect("clicked()", lambda checked="default": received.append(checked))
     button.click()
-    assert seen == ["none", False, "default"]
+    assert received == ["none", False, "default"]
 
 
 @pytest.mark.parametrize("name", ["Slot", "Property", "QWidgets", "QPushBtn"])
-def test_qt_has_only_what_pythonqt_has(slicer_app, name):
+def test_qt_contains_only_names_of_pythonqt(slicer_app, name):
     with pytest.raises(AttributeError):
         getattr(qt, name)
 
 
-def test_stand_in_widgets_are_as_strict(slicer_app):
+def test_stand_in_widgets_are_equally_strict(slicer_app):
     selector = slicer.qMRMLNodeComboBox()
     selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
     with pytest.raises(AttributeError):
@@ -77,7 +77,7 @@ RIGHT = {"cls": "qMRMLNodeComboBox", "prop": "noneEnabled", "signal": "mrmlScene
 
 
 @pytest.mark.parametrize("wrong", [{"cls": "qMRMLNodeBox"}, {"prop": "nonEnabled"}, {"signal": "sceneChanged()"}])
-def test_a_ui_file_is_checked(slicer_app, tmp_path, wrong):
+def test_ui_file_is_checked(slicer_app, tmp_path, wrong):
     path = tmp_path / "P.ui"
     path.write_text(UI.format(**RIGHT), encoding="utf-8")
     widget = slicer.util.loadUI(str(path))
@@ -89,7 +89,7 @@ def test_a_ui_file_is_checked(slicer_app, tmp_path, wrong):
         slicer.util.loadUI(str(path))
 
 
-def test_an_exception_in_a_slot_is_not_lost(slicer_app):
+def test_exception_in_a_slot_is_not_lost(slicer_app):
     from slicer_host import slot_errors
 
     button = qt.QPushButton()

@@ -1,4 +1,4 @@
-"""Slicer's own Python layer in place of the stand-ins, by ``SLICER_PY``; tried here with a layer of a few lines."""
+"""``SLICER_PY`` replaces the stand-ins with Slicer's own Python files; tested here with a few lines in their place."""
 
 import os
 import subprocess
@@ -22,8 +22,8 @@ except AttributeError as error:
 """
 
 
-def made_layer(folder: Path) -> Path:
-    """A folder with a ``slicer`` package that has the files that are taken from it."""
+def make_layer(folder: Path) -> Path:
+    """Create a folder with a ``slicer`` package that contains the files taken from it."""
     package = folder / "slicer"
     (package / "parameterNodeWrapper").mkdir(parents=True)
     connector = "import ctk\n\n\ndef connect(widget: ctk.ctkUnheardOfButton): ...\n\n\nMARK = 'wrapper'\n"
@@ -33,21 +33,23 @@ def made_layer(folder: Path) -> Path:
     return folder
 
 
-def test_slicers_own_files_are_taken_where_the_variable_names_them(tmp_path: Path, repository: Path) -> None:
-    layer = made_layer(tmp_path)
+def test_slicers_files_are_used_if_the_variable_is_set(tmp_path: Path, repository: Path) -> None:
+    layer = make_layer(tmp_path)
     (layer / "slicer" / "util.py").write_text("MARK = 'util'\n")
     environment = os.environ | {"SLICER_PY": str(layer), "PYTHONPATH": str(repository / "Testing" / "SlicerHost")}
-    ended = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300)
-    lines = ended.stdout.splitlines()
-    assert lines == ["translated x wrapper util module", "The stand-in application has no ctkUnheardOfButton."], ended
+    process = subprocess.run(
+        [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=300
+    )
+    lines = process.stdout.splitlines()
+    assert lines == ["translated x wrapper util module", "The stand-in application has no ctkUnheardOfButton."], process
 
 
-def test_a_folder_without_slicers_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_slicers_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLICER_PY", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="SLICER_PY"):
         slicer_python.folder()
 
 
-def test_without_the_variable_the_stand_ins_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stand_ins_are_used_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLICER_PY", raising=False)
     assert slicer_python.folder() is None

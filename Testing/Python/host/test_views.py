@@ -1,4 +1,4 @@
-"""Views show what a user would see: the volume, translucent segments over it, surfaces in 3D."""
+"""Views show what a user would see: the volume, translucent segments over it, and surfaces in 3D."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from slicer_host.views import four_views, save_png
 
 @pytest.fixture
 def head(slicer_app, head_image, head_label):
-    """A head with its tissues as a segmentation with surfaces."""
+    """A head with a segmentation of its tissues that has surfaces."""
     volume, segmentation = add_segmentation(head_image, head_label)
     segmentation.GetSegmentation().GetNthSegment(2).SetColor(0, 1, 0)
     return volume, segmentation
@@ -26,7 +26,7 @@ def add_segmentation(image, label):
     return volume, segmentation
 
 
-def test_segments_lie_translucent_over_the_volume(head):
+def test_segments_are_translucent_over_the_volume(head):
     _, segmentation = head
     view = slicer.app.layoutManager().sliceWidget("Red").sliceView()
     segmentation.GetDisplayNode().SetVisibility(False)
@@ -38,11 +38,11 @@ def test_segments_lie_translucent_over_the_volume(head):
     shown = view.image(300, 300).astype(int)
     green = (shown[:, :, 1] - shown[:, :, 0]) > 40
     assert green.mean() > 0.02
-    # Through the fill, bright and dark tissue can still be told apart.
+    # Bright and dark tissue can still be distinguished under the fill.
     assert np.corrcoef(plain[green][:, 0], shown[green][:, 0])[0, 1] > 0.9
 
 
-def test_surfaces_show_in_3d_and_the_picture_is_stable(head, tmp_path):
+def test_surfaces_are_shown_in_3d_and_rendering_is_stable(head, tmp_path):
     _, segmentation = head
     empty = slicer.app.layoutManager().threeDWidget(0).threeDView().image(200, 200)
     segmentation.CreateClosedSurfaceRepresentation()
@@ -63,9 +63,7 @@ def test_nodes_have_subject_hierarchy_items(head):
     assert not hierarchy.GetItemByDataNode(segmentation)
 
 
-def test_segments_are_shown_in_the_slices_of_a_scene_that_was_saved_and_loaded(
-    slicer_app, hippocampus_image, hippocampus_label, tmp_path
-):
+def test_segments_are_shown_in_slices_after_save_and_load(slicer_app, hippocampus_image, hippocampus_label, tmp_path):
     add_segmentation(hippocampus_image, hippocampus_label)
     view = slicer.app.layoutManager().sliceWidget("Red").sliceView()
 
