@@ -1,4 +1,4 @@
-"""What every test may use: where the repository and its real cases lie, and a models folder that is not the user's."""
+"""Fixtures for all tests: paths of the repository and its real cases, and a models folder separate from the user's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports Qt: tests draw into memory, never on somebody's screen.
+# Before anything imports Qt: tests render off screen.
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
 
 
-# The files that take longest. Begun last, they would leave the other processes idle.
+# The slowest files. If they were started last, the other processes would be idle.
 LONG_FILES = (
     "test_training_place.py",
     "test_synthesis.py",
@@ -49,7 +49,7 @@ LONG_FILES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest; `make test` gives files to its processes in this order."""
+    """Start with the slowest files; `make test` distributes files to its processes in this order."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
@@ -61,7 +61,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of the real cases (Testing/Data)."""
+    """The folder with the real cases (Testing/Data)."""
     return DATA
 
 
@@ -116,14 +116,14 @@ def tumor_label(data_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def models_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """New folders, made at once: pytest looks through all of its earlier ones for the number of each new one."""
+    """Paths of new folders in one temporary folder; pytest would search all earlier folders for each new number."""
     parent = tmp_path_factory.mktemp("models")
     return (parent / str(number) for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
 def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, models_folders: Iterator[Path]) -> None:
-    """Models that a developer has installed must not decide a test, nor a test install one for them."""
+    """Keep tests from using models that a developer has installed, and from installing models for them."""
     folder = next(models_folders)
     folder.mkdir()
     monkeypatch.setenv("CONRESNET_MODELS", str(folder))
@@ -131,5 +131,5 @@ def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, models_folders: Itera
 
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows and mirrored copies are computed one by one, however small they are."""
+    """Compute windows and mirrored copies one by one, even if they are small."""
     monkeypatch.setattr("conresnet.inference.devices._CPU_BATCH", 1)

@@ -37,7 +37,7 @@ def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
 
 
 @pytest.mark.slow
-def test_the_comparison_runs_as_one_command(run_benchmark):
+def test_comparison_runs_as_one_command(run_benchmark):
     ways = ("--way", "ours", "--way", "fast", "--way", "monai", "--way", "plain")
     done = run_benchmark("against_peers.py", "--quick", "--rows", "tumor,ct", "--precision", "bf16", *ways)
     tables = [line for line in done.stdout.splitlines() if line.startswith("| ours") or line.startswith("| MONAI")]

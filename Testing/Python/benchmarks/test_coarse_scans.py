@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK as sitk
 
 
-def test_a_coarse_scan_is_not_shifted(benchmark):
+def test_coarse_scan_is_not_shifted(benchmark):
     module = benchmark("coarse_scans")
     place = np.stack(np.meshgrid(*(np.arange(side) - 15.2 for side in (33, 31, 32)), indexing="ij"))
     blob = sitk.GetImageFromArray(np.exp(-(place**2).sum(0) / 40).astype(np.float32))
@@ -17,7 +17,7 @@ def test_a_coarse_scan_is_not_shifted(benchmark):
     assert arrays[1].max() < 0.98 * arrays[0].max()
 
 
-def test_the_held_out_cases_are_measured(run_benchmark, repository):
+def test_held_out_cases_are_measured(run_benchmark, repository):
     lines = run_benchmark(
         "coarse_scans.py", repository / "Testing" / "Data" / "MSD_Task04_Hippocampus"
     ).stdout.splitlines()

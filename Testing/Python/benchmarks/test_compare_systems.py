@@ -160,7 +160,7 @@ def comparison(benchmark, rows, plan_file):
     return module.Comparison(results, ["Boxes."], are_crops=True)
 
 
-def test_the_table_marks_rows_that_must_not_be_ranked(benchmark, comparison, tmp_path):
+def test_table_marks_rows_that_must_not_be_ranked(benchmark, comparison, tmp_path):
     benchmark("comparison_results").write_markdown(comparison, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| ConResNet | 0.800 (0.680 to 0.920) | 1.00 (1.00 to 1.00) | 4.80 | 9.0 | 0.75 | 2.00 | 9 |" in text
@@ -171,7 +171,7 @@ def test_the_table_marks_rows_that_must_not_be_ranked(benchmark, comparison, tmp
     assert "† under-trained" in text and "‡ made for whole images" in text
 
 
-def test_the_csv_file_has_every_figure(benchmark, comparison, tmp_path):
+def test_csv_file_has_every_figure(benchmark, comparison, tmp_path):
     benchmark("comparison_results").write_csv(comparison, tmp_path / "table.csv")
     with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
@@ -182,7 +182,7 @@ def test_the_csv_file_has_every_figure(benchmark, comparison, tmp_path):
     assert lines["coarse-to-fine"]["judged_on_crops"] == "yes"
 
 
-def test_the_picture_is_drawn(benchmark, comparison, tmp_path):
+def test_picture_is_drawn(benchmark, comparison, tmp_path):
     benchmark("comparison_results").draw_comparison(comparison, tmp_path / "four.png")
     picture = matplotlib.image.imread(tmp_path / "four.png")
     assert picture.std() > 0.05
@@ -227,7 +227,7 @@ def test_rows_are_trained_evaluated_measured_and_compared(benchmark, rows, plan_
 
 
 @pytest.mark.slow
-def test_the_command_runs_rows_of_every_kind(run_benchmark, plan_file, tmp_path):
+def test_command_runs_rows_of_every_kind(run_benchmark, plan_file, tmp_path):
     rows = "conresnet,voxresnet-auto-context,coarse-to-fine,pyramid,basicunet,conresnet-ensemble"
     output = tmp_path / "compared"
     options = [plan_file, "--output", output, "--rows", rows, "--jobs", 2, "--set", "training.batch=1"]

@@ -44,7 +44,7 @@ def test_dynunet_has_nnunets_features_and_scales(peers):
 
 @pytest.mark.parametrize("size", [(17, 16, 19), (3, 4, 5)])
 @pytest.mark.parametrize("kind", ["dynunet", "segresnet", "basicunet"])
-def test_a_peer_accepts_any_size_and_has_the_interface_of_our_networks(peers, kind, size, plan_file):
+def test_peer_accepts_any_size_and_has_the_interface_of_our_networks(peers, kind, size, plan_file):
     description = peers.with_peer(read_plan(plan_file), kind).model.system.networks[0]
     network = peers.PEERS[kind](**description.arguments).eval()
     with torch.no_grad():

@@ -11,7 +11,7 @@ def test_probabilities_are_averaged_per_voxel(benchmark):
     assert module.most_probable([second], [7, 9]).tolist() == [0, 7]
 
 
-def test_the_held_out_cases_are_measured(run_benchmark, repository):
+def test_held_out_cases_are_measured(run_benchmark, repository):
     data = repository / "Testing" / "Data" / "MSD_Task04_Hippocampus"
     lines = run_benchmark("scaled_copies.py", data, "--scales", "1.6").stdout.splitlines()
     alone, averaged = (line.split("|")[2:4] for line in lines[2:])

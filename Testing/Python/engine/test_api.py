@@ -113,7 +113,7 @@ def test_every_kind_of_image_gives_same_voxels_as_command_line(tmp_path, model, 
         assert getattr(result.maps["attention"], part)() == getattr(source, part)()
 
 
-def test_the_shipped_model_on_a_real_case(tmp_path, hippocampus_image):
+def test_shipped_model_on_a_real_case(tmp_path, hippocampus_image):
     arguments = ["segment", hippocampus_image, "--model", "hippocampus", "--output", tmp_path / "o", "--precision"]
     assert main([*map(str, arguments), "fp32", "--device", "cpu", "--threads", "1"]) == 0
     expected = read_volume(tmp_path / "o" / "segmentation.nii.gz")
@@ -250,7 +250,7 @@ def test_threads_are_limited_to_number_of_cores(model):
     assert result.report["threads"] == os.cpu_count()
 
 
-def test_a_transposed_matrix_is_refused(model):
+def test_transposed_matrix_is_refused(model):
     image = volume("plain")
     assert "transposed" in refusal("bad-matrix", segment, (image.array.T, image.grid.affine.T), model)
 
@@ -302,7 +302,7 @@ def test_calls_from_several_threads_are_serialized(model, pair):
     assert all(np.array_equal(found[name], expected[name]) for name in calls)
 
 
-def test_a_progress_callback_may_segment_with_another_model(model, pair):
+def test_progress_callback_may_segment_with_another_model(model, pair):
     of = volume("plain")
     image, two = (of.array.T, of.grid.affine), (np.stack([of.array.T, of.array.T**2], axis=-1), of.grid.affine)
     expected, inner = [segment(image, model).labels, segment(two, pair).labels], []
@@ -316,7 +316,7 @@ def test_a_progress_callback_may_segment_with_another_model(model, pair):
     assert np.array_equal(inner[0], expected[1])
 
 
-def test_a_progress_callback_may_segment_with_the_same_model(model, monkeypatch):
+def test_progress_callback_may_segment_with_the_same_model(model, monkeypatch):
     # Even a fast pass reports progress.
     monkeypatch.setattr(Tracker, "_SECONDS_BETWEEN_REPORTS", 0.0)
     of = volume("plain")
@@ -332,7 +332,7 @@ def test_a_progress_callback_may_segment_with_the_same_model(model, monkeypatch)
     assert np.array_equal(inner[0], expected[1])
 
 
-def test_an_image_whose_file_changed_since_nibabel_opened_it_is_refused(tmp_path, model):
+def test_image_whose_file_changed_since_nibabel_opened_it_is_refused(tmp_path, model):
     of = volume("plain")
     opened = {}
     for name in ("gone.nii", "cut.nii.gz"):

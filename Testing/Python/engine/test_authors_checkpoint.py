@@ -267,12 +267,12 @@ class Exploding:
 
 @pytest.mark.parametrize("content", [Exploding(), {"state_dict": Exploding()}, {"conv_4_32.0.weight": Exploding()}])
 @pytest.mark.parametrize("new_format", [True, False])
-def test_a_pickled_object_is_refused_and_not_executed(tmp_path: Path, content: object, new_format: bool) -> None:
+def test_pickled_object_is_refused_and_not_executed(tmp_path: Path, content: object, new_format: bool) -> None:
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)
     assert "a.pth" in refusal("import-object", read_checkpoint, tmp_path / "a.pth")
 
 
-def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+def test_whole_pickled_network_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pth", torch.nn.Conv3d(1, 1, 1))
     refusal("import-object", read_checkpoint, path)
 
@@ -300,7 +300,7 @@ def test_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, data: bytes) -
     assert "a.pth" in refusal("import-unreadable", read_checkpoint, tmp_path / "a.pth")
 
 
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+def test_truncated_checkpoint_is_refused(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     path = save(tmp_path / "a.pth", small)
     path.write_bytes(path.read_bytes()[:-1000])
     refusal("import-unreadable", read_checkpoint, path)

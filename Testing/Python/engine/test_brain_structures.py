@@ -57,7 +57,7 @@ def test_left_is_left_and_right_is_right(model: LoadedModel, head: Volume, found
 
 
 @pytest.mark.slow
-def test_a_mirrored_head_has_mirrored_structures(model: LoadedModel, head: Volume, found: np.ndarray) -> None:
+def test_mirrored_head_has_mirrored_structures(model: LoadedModel, head: Volume, found: np.ndarray) -> None:
     labels = {name: label for label, name in names_of(model).items()}
     mirrored = Volume(head.array[::-1].copy(), head.grid, "mirrored")
     other = segment(model, [mirrored]).labels.array[::-1]

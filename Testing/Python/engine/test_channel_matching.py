@@ -121,7 +121,7 @@ def test_files_whose_names_partly_suggest_another_order_are_refused() -> None:
         (["", ""], []),
     ],
 )
-def test_a_name_of_another_channel_gets_a_warning(names, expected):
+def test_name_of_another_channel_gets_a_warning(names, expected):
     pair = [Channel("T1", ()), Channel("T2", ())]
     warnings = warn_of_names(pair, names)
     assert len(warnings) == len(expected)
@@ -139,6 +139,6 @@ def test_a_name_of_another_channel_gets_a_warning(names, expected):
         ("p.nii", ""),
     ],
 )
-def test_a_name_that_the_model_excludes_gets_a_warning(name, word):
+def test_name_that_the_model_excludes_gets_a_warning(name, word):
     warnings = warn_of_names([Channel("T1", ("t1w",), ("t1c", "t2", "flair"))], [name])
     assert bool(warnings) == bool(word) and all(f'"{word}"' in warning for warning in warnings)

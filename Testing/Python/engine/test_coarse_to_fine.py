@@ -141,7 +141,7 @@ def test_overlapping_regions_in_ct_inside_rotated_roi(tmp_path, ct):
     assert [row["region_volume_ml"] for row in rows] == pytest.approx(volumes)
 
 
-def test_a_resampled_head_is_cropped_in_the_models_voxels(tmp_path, head_image):
+def test_resampled_head_is_cropped_in_the_models_voxels(tmp_path, head_image):
     """In the box, the fine network's result is as if it had seen the whole image; outside, there is nothing."""
     head = read_volume(head_image)
     spacing = {"spacing": [3, 2.5, 2.5]}

@@ -78,7 +78,7 @@ def test_help_needs_no_torch(repository: Path) -> None:
     assert finished.stdout.count("Usage: python -m conresnet") == 4
 
 
-def test_the_version(capsys: pytest.CaptureFixture) -> None:
+def test_version(capsys: pytest.CaptureFixture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"ConResNet {__version__}\n"
 
@@ -378,7 +378,7 @@ def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture)
     assert capsys.readouterr().err == "1 of 2 models cannot be used, for the reasons above.\n"
 
 
-def test_a_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source = make_folder(tmp_path / "download")
     assert main(["models", "install", str(source)]) == 0
     assert str(models_folder / "organ") in capsys.readouterr().out

@@ -92,7 +92,7 @@ def test_frames_are_sorted_by_their_positions(tmp_path, order, axes, as_folder):
     assert np.allclose(volume.grid.to_ras([5, 3, 4]), lps * [-1, -1, 1], atol=1e-3)
 
 
-def test_a_missing_frame_is_refused(tmp_path):
+def test_missing_frame_is_refused(tmp_path):
     refused(write_frames(tmp_path / "a.dcm", order=[0, 1, 3, 4, 5]), "dicom-uneven")
 
 
@@ -147,14 +147,14 @@ def test_frames_with_same_rescaling_are_scaled(tmp_path):
     assert np.array_equal(read_volume(path).array, FRAMES * np.float32(0.5))
 
 
-def test_a_damaged_transfer_syntax_does_not_end_the_program(tmp_path):
+def test_damaged_transfer_syntax_does_not_end_the_program(tmp_path):
     path = write_frames(tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.2.1\0"))
     with pytest.raises(UserError):
         read_volume(path)
 
 
-def test_a_damaged_value_inside_a_sequence_is_refused(tmp_path):
+def test_damaged_value_inside_a_sequence_is_refused(tmp_path):
     path = write_frames(tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes().replace(b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00DW", 1))
     assert "a.dcm" in refused(path, "image-damaged")
@@ -187,7 +187,7 @@ def test_compressed_frames_are_counted(tmp_path):
     refused(write_compressed(tmp_path / "a.dcm", frames=4), "image-truncated")
 
 
-def test_a_compressed_file_that_ends_in_zeros_is_refused(tmp_path):
+def test_compressed_file_that_ends_in_zeros_is_refused(tmp_path):
     """An interrupted transfer may have reserved the space: GDCM then decodes the beginning of a JPEG image."""
     path = write_compressed(tmp_path / "a.dcm", syntax=pydicom.uid.JPEGLosslessSV1)
     content = path.read_bytes()
@@ -218,13 +218,13 @@ def test_frames_larger_than_memory_are_refused_before_reading(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("changes", [{}, {"ImagerPixelSpacing": [[0.8, 1.2]] * 6}])
-def test_a_series_without_pixel_spacing_is_refused(tmp_path, changes):
+def test_series_without_pixel_spacing_is_refused(tmp_path, changes):
     write_series(tmp_path / "ct", PixelSpacing=None, **changes)
     refused(tmp_path / "ct", "dicom-no-spacing")
 
 
 @pytest.mark.parametrize("spacing", [[0, 1], [-1, 1], [1]])
-def test_an_impossible_pixel_spacing_is_refused(tmp_path, spacing):
+def test_impossible_pixel_spacing_is_refused(tmp_path, spacing):
     write_series(tmp_path / "ct", PixelSpacing=[spacing] * 6)
     refused(tmp_path / "ct", "dicom-no-spacing")
 
@@ -235,7 +235,7 @@ def test_single_slice_without_thickness_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [None, [0, 0, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 2, 0]])
-def test_an_impossible_orientation_is_refused(tmp_path, orientation):
+def test_impossible_orientation_is_refused(tmp_path, orientation):
     write_series(tmp_path / "ct", ImageOrientationPatient=orientation and [orientation] * 6)
     refused(tmp_path / "ct", "dicom-no-position")
 
@@ -294,13 +294,13 @@ def test_derived_images_are_not_used_as_scans(tmp_path, uid, kind, as_folder):
     assert kind in refused(path.parent if as_folder else path, "dicom-not-scan")
 
 
-def test_an_object_without_pixels_is_named(tmp_path):
+def test_object_without_pixels_is_named(tmp_path):
     data = new_object("1.2.840.10008.5.1.4.1.1.481.3", generate_uid(), generate_uid(), "RTSTRUCT")
     data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     assert "RT Structure Set Storage" in refused(tmp_path / "a.dcm", "dicom-not-scan")
 
 
-def test_an_image_that_lost_its_pixels_is_refused(tmp_path):
+def test_image_that_lost_its_pixels_is_refused(tmp_path):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))
     for length in (400, 700):
@@ -312,7 +312,7 @@ def test_an_image_that_lost_its_pixels_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("value", "code"), [(65535, "image-truncated"), (0, "image-damaged")])
 @pytest.mark.parametrize("tag", [b"\x28\0\2\0US\2\0", b"\x28\0\x10\0US\2\0", b"\x28\0\0\1US\2\0"])
-def test_a_slice_with_an_impossible_size_is_refused(tmp_path, tag, value, code):
+def test_slice_with_an_impossible_size_is_refused(tmp_path, tag, value, code):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))
     content = bytearray(last.read_bytes())

@@ -143,7 +143,7 @@ def table(data: pydicom.Dataset) -> None:
 
 
 @pytest.mark.parametrize("kind", ["US", "OW"])
-def test_a_lookup_table_that_changes_nothing_is_accepted(tmp_path, kind):
+def test_lookup_table_that_changes_nothing_is_accepted(tmp_path, kind):
     def change(data: pydicom.Dataset) -> None:
         table(data)
         (entries,) = data.ModalityLUTSequence
@@ -202,7 +202,7 @@ def test_other_files_in_folder_are_ignored(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
+def test_folder_without_dicom_is_refused(tmp_path, capfd):
     refused(tmp_path, "dicom-none")
     (tmp_path / "text.dcm").write_text("no DICOM")
     refused(tmp_path, "dicom-none")

@@ -222,7 +222,7 @@ def test_model_with_other_name_than_in_catalog_is_refused(models_folder, server,
     assert sorted(models_folder.rglob("*")) == before
 
 
-def test_an_installed_model_is_not_downloaded_again(catalog, models_folder, server):
+def test_installed_model_is_not_downloaded_again(catalog, models_folder, server):
     download.get_model("organ", catalog=str(catalog))
     server.requests.clear()
     with pytest.raises(UserError) as caught:
@@ -231,7 +231,7 @@ def test_an_installed_model_is_not_downloaded_again(catalog, models_folder, serv
     download.get_model("organ", catalog=str(catalog), overwrite=True)
 
 
-def test_a_checksum_is_checked_before_the_download(models_folder, server, content):
+def test_checksum_is_checked_before_the_download(models_folder, server, content):
     server.files["/tiny.zip"], url = content, f"{server.address}/tiny.zip"
     for text in ("xyz", "12" * 31, "g" * 64):
         assert refused("", url, sha256=text) == "download-checksum"
@@ -242,7 +242,7 @@ def test_a_checksum_is_checked_before_the_download(models_folder, server, conten
 @pytest.mark.parametrize(
     "change", [lambda data: data[:-1] + b"x", lambda data: data + b"x" * 5000, lambda data: data[:-1]]
 )
-def test_a_wrong_file_is_deleted(catalog, models_folder, server, content, change):
+def test_wrong_file_is_deleted(catalog, models_folder, server, content, change):
     server.files["/tiny.zip"] = change(content)
     assert refused(catalog) == "download-differs"
     assert not (models_folder / ".downloads").exists()
@@ -343,7 +343,7 @@ def test_catalog_with_duplicate_name_is_refused(server, content, tmp_path):
     assert caught.value.code == "catalog-unreadable" and 'models contains "organ" twice' in caught.value.message
 
 
-def test_a_checksum_may_be_in_upper_case(models_folder, server, content, tmp_path):
+def test_checksum_may_be_in_upper_case(models_folder, server, content, tmp_path):
     server.files["/tiny.zip"], checksum = content, hashlib.sha256(content).hexdigest().upper()
     path = write_catalog(tmp_path / "catalog.json", server, content, sha256=checksum)
     assert download.get_model("organ", catalog=str(path)).description.name == "organ"
@@ -379,7 +379,7 @@ def answer_without_http(server: socket.socket) -> None:
         connection.sendall(b"garbage\r\n\r\n")
 
 
-def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatch):
+def test_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatch):
     server.files["/catalog.json"] = catalog.read_bytes()
     monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
     assert [entry.name for entry in download.read_catalog()] == ["organ"]
@@ -388,6 +388,6 @@ def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatc
     assert refused("", "organ") == "download-interrupted"
 
 
-def test_the_shipped_catalog_is_read(models_folder, monkeypatch):
+def test_shipped_catalog_is_read(models_folder, monkeypatch):
     monkeypatch.delenv("CONRESNET_CATALOG", raising=False)
     assert download.read_catalog() == () and refused("", "other") == "catalog-empty"

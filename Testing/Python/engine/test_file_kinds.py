@@ -110,7 +110,7 @@ def test_files_that_are_not_images_are_identified(tmp_path, code, content, name)
     refused(code, tmp_path / name)
 
 
-def test_a_model_package_is_not_an_image(tmp_path):
+def test_model_package_is_not_an_image(tmp_path):
     (tmp_path / "model.json").write_text("{}")
     refused("image-is-model", tmp_path)
 
@@ -153,7 +153,7 @@ def test_text_headers_are_recognized_whatever_the_name(tmp_path, make, name):
         ("not-an-image", {"dimension": "two"}),
     ],
 )
-def test_a_nrrd_header_is_compared_with_its_file(tmp_path, code, changes):
+def test_nrrd_header_is_compared_with_its_file(tmp_path, code, changes):
     refused(code, nrrd(tmp_path / "a.nrrd", **changes))
 
 
@@ -179,7 +179,7 @@ def test_a_nrrd_header_is_compared_with_its_file(tmp_path, code, changes):
         ("image-data-file", {"ElementDataFile": None}),
     ],
 )
-def test_a_metaimage_header_is_compared_with_its_file(tmp_path, code, changes):
+def test_metaimage_header_is_compared_with_its_file(tmp_path, code, changes):
     refused(code, metaimage(tmp_path / "a.mha", **changes))
 
 
@@ -197,7 +197,7 @@ def test_unprintable_characters_in_header_are_escaped(tmp_path):
         (metaimage, {"TransformMatrix": None}),
     ],
 )
-def test_a_header_without_orientation_gets_a_warning(tmp_path, make, changes):
+def test_header_without_orientation_gets_a_warning(tmp_path, make, changes):
     assert "patient's orientation" in read_volume(make(tmp_path / "a", **changes)).warnings[0]
 
 

@@ -36,7 +36,7 @@ def test_mask_of_a_block_uses_background_of_whole_image():
     assert foreground_mask(array, "all").all()
 
 
-def test_the_box_holds_the_foreground_of_all_channels():
+def test_box_holds_the_foreground_of_all_channels():
     other = np.zeros((8, 9, 10), np.uint8)
     other[6, 0, 4] = 1
     assert foreground_box([head()], "not_background", [-0.5]) == (slice(2, 5), slice(3, 7), slice(1, 9))

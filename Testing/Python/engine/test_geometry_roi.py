@@ -63,14 +63,14 @@ def test_rotated_roi_has_a_mask_within_its_bounding_box():
 
 @pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5)])
 @pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
-def test_a_roi_outside_the_image_is_refused(spacing, turn):
+def test_roi_outside_the_image_is_refused(spacing, turn):
     of = grid((10, 10, 10), origin=(0, 0, 0), rotation=turn)
     with pytest.raises(UserError) as caught:
         ModelSpace(of, "SAR", spacing, BoxROI.from_bounds([50, 60, 0, 9, 0, 9]))
     assert caught.value.code == "roi-outside"
 
 
-def test_a_roi_between_two_voxels_is_refused():
+def test_roi_between_two_voxels_is_refused():
     with pytest.raises(UserError) as caught:
         ModelSpace(grid(origin=(0, 0, 0)), "SAR", None, BoxROI.from_bounds([0.2, 0.8, 0, 9, 0, 9]))
     assert caught.value.code == "roi-too-small"

@@ -152,7 +152,7 @@ def test_huge_and_negative_values_are_read(tmp_path, values):
     assert np.array_equal(read_volume(tmp_path / "huge.nii").array.T, values)
 
 
-def test_the_real_cases_are_read(hippocampus_image, head_image, ct_image):
+def test_real_cases_are_read(hippocampus_image, head_image, ct_image):
     for path in (hippocampus_image, head_image, ct_image):
         volume = read_volume(path)
         assert volume.array.flags.c_contiguous

@@ -19,7 +19,7 @@ from engine.image_cases import ramp, refused, save_nifti, write_with_itk
 from engine.volumes import grid, random_volume
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     refused("image-not-found", tmp_path / "none.nii.gz")
 
 
@@ -48,7 +48,7 @@ def test_truncated_file_is_refused(tmp_path, suffix, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_damaged_gz_file_is_refused(tmp_path):
+def test_damaged_gz_file_is_refused(tmp_path):
     path = write_with_itk(random_volume(grid((20, 20, 20))), tmp_path / "damaged.nii.gz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -110,7 +110,7 @@ def test_nan_and_infinite_voxels_are_refused(tmp_path, value, count, suffix):
 
 
 @pytest.mark.parametrize("value", [0, 7])
-def test_an_empty_or_constant_image_is_refused(tmp_path, value):
+def test_empty_or_constant_image_is_refused(tmp_path, value):
     error = refused("image-constant", save_nifti(tmp_path / "even.nii", np.full((4, 5, 6), value, np.int16)))
     assert f"the same value ({value})" in error.message
 
@@ -121,7 +121,7 @@ def test_implausibly_large_values_are_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [1e-7, 5000.0])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_an_absurd_spacing_is_refused(tmp_path, size, suffix):
+def test_absurd_spacing_is_refused(tmp_path, size, suffix):
     error = refused(
         "absurd-spacing", write_with_itk(random_volume(grid(spacing=(1, 1, size))), tmp_path / f"a{suffix}")
     )

@@ -130,7 +130,7 @@ def test_without_a_sparse_tail_nothing_is_cut(array):
     assert np.allclose(run([SPARSE_TAIL], array), array)
 
 
-def test_the_authors_brats_steps():
+def test_authors_brats_steps():
     array = scan(np.int16)
     array[:, :10], array[:, 10, 0] = 0, 3000
     mask = array != 0
@@ -181,7 +181,7 @@ def test_each_slice_is_normalized_separately(monkeypatch):
         assert np.allclose(whole[index], (plane - plane.mean()) / plane.std(), atol=1e-4)
 
 
-def test_a_block_gets_its_own_slices():
+def test_block_gets_its_own_slices():
     array = scan(np.int16)
     mask = array > 40
     fitted = json.loads(json.dumps(fitting.measure([PERCENTILES, SLICES], array, mask)))

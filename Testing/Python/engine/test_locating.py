@@ -167,7 +167,7 @@ def test_whole_image_crop_and_box_need_no_locator(model: LoadedModel, image: Vol
     assert caught.value.code == "locator-not-installed"
 
 
-def test_a_damaged_locator_is_not_called_missing(model: LoadedModel, tmp_path: Path) -> None:
+def test_damaged_locator_is_not_called_missing(model: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "finder" / "network.safetensors").write_bytes(b"cut off")
     refusal("package-truncated", model.finder)
 

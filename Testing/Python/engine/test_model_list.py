@@ -131,7 +131,7 @@ def test_name_too_long_for_a_file_is_reported(user_folder: Path) -> None:
     refusal("cannot-access", find_model, "x" * 5000)
 
 
-def test_a_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], monkeypatch) -> None:
+def test_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], monkeypatch) -> None:
     """Otherwise, a shipped model would silently replace the user's. Root can read any folder, so it is simulated."""
     user, shipped = folders
     make_folder(shipped / "organ")
@@ -179,7 +179,7 @@ def test_user_folder_follows_platform_conventions(
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_a_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, archived: bool) -> None:
+def test_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, archived: bool) -> None:
     source = make_folder(tmp_path / "download")
     if archived:
         source = make_zip(tmp_path / "download.zip", source)
@@ -248,7 +248,7 @@ def test_installed_model_replaces_model_with_same_name(tmp_path: Path, user_fold
     assert list(user_folder.iterdir()) == [older] and list_models()[0].description.version == "2.0.0"
 
 
-def test_a_link_to_a_model_is_not_replaced(tmp_path: Path, user_folder: Path) -> None:
+def test_link_to_a_model_is_not_replaced(tmp_path: Path, user_folder: Path) -> None:
     source = make_folder(tmp_path / "download")
     user_folder.mkdir()
     (user_folder / "organ").symlink_to(source)
@@ -256,7 +256,7 @@ def test_a_link_to_a_model_is_not_replaced(tmp_path: Path, user_folder: Path) ->
     refusal("package-is-link", install_model, source, overwrite=True)
 
 
-def test_a_broken_model_is_not_installed(tmp_path: Path, user_folder: Path) -> None:
+def test_broken_model_is_not_installed(tmp_path: Path, user_folder: Path) -> None:
     source = make_folder(tmp_path / "download")
     (source / WEIGHTS).write_bytes(b"")
     refusal("package-truncated", install_model, source)

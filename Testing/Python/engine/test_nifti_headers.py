@@ -55,7 +55,7 @@ def moved(degrees: float, shift=(0.0, 0, 0), spacing=1.0) -> np.ndarray:
 # Position of an image
 
 
-def test_an_image_without_orientation_gets_a_warning(tmp_path):
+def test_image_without_orientation_gets_a_warning(tmp_path):
     read = read_volume(two_transforms(tmp_path / "none.nii", np.eye(4), np.eye(4), (0, 0)))
     (warning,) = read.warnings
     assert "does not store the patient's orientation" in warning and "none.nii" in warning
@@ -72,7 +72,7 @@ def test_transforms_that_contradict_each_other_get_a_warning(tmp_path, codes):
     assert np.allclose(read.grid.affine, sitk_affine(path), atol=1e-5)
 
 
-def test_a_voxel_size_that_contradicts_the_sform_gets_a_warning(tmp_path):
+def test_voxel_size_that_contradicts_the_sform_gets_a_warning(tmp_path):
     path = patched(tmp_path / "size.nii", (80, "<f", 3.0))
     assert "contradicts itself" in read_volume(path).warnings[0]
 

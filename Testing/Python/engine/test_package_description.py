@@ -124,7 +124,7 @@ def test_residual_plane_follows_from_axis_and_orientation(orientation: str, axis
 
 
 @pytest.mark.parametrize("field", [key for key in document() if key != "format_version"])
-def test_a_missing_field_is_named(field: str) -> None:
+def test_missing_field_is_named(field: str) -> None:
     description = document()
     del description[field]
     assert f'"{field}" is missing' in refusal("package-description", parse_description, description, "a/model.json")

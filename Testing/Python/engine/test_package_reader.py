@@ -88,7 +88,7 @@ def test_folder_that_is_not_a_package_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "last.ckpt", "a.safetensors", "renamed.zip"])
-def test_a_checkpoint_is_not_a_damaged_package(tmp_path: Path, name: str) -> None:
+def test_checkpoint_is_not_a_damaged_package(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / name, "w") as made:
         made.writestr("archive/data.pkl", b"")
     assert name in refusal("model-is-checkpoint", read_package, tmp_path / name)
@@ -145,7 +145,7 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     assert WEIGHTS in message and str(folder) in message
 
 
-def test_a_wrong_checksum_is_found_on_reading_and_on_verifying(folder: Path) -> None:
+def test_wrong_checksum_is_found_on_reading_and_on_verifying(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(safetensors_bytes()[:-1] + b"\x01")
     assert WEIGHTS in refusal("package-checksum", read_package, folder)
     package = read_package(folder, verify=False)
@@ -188,7 +188,7 @@ class Exploding:
         return os.abort, ()
 
 
-def test_a_pickle_named_as_weights_is_not_executed(tmp_path: Path) -> None:
+def test_pickle_named_as_weights_is_not_executed(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "organ", files={WEIGHTS: pickle.dumps(Exploding()) + bytes(100)})
     assert "safetensors" in refusal("package-weights", read_package, folder)
 

@@ -149,7 +149,7 @@ def test_package_with_user_files_is_not_replaced(tmp_path: Path, description: Mo
         write_package(description, files, tmp_path / name, overwrite=True)
 
 
-def test_a_damaged_package_may_be_replaced(tmp_path: Path, description: ModelDescription) -> None:
+def test_damaged_package_may_be_replaced(tmp_path: Path, description: ModelDescription) -> None:
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
     (tmp_path / "organ" / WEIGHTS).unlink()
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)

@@ -132,7 +132,7 @@ def test_file_named_like_an_unwritten_map_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["features.nii.gz", SEGMENTATION_FILE])
-def test_an_input_is_never_replaced(tmp_path, name):
+def test_input_is_never_replaced(tmp_path, name):
     fill(tmp_path, "old", ("features",))
     before = content(tmp_path)
     link = tmp_path / "link.nii.gz"

@@ -129,7 +129,7 @@ def test_long_uncertain_boundary_is_reduced_to_its_most_uncertain_parts():
     assert sorted(sizes) == [40, 40, 40] and np.bincount(spots.ravel())[1:].tolist() == sizes
 
 
-def test_a_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(labels):
+def test_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(labels):
     entropy = np.ones((3, 5))
     entropy[:, 3] = 4
     rows = make_review(Slices(labels, None, PARTS, GRID, "SAR", 0, BITS), entropy, np.zeros(GRID.shape), FALLBACK)

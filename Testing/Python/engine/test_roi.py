@@ -66,7 +66,7 @@ def test_unrotated_slicer_box_in_lps_is_axis_aligned(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_a_file_in_another_unicode_encoding_is_read(tmp_path, encoding):
+def test_file_in_another_unicode_encoding_is_read(tmp_path, encoding):
     path = write(tmp_path, markup())
     path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
     assert BoxROI.from_markups_file(path).size[0] == 40
@@ -97,7 +97,7 @@ def test_file_without_exactly_one_valid_roi_is_refused(tmp_path, markups, why):
     assert caught.value.code == "bad-roi"
 
 
-def test_a_missing_or_broken_roi_file_is_refused(tmp_path):
+def test_missing_or_broken_roi_file_is_refused(tmp_path):
     with pytest.raises(UserError) as caught:
         BoxROI.from_text(str(tmp_path / "none.mrk.json"))
     assert caught.value.code == "roi-not-found"

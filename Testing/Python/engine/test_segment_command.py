@@ -85,7 +85,7 @@ def test_all_files_are_written(capsys, tmp_path, model, image):
         assert written.shape == shape and written.get_data_dtype() == np.float32
 
 
-def test_a_folder_named_like_an_image_gets_a_warning(capsys, tmp_path, model, image):
+def test_folder_named_like_an_image_gets_a_warning(capsys, tmp_path, model, image):
     """The user may expect a single file; scripts that name the folder after the image continue to work."""
     output, messages = tmp_path / "case.NII.gz", []
     for _ in range(2):

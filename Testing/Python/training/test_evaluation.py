@@ -358,7 +358,7 @@ def test_file_that_is_not_an_evaluation_is_refused(tmp_path, text, code):
         (("failed",), {"case_3": None}),
     ],
 )
-def test_a_damaged_evaluation_is_refused(predictions, data_set, tmp_path, place, value):
+def test_damaged_evaluation_is_refused(predictions, data_set, tmp_path, place, value):
     content = measure(predictions, data_set).to_dict()
     *steps, last = place
     node = content

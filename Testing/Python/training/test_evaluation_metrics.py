@@ -87,7 +87,7 @@ def test_surface_dice_counts_voxels_within_the_tolerance_by_hand():
         (box((2, 4), (2, 4), (2, 4)), empty(), 0.0, 1),
     ],
 )
-def test_an_empty_segment_has_a_dice_but_no_distance(found, truth, dice, sign):
+def test_empty_segment_has_a_dice_but_no_distance(found, truth, dice, sign):
     row = figures(found, truth)
     assert row["dice"] == row["surface_dice"] == dice
     assert row["hd"] is None and row["hd95"] is None

@@ -84,7 +84,7 @@ def test_cross_validation_names_unmeasured_cases_and_unfinished_folds(data_set, 
     assert "Trained 3 folds and measured 5 cases of Boxes; 1 case could not be measured: mean Dice " in errors
 
 
-def test_the_progress_bar_counts_cases_that_cannot_be_measured(data_set, tmp_path, monkeypatch):
+def test_progress_bar_counts_cases_that_cannot_be_measured(data_set, tmp_path, monkeypatch):
     run = finished_run(small_plan(data_set), tmp_path / "run")
     (data_set / "labelsTr" / "case_0.nii.gz").write_bytes(b"damaged")
     (tmp_path / "out").mkdir()

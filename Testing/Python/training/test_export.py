@@ -167,7 +167,7 @@ def test_metrics_of_best_checkpoint_are_called_optimistic(data_set, tmp_path, mo
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])
-def test_an_unfinished_run_is_exported_with_a_warning(data_set, tmp_path, monkeypatch, capsys, checkpoint):
+def test_unfinished_run_is_exported_with_a_warning(data_set, tmp_path, monkeypatch, capsys, checkpoint):
     plan = small_plan(data_set)
     for steps, sentences in ((7, []), (9, ["Fold 0 is unfinished: 7 of 9 steps were completed."])):
         plan.training.steps = steps

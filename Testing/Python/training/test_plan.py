@@ -23,7 +23,7 @@ def plan_file(data_set, tmp_path):
     return path
 
 
-def test_the_model_of_a_plan_is_parsed_once(plan_file, monkeypatch):
+def test_model_of_a_plan_is_parsed_once(plan_file, monkeypatch):
     parsed = []
     monkeypatch.setattr(plan_module, "parse_description", lambda *given: parsed.append(1) or parse_description(*given))
     read = read_plan(plan_file)

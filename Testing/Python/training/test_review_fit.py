@@ -64,7 +64,7 @@ def test_neighboring_slices_are_used_if_they_help():
     assert made_up(12, "log_disagreement").fit("made up", ["Part"]).features[-1] == "log_disagreement"
 
 
-def test_a_correlation_of_zero_counts_when_features_are_chosen(monkeypatch):
+def test_correlation_of_zero_counts_when_features_are_chosen(monkeypatch):
     correlations = iter([0.7, 0.0, 0.0] * 1000)
     monkeypatch.setattr(review_fit, "_auroc", lambda *_: 0.72)
     monkeypatch.setattr(review_fit, "_spearman", lambda *_: next(correlations))
@@ -78,7 +78,7 @@ def test_ranking_no_better_than_area_gets_a_note():
     assert "no better than one by area" in ranking.note and ranking.note in describe_ranking(ranking)
 
 
-def test_a_case_is_measured_slice_by_slice(data_set, tmp_path):
+def test_case_is_measured_slice_by_slice(data_set, tmp_path):
     run = finished_run(small_plan(data_set), tmp_path / "run")
     export_runs([run], tmp_path / "package")
     model = load_model(tmp_path / "package", "cpu", "fp32")

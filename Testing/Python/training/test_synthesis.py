@@ -358,7 +358,7 @@ def replace_data(plan: Plan, folder: Path) -> Plan:
     return plan.model_copy(update={"data": folder})
 
 
-def test_a_plan_without_synthesis_is_refused(plan, tmp_path):
+def test_plan_without_synthesis_is_refused(plan, tmp_path):
     run = start_run(plan.model_copy(update={"synthesis": None}), tmp_path / "run", 0)
     with refused("synthesis-missing"):
         fit(run)
