@@ -412,7 +412,7 @@ def _whole_numbers(path: Path, field: str, text: str) -> list[int]:
 
 
 def _shown(text: str) -> str:
-    """The beginning of a damaged text, in printable ASCII characters."""
+    """The beginning of a damaged text, in printable characters that can be encoded."""
     readable = text[:100].encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(letter if letter.isprintable() else "?" for letter in readable)
 

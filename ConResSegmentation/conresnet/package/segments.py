@@ -1,4 +1,4 @@
-"""A model's output: its segments and their codes, and the places where its locator looks.
+"""A model's output: its segments and their codes, and the places that its locator searches.
 
 Part of `model.json`, see `conresnet.package.description`. Standard library only, so that Slicer's process can use it.
 """
@@ -37,7 +37,7 @@ class Terminology:
     region_modifier: Code | None = field("refines the region", default=None, omit=True)
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """A modifier without anything that it modifies."""
+        """A modifier without a type to modify."""
         if self.region_modifier and not self.region:
             yield "region_modifier", "needs a region"
 
@@ -81,14 +81,14 @@ class Segment:
 
 
 def mirrored_segments(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[int]:
-    """For each name, the index of the one that it becomes in a mirror image, given the pairs that trade places."""
+    """For each name, the index of its counterpart in a mirror image, given the pairs that are swapped."""
     others = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
     return [names.index(others.get(name, name)) for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What comes out, in the order of the network's output channels.
+    """Segments of the output, in the order of the network's output channels.
 
     ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid per segment, cut at
     ``threshold`` and painted in ``paint_order``. A voxel in a region also belongs to every region that includes it,
@@ -128,11 +128,11 @@ class Output:
 
     @property
     def mirrored(self) -> list[int]:
-        """For each segment, the index of the one that it becomes in a mirror image."""
+        """For each segment, the index of its counterpart in a mirror image."""
         return mirrored_segments(self.names, self.swapped_segments or ())
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """Segments that cannot be told apart, or an order of painting or pairs that do not fit them."""
+        """Segments that cannot be distinguished, or a paint order or pairs that do not match them."""
         for names in (self.names, [f"label {segment.label}" for segment in self.segments]):
             if reason := repeated(names):
                 yield "segments", reason
@@ -149,7 +149,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class LocatedPlace:
-    """One place in the body where the locator looks, such as one side."""
+    """One place in the body that the locator searches, such as one side."""
 
     name: str = field("prefix for the name of each segment found there, such as `Left`", check=_segment_name)
     segments: tuple[str, ...] = field("the locator's segments at this place", least=1, unique=True)
@@ -160,7 +160,7 @@ class LocatedPlace:
     )
 
     def of(self, segment: Segment, label: int) -> Segment:
-        """A segment of the model as it is found here."""
+        """A segment of the model at this place."""
         terms = segment.terminology
         if terms and self.type_modifier and not terms.type_modifier:
             terms = replace(terms, type_modifier=self.type_modifier)
@@ -181,7 +181,7 @@ class Locator:
     places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
 
     def outputs(self, output: Output) -> list[Output]:
-        """What comes out at each place.
+        """The output at each place.
 
         The label values of each place begin after the highest value of the previous place; the first place has the
         model's own.
@@ -195,7 +195,7 @@ class Locator:
         return found
 
     def output(self, output: Output) -> Output:
-        """What comes out: the model's segments at the first place, then those at the next."""
+        """The whole output: the model's segments at the first place, then those at the next."""
         places = self.outputs(output)
         return replace(
             places[0],

@@ -1,15 +1,15 @@
-"""Where models live, and writing, installing and removing packages there. Needs no torch.
+"""Locations of models, and writing, installing and removing packages. Torch-free.
 
 A models folder holds model packages, each a folder or a .zip file. They are searched in this order, and the first
 package with a name is used:
 
-1. the extra path a caller gives: a models folder, or one model package;
+1. the extra path given by the caller: a models folder, or one model package;
 2. the user's: the folders of ``CONRESNET_MODELS`` (separated as in PATH) if that is set, otherwise the platform's place
    for a user's data. `install_model` puts new ones into the first;
 3. shipped with the engine.
 
 So a user's newer version replaces a shipped model, and the list shows that it does. A package that cannot be used is
-also an entry, with a sentence that says why. A package that is written is complete under its name, or not there at all.
+also an entry, with a message that says why. A package is written completely or not at all.
 """
 
 import contextlib
@@ -48,9 +48,9 @@ class ModelEntry:
     Attributes:
         name: the name in its description; of a broken one, its folder's or file's.
         path: the folder or zip file.
-        kind: where it is from: ``extra``, ``user`` or ``shipped``.
-        description, problem: one of them is None; the problem is the sentence of a broken one.
-        hidden_by: the package that has its name and comes before it, so that this one answers to its path alone.
+        kind: origin: ``extra``, ``user`` or ``shipped``.
+        description, problem: one of them is None; the problem is the error message of a broken package.
+        hidden_by: an earlier package with the same name, so that this one can only be used by its path.
     """
 
     name: str
@@ -62,7 +62,7 @@ class ModelEntry:
 
 
 def model_folders(extra: str | PathLike | None = None) -> list[tuple[str, Path]]:
-    """Where models are looked for, in order: (kind, path); the paths need not exist."""
+    """Folders that are searched for models, in order: (kind, path); the paths need not exist."""
     folders = [("extra", Path(extra))] if extra else []
     folders += [("user", folder) for folder in _user_folders()]
     return [*folders, ("shipped", SHIPPED_FOLDER)]
@@ -74,9 +74,9 @@ def add_models_folder(folder: Path) -> None:
 
 
 def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
-    """Every model package there is, broken and hidden ones too, in the order in which names are looked up.
+    """All model packages, including broken and hidden ones, in the order in which names are resolved.
 
-    A package of the user's that an installation was replacing when it was killed is brought back first.
+    A user's package that was being replaced when an installation was killed is restored first.
 
     Descriptions and sizes are checked, checksums are not: see `ModelPackage.verify`. Raises UserError
     ``models-folder-not-found`` when `extra` does not exist.
@@ -107,14 +107,14 @@ def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
 
 
 def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None) -> Path:
-    """The model package that a name or path means.
+    """The model package for a name or path.
 
-    A text that is a listed model's name means that model; any other is a path. So a folder in the current directory
-    never stands in for a model by accident: write ``./hippocampus`` for it. Raises UserError ``model-not-found``,
+    The name of a listed model refers to that model; any other text is a path. So a folder in the current directory
+    is never used by accident: write ``./hippocampus`` for it. Raises UserError ``model-not-found``,
     ``model-not-found-near``, ``cannot-access``, or the error of the broken model of that name.
     """
     text = os.path.expanduser(os.fspath(name_or_path))
-    # Without reading every model there is: names have no folders.
+    # Avoids reading all models: names have no folders.
     if not extra and os.path.dirname(text) and os.path.exists(text):
         return Path(text)
     entries = list_models(extra)
@@ -210,7 +210,7 @@ def user_folder() -> Path:
 
 
 def free_name(name: str) -> str:
-    """A name like this one that no model has: "hippocampus-2"."""
+    """A similar name that no model has, such as "hippocampus-2"."""
     taken = {entry.name for entry in list_models()} | {path.name for path in user_folder().glob("*")}
     number = 2
     while f"{name}-{number}" in taken:
@@ -294,12 +294,12 @@ def write_package(
     """Write a model package and read it back.
 
     Args:
-        description: what goes into `model.json`; its ``files`` are replaced by what is written.
+        description: content of `model.json`; its ``files`` are replaced by those that are written.
         files: every other file by its plain name, as bytes or as the path of a file to copy: each network's weights,
             and for instance ``metrics.json``. Where there is no ``LICENSE.txt``, one is made of the license and the
             attribution.
         path: the package to make: a zip file if it ends in ``.zip``, else a folder.
-        overwrite: replace a model package that is there. Nothing else is ever replaced.
+        overwrite: replace an existing model package. Nothing else is ever replaced.
 
     Raises:
         UserError: when the description does not fit its files, those of `check_replaceable`, ``disk-full`` or
@@ -354,7 +354,7 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
 
 
 def _files_of_others(path: Path) -> list[str] | None:
-    """What a package holds besides the files that its description lists; None if it is no package."""
+    """Files in a package that its description does not list; None if it is not a package."""
     try:
         container = open_container(path)
         with container.open(DESCRIPTION_FILE) as file:
@@ -373,7 +373,7 @@ def _files_of_others(path: Path) -> list[str] | None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """An empty folder for the package's files, in a hidden one next to `path` that is gone afterwards."""
+    """An empty folder for the package's files, inside a hidden one next to `path` that is removed afterwards."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         recover_packages(path.parent)
@@ -390,14 +390,14 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 def recover_packages(folder: Path) -> None:
-    """Bring back the packages that a process which was killed had moved aside, and remove its hidden folders."""
+    """Restore the packages that a killed process had moved aside, and remove its hidden folders."""
     for owned in abandoned_folders(folder, _PREFIX):
         _put_back(owned, folder)
         owned.remove()
 
 
 def _put_back(owned: OwnedFolder, folder: Path) -> None:
-    """Move a package that had stepped aside back to its name, unless the new one is there."""
+    """Move a package back to its name, unless the new one exists."""
     aside = owned.path / _ASIDE
     try:
         for package in list(aside.iterdir()) if aside.is_dir() else []:
@@ -428,7 +428,7 @@ def _zip(folder: Path, target: Path) -> None:
 
 
 def _replace(made: Path, path: Path) -> None:
-    """Move what was made to its name; a folder that is there steps aside first.
+    """Move a new package to its name; an existing folder is moved aside first.
 
     If this fails or is interrupted in between, `_writing` puts it back; after a kill, `recover_packages` does.
     """

@@ -1,4 +1,4 @@
-"""Systems by name: how the networks of a model make a segmentation.
+"""Systems by name: how the networks of a model are combined to a segmentation.
 
 A new system is one file with one class:
 
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """The training of one of a system's networks; stages follow one another, each for the plan's steps.
+    """The training of one of a system's networks; stages run one after another, each for the plan's steps.
 
     Args:
         around_segments: whether every window is drawn around a labeled voxel, instead of the plan's share of them.
-        find_box: from what the network of the stage before finds in a case, one (S, H, W) mask per segment, to the box
-            in which this stage's network is validated; None where that is the whole case.
+        find_box: maps the previous network's result for a case, one (S, H, W) mask per segment, to the box
+            in which this stage's network is validated; None for the whole case.
     """
 
     around_segments: bool = False
@@ -48,11 +48,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class PlannedArguments:
-    """Arguments of a system that a plan sets by the data.
+    """Arguments of a system that a plan derives from the data.
 
     Args:
         values: arguments that differ from their defaults.
-        reasons: (what, value, why) for people, one per line of the plan's summary.
+        reasons: (what, value, why), one per line of the plan's summary.
     """
 
     values: Mapping[str, Any]
@@ -63,14 +63,14 @@ class System:
     """Networks that together segment a prepared case.
 
     The class describes the system without its weights. An instance holds the networks of one package. Unless a system
-    does something else, its one predictor answers for every window of the foreground.
+    does something else, its single predictor processes every window of the foreground.
 
     Class attributes:
         Arguments: a dataclass of the system's own arguments, by the rules of `conresnet.package.schema`; None where it
             has none.
         files: the names of its networks, in their order, as in a package's weights files; empty for any number.
-        ensemble: the system that several trained runs of this one make together; "" where they cannot.
-        adds: outputs that maps are made from and that the system makes itself, besides those of its networks.
+        ensemble: the system that combines several trained runs of this one; "" if there is none.
+        adds: outputs for maps that the system computes itself, in addition to those of its networks.
         plans: what can be planned with it, by the name for ``plan --system``: "title", "sentence", "network" (its type)
             and "arguments" of the network that differ from their defaults.
 
@@ -91,17 +91,17 @@ class System:
 
     @classmethod
     def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:
-        """Those of a description's networks that make the maps; a map is available where all of them provide it."""
+        """The networks of a description that make the maps; a map is available if all of them provide it."""
         return networks
 
     @classmethod
     def stages(cls, arguments: Mapping[str, Any]) -> Sequence[Stage]:
-        """How it is trained: one stage per network, in their order; empty where a plan cannot train it."""
+        """Training stages: one per network, in order; empty if a plan cannot train the system."""
         return ()
 
     @classmethod
     def plan_images(cls, model: dict[str, Any]) -> dict[str, str]:
-        """Change what a planned ``model.json`` says about the images, in place.
+        """Change the settings for images in a planned ``model.json``, in place.
 
         Returns remarks for the plan's summary, by the line that they belong to ("spacing", "window", "intensity T1").
         """
@@ -131,7 +131,7 @@ system_names = SYSTEMS.names
 
 
 def declared_system(kind: str) -> type[System] | None:
-    """The class of a system; None where there is none of this name, or its file cannot be imported."""
+    """The class of a system; None if the name is unknown or its file cannot be imported."""
     try:
         return SYSTEMS.load(kind)
     except LookupError:
@@ -150,7 +150,7 @@ def trained_systems() -> list[str]:
 
 
 def system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
-    """Too many or too few networks, or networks with other channels than the model.
+    """Faults: too many or too few networks, or networks with other channels than the model.
 
     Systems that are not installed here may chain networks freely.
     """

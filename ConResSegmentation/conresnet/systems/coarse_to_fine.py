@@ -1,7 +1,7 @@
 """Coarse to fine: Zhu et al., "A 3D Coarse-to-Fine Framework for Volumetric Medical Image Segmentation", 3DV 2018.
 
-One network looks at the whole case with few windows and finds roughly where the segments are (section 3.1). Another one
-looks at the box around them with many windows (section 3.2). Its answer replaces the first one's in that box (section
+One network processes the whole case with few windows and locates the segments roughly (section 3.1). Another one
+processes the box around them with many windows (section 3.2). Its result replaces the first one's in that box (section
 3.3). The paper's networks are two ResDSN, but any two work.
 """
 
@@ -55,22 +55,22 @@ class Arguments:
 
 @register_system("coarse_to_fine")
 class CoarseToFine(System):
-    """The two networks of a package, coarse and fine, and how one leads to the other.
+    """The two networks of a package, coarse and fine, and how they are combined.
 
-    Small components are dropped from both passes' answers, as the paper does not distinguish them: 0.2 of a segment for
-    an organ (section 4.2) and 0.05 for one with lesions (section 4.3).
+    Small components are dropped from both results, as the paper does not distinguish them: 0.2 of a segment for an
+    organ (section 4.2) and 0.05 for one with lesions (section 4.3).
 
     Where the package's tiling is "authors", windows are placed and averaged as in the paper (``counted_windows``,
     section 4.2). In a scan not much larger than a window that is one at nearly every voxel, which takes a GPU. Fitted
     windows take a fraction of the time. The package's ``mirror_axes`` apply to the fine pass only, because the coarse
-    one is there to be quick.
+    one is meant to be fast.
 
     Outside the box there is nothing: labels and every map are 0 there, as they are outside an ROI. P^C of eq. 5 is 0
-    there too, and showing the coarse network's probability next to the fine one's would show what was discarded.
+    there, too, and showing the coarse network's probability next to the fine one's would show what was discarded.
 
     Training follows section 3: neither network sees what the other finds. The coarse one is trained on windows from the
     whole case, the fine one on windows around the segments, and validated in the boxes that the coarse one finds. True
-    boxes would flatter it: what the coarse network misses is lost, and what it finds in excess widens the box.
+    boxes would be optimistic: what the coarse network misses is lost, and its false positives enlarge the box.
     """
 
     Arguments = Arguments
@@ -162,7 +162,7 @@ def crop(found: np.ndarray, margin: int) -> Box | None:
     the product reads literally, would leave nothing in the margin.)
 
     Args:
-        found: P^C, not 0 where any segment is; (S, H, W).
+        found: P^C, nonzero where any segment is; (S, H, W).
         margin: m in voxels, along all three axes.
 
     Returns:
@@ -199,14 +199,14 @@ def spared_share(segments: Iterable[Sequence[np.ndarray]]) -> float:
 
 
 def _cut(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Masks cut to what they hold; empty ones are left out."""
+    """Masks cropped to their bounding boxes, without empty ones."""
     from conresnet.images.grid import bounding_box
 
     return [mask[box] for mask in masks if (box := bounding_box(mask)) is not None]
 
 
 def _lost(masks: Sequence[np.ndarray], share: float) -> float:
-    """The part of a segment's labeled voxels that is dropped."""
+    """Share of a segment's labeled voxels that is dropped."""
     import numpy as np
 
     from conresnet.inference.labels import small_components
@@ -229,7 +229,7 @@ class DeCrop:
         self._whole.restart()
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
-        """Take a finished slab of windows that cover the box and may reach beyond it; pass on what lies inside."""
+        """Receive a finished slab of windows, which may extend beyond the box, and pass on the part inside the box."""
         from conresnet.images.grid import overlap_of
 
         inside, cut = overlap_of(where, self._box)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @register_system("single")
 class Single(System):
-    """One network: the usual way. It is trained in the stages that the network has."""
+    """A single network, trained in its own stages."""
 
     files = ("network",)
     ensemble = "ensemble"
@@ -33,7 +33,7 @@ class Single(System):
 class Ensemble(System):
     """Several networks with the same inputs and outputs, such as those of a cross-validation, averaged.
 
-    It is made of runs that are exported together, and not trained as a whole.
+    It is created by exporting several runs together, and not trained as a whole.
     """
 
     adds = ("members",)

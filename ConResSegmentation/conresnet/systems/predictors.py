@@ -30,7 +30,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
 
     Args:
         package: as for ``conresnet.package.store.read_model``.
-        index: which of the system's networks, from 0; may be left out where there is only one.
+        index: index of the network in the system, from 0; may be omitted if there is only one.
 
     Raises:
         UserError: the package is not found, is damaged, or has other weights than its description says;
@@ -40,7 +40,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:
-        # First on the meta device, without memory: a description may ask for a network of any size, but its weights
+        # First on the meta device, without memory: a description may specify a network of any size, but its weights
         # cannot.
         planned = _planned(description)
         _check_tensors(planned, package.tensor_shapes(description.weights), source)
@@ -107,9 +107,9 @@ class SingleNetwork:
     """A network made ready for inference: a ``Predictor``.
 
     Args:
-        package: read for the description and the weights; not kept.
+        package: provides the description and the weights; not kept.
         index: which of the package's networks.
-        mirror_axes: over which the answer is averaged, of "S", "H", "W"; None is the model's.
+        mirror_axes: axes for mirrored copies, of "S", "H", "W"; None uses the model's.
 
     Raises:
         UserError: as ``load_network``.
@@ -123,7 +123,7 @@ class SingleNetwork:
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
         axes = [AXES[name] for name in mirror_axes]
         self._mirrorings = [subset for count in range(1, len(axes) + 1) for subset in combinations(axes, count)]
-        # Only where segments trade places: indexing copies them all.
+        # Only if segments are swapped, because indexing copies all of them.
         self._mirrored_segments = description.output.mirrored if description.output.swapped_segments else None
         self._input_channels = description.channel_count
         self._backend: Backend | None = None
@@ -164,7 +164,7 @@ class SingleNetwork:
         return answers
 
     def _mirrored_back(self, probability: Tensor, axes: Sequence[int]) -> Tensor:
-        """The answer for a mirrored copy, turned back to fit the original window."""
+        """The output for a mirrored copy, flipped back to match the original window."""
         back = probability.flip([axis - 1 for axis in axes])
         # Mirrored along two axes, the copy is only rotated.
         return back[self._mirrored_segments] if self._mirrored_segments and len(axes) % 2 else back
@@ -188,11 +188,11 @@ class AveragedNetworks:
     """The networks of a package, one after the other over each window: a ``Predictor``.
 
     Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
-    and only the sum of the answers is kept, so that beyond their weights several take the memory of one. How much the
+    and only the sum of the outputs is kept, so apart from their weights, several need the memory of one. How much the
     networks disagree, also a map, is measured in each window, and not between the windows.
 
     Args:
-        package: read for the description and the weights; not kept. Raises UserError as ``load_network``.
+        package: provides the description and the weights; not kept. Raises UserError as ``load_network``.
     """
 
     def __init__(self, package: ModelPackage):
@@ -230,7 +230,7 @@ class AveragedNetworks:
     def _answers(
         self, member: SingleNetwork, windows: Tensor, maps: Collection[str], mirrors: bool, batch: int
     ) -> list[dict[str, Tensor]]:
-        """What a member says; its entropies take the place of the disagreement, which needs those of all members."""
+        """Output of a member, with its entropies in place of the disagreement, which requires those of all members."""
         answers = member.predict(windows, [name for name in maps if name != "disagreement"], mirrors, batch)
         if "disagreement" in maps:
             for answer in answers:

@@ -80,7 +80,7 @@ class TrainingLoop:
         cases: for each stage.
         checkpoint: where to continue.
         tell: receives the run's events, see ``conresnet_training.runs.state``.
-        stop: whether this process was asked to stop.
+        stop: reports whether this process was asked to stop.
         split: names of the cases, which each checkpoint records; see ``conresnet_training.runs.run``.
     """
 

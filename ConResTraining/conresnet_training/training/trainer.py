@@ -125,7 +125,7 @@ def fit(
                 _report_failure(reports, "fault", f"{type(error).__name__}: {error}", {})
                 raise
             if error is mistake and not is_first:
-                # The first process reports the error. An error status of this process would cause it to be killed.
+                # The first process reports the error, and would be killed if this one ended with an error status.
                 raise SystemExit(0) from error
             _report_failure(reports, mistake.code, mistake.message, mistake.values)
             raise mistake from error
