@@ -38,10 +38,12 @@ def main(modules: Path, image: Path, result: Path) -> dict[str, object]:
         app.quit_host()
     if slot_errors:
         raise RuntimeError("\n".join(slot_errors))
-    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0].lower().startswith("conres")}
+    own_modules = {
+        name: module for name, module in sys.modules.items() if name.split(".")[0].lower().startswith("conres")
+    }
     return {
         **report,
-        "files": {name: module.__file__ for name, module in ours.items()},
+        "files": {name: module.__file__ for name, module in own_modules.items()},
         "modules": sorted({name.split(".")[0] for name in sys.modules}),
     }
 

@@ -47,8 +47,8 @@ def main(python: str, image: str, *paths: str) -> dict[str, object]:
         app.quit_host()
     if slot_errors:
         raise RuntimeError("\n".join(slot_errors))
-    ours = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(FOLDERS)}
-    return {"modules": names, "files": ours, "program": program, "status": status}
+    own_modules = {name: module.__file__ for name, module in sys.modules.items() if name.startswith(FOLDERS)}
+    return {"modules": names, "files": own_modules, "program": program, "status": status}
 
 
 if __name__ == "__main__":

@@ -142,11 +142,11 @@ def test_every_documented_command_line_is_valid(pages: dict[str, str]) -> None:
 
 
 def test_every_documented_option_exists(pages: dict[str, str], repository: Path) -> None:
-    ours = set().union(*map(all_options, PROGRAMS.values()))
+    own_options = set().union(*map(all_options, PROGRAMS.values()))
     folders = [repository / "Testing" / name for name in ("Benchmarks", "Robustness")]
     scripts = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
     of_dask = {"--port", "--nthreads", "--nworkers", "--memory-limit"}
-    known = ours | set(re.findall(r"--[a-z][a-z0-9-]+", scripts)) | {"--index-url"} | of_dask
+    known = own_options | set(re.findall(r"--[a-z][a-z0-9-]+", scripts)) | {"--index-url"} | of_dask
     named = {
         (page, option)
         for page, text in pages.items()

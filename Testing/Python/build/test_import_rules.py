@@ -106,10 +106,10 @@ def slicer_files(module: Path) -> list[Path]:
 def test_slicer_modules_import_only_libraries_of_a_fresh_slicer(repository: Path, name: str) -> None:
     # The training module depends on the segmentation module, never the reverse.
     training = {"conresnet_training", "ConResTrainingLib"} if name == "ConResTraining" else set()
-    ours = {"conresnet", "ConResSegmentationLib", *training}
+    own_packages = {"conresnet", "ConResSegmentationLib", *training}
 
     def is_wrong(entry: Import) -> bool:
-        return entry.at_file_level and entry.top not in ours and entry.top not in SLICER_MODULE_MAY_IMPORT
+        return entry.at_file_level and entry.top not in own_packages and entry.top not in SLICER_MODULE_MAY_IMPORT
 
     files = slicer_files(repository / name)
     assert files
@@ -128,12 +128,12 @@ def test_slicer_modules_never_import_torch(repository: Path, name: str) -> None:
 def test_packages_used_by_slicer_modules_need_no_torch(
     repository: Path, segmentation: Path, training: Path, tmp_path: Path, name: str
 ) -> None:
-    ours = {module_name(path, segmentation) for path in sources(segmentation / "conresnet")}
-    ours |= {module_name(path, training) for path in sources(training / "conresnet_training")}
+    own_packages = {module_name(path, segmentation) for path in sources(segmentation / "conresnet")}
+    own_packages |= {module_name(path, training) for path in sources(training / "conresnet_training")}
     taken = set()
     for path in slicer_files(repository / name):
         for entry in imports_of(path, repository / name):
-            taken |= ours & {entry.module, f"{entry.module}.{entry.name}"}
+            taken |= own_packages & {entry.module, f"{entry.module}.{entry.name}"}
     assert taken
     run_blocked(sorted(taken), HEAVY - {"conresnet_training"}, tmp_path)
 

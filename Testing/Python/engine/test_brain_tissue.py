@@ -64,7 +64,10 @@ def expected(model, head: Volume, middle: SegmentOptions) -> np.ndarray:
 def dice(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Dice of each tissue."""
     pairs = {name: (found == label, truth == label) for name, label in LABELS.items()}
-    return {name: 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) for name, (ours, theirs) in pairs.items()}
+    return {
+        name: 2 * (found_mask & true_mask).sum() / (found_mask.sum() + true_mask.sum())
+        for name, (found_mask, true_mask) in pairs.items()
+    }
 
 
 def too_low(found: dict[str, float], least: dict[str, float]) -> dict[str, float]:

@@ -190,7 +190,7 @@ def test_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, ar
     assert [path.name for path in user_folder.iterdir()] == ["organ"]
 
 
-def test_a_model_that_takes_the_place_of_a_shipped_one_says_so(tmp_path: Path, folders, capsys) -> None:
+def test_installing_over_the_name_of_a_shipped_model_is_reported(tmp_path: Path, folders, capsys) -> None:
     user_folder, shipped_folder = folders
     source, shipped = make_folder(tmp_path / "download"), make_folder(shipped_folder / "organ")
     assert main(["models", "install", str(source)]) == 0
@@ -199,7 +199,7 @@ def test_a_model_that_takes_the_place_of_a_shipped_one_says_so(tmp_path: Path, f
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_an_installed_model_is_removed_even_if_it_is_damaged(folders, monkeypatch, capsys, archived: bool) -> None:
+def test_damaged_installed_model_can_be_removed(folders, monkeypatch, capsys, archived: bool) -> None:
     user_folder, shipped_folder = folders
     shipped = make_folder(shipped_folder / "organ")
     package = make_folder(user_folder / "organ")
