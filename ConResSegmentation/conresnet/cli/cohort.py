@@ -153,7 +153,7 @@ def segment_cohort(
             try:
                 for outcome in finished:
                     outcomes.append(outcome)
-                    _tell(outcome, output)
+                    _print_outcome(outcome, output)
                     say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
             finally:
                 in_one_piece(summarize)
@@ -413,7 +413,7 @@ def _expected_dice(review: Path, voxels: int) -> float | None:
     return max(0.0, 1 - sum(wrong) / (2 * voxels)) if wrong and voxels else None
 
 
-def _tell(outcome: Outcome, output: Path) -> None:
+def _print_outcome(outcome: Outcome, output: Path) -> None:
     for warning in outcome.warnings if outcome.state == DONE else ():
         say(f"{outcome.name}: {' '.join(warning.split())}", err=True)
     if outcome.state == FAILED:

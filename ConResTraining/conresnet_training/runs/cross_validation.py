@@ -167,10 +167,10 @@ def cross_validate(
             ``check_target_names``, ``check_same_cases``, ``make_folder`` and ``open_folds``.
     """
 
-    def tell(sentence: str) -> None:
+    def report(message: str) -> None:
         # If the terminal was closed, the folds must still be asked to stop.
         with contextlib.suppress(OSError):
-            say(sentence)
+            say(message)
 
     # Before anything is written.
     if (folder / FOLD_FILE).exists():
@@ -191,16 +191,16 @@ def cross_validate(
         for run in runs:
             fold = Fold(run, folder / f"fold_{run.fold}.log" if jobs > 1 else None)
             if fold.is_done(most_steps):
-                tell(f"Fold {run.fold} is already trained.")
+                report(f"Fold {run.fold} is already trained.")
             else:
                 waiting.append(fold)
         failed = []
-        for fold in _ended(waiting, jobs, options, stop, tell):
+        for fold in _ended(waiting, jobs, options, stop, report):
             if fold.has_failed:
                 failed.append(fold)
-                tell(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
+                report(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
             else:
-                tell(f"Fold {fold.run.fold} {'is trained' if fold.is_done(most_steps) else 'was stopped'}.")
+                report(f"Fold {fold.run.fold} {'is trained' if fold.is_done(most_steps) else 'was stopped'}.")
         if failed:
             raise UserError("fold-failed", path=str(folder), folds=", ".join(str(fold.run.fold) for fold in failed))
         all_done = all(Fold(run).is_done(most_steps) for run in runs)

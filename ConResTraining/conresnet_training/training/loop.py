@@ -79,7 +79,7 @@ class TrainingLoop:
         fabric: Lightning's, launched.
         cases: for each stage.
         checkpoint: where to continue.
-        tell: receives the run's events, see ``conresnet_training.runs.state``.
+        report: receives the run's events, see ``conresnet_training.runs.state``.
         stop: reports whether this process was asked to stop.
         split: names of the cases, which each checkpoint records; see ``conresnet_training.runs.run``.
     """
@@ -91,13 +91,13 @@ class TrainingLoop:
         training: SegmentationTraining,
         cases: Sequence[StageCases],
         checkpoint: dict | None,
-        tell: Callable[..., None],
+        report: Callable[..., None],
         stop: StopWatch,
         split: dict[str, list[str]] | None = None,
     ):
         self.run, self.fabric, self.cases, self.split = run, fabric, cases, split or {}
         self.steps = training.stages * run.plan.training.steps
-        self.settings, self.tell, self.stop, self.training = run.plan.training, tell, stop, training
+        self.settings, self.report, self.stop, self.training = run.plan.training, report, stop, training
         is_fused = fabric.device.type in FUSED
         self.bare_optimizer = OPTIMIZERS[self.settings.optimizer](
             training.parameters(),
@@ -146,7 +146,7 @@ class TrainingLoop:
                 self._seconds, self._timed = self._seconds + time.monotonic() - begin, self._timed + 1
                 is_stopping = self._any_process(self.stop.asked())
         if is_stopping:
-            self.tell("stopping", reason=self.stop.reason or "requested in another process")
+            self.report("stopping", reason=self.stop.reason or "requested in another process")
         self._save()
         finished = self.step >= self.steps and self.validated == self.step
         return Outcome(self.step, self.steps, finished, stopped=is_stopping and not finished)
@@ -211,15 +211,15 @@ class TrainingLoop:
         if is_point or self._is_validation_due():
             self._check_steps()
         if is_point:
-            self._tell_step(losses, learning_rate)
+            self._report_step(losses, learning_rate)
 
-    def _tell_step(self, losses: dict[str, Tensor], learning_rate: float) -> None:
+    def _report_step(self, losses: dict[str, Tensor], learning_rate: float) -> None:
         values = torch.stack([loss.detach() for loss in losses.values()])
         if self.fabric.world_size > 1:
             values = self.fabric.all_reduce(values, reduce_op="mean")
         pace = (time.monotonic() - self._started) / (self.step - self._first_step)
         is_gpu = self.fabric.device.type == "cuda"
-        self.tell(
+        self.report(
             "step",
             step=self.step,
             **dict(zip(losses, values.tolist(), strict=True)),
@@ -261,7 +261,7 @@ class TrainingLoop:
             self.best_dice = -1.0
         self.is_best = mean > self.best_dice
         a_segment = {name: round(value, 6) for name, value in zip(output.names, dice.mean(0).tolist(), strict=True)}
-        self.tell("validation", step=self.step, dice=round(mean, 6), dice_a_segment=a_segment, best=self.is_best)
+        self.report("validation", step=self.step, dice=round(mean, 6), dice_a_segment=a_segment, best=self.is_best)
         self.validated, self.best_dice = self.step, max(mean, self.best_dice)
         return True
 
@@ -277,7 +277,7 @@ class TrainingLoop:
         self._write([self.run.checkpoint_named(name) for name in names])
         self.saved = (self.step, self.validated)
         for name in names:
-            self.tell("checkpoint", step=self.step, name=name)
+            self.report("checkpoint", step=self.step, name=name)
 
     def _content(self) -> dict:
         trained = with_prefix(self.training.network.state_dict())

@@ -304,10 +304,10 @@ class _Training:
         if is_label_map:
             return prepare_label_map(case, description, folder, self.data_set.tissues)
 
-        def tell_change(name: str) -> None:
+        def note_change(name: str) -> None:
             self.reports.note(f"Case {name} has changed since the run began; it is prepared again.")
 
-        return prepare_case(case, description, folder, self.data_set.known_values, synthesizer, tell_change)
+        return prepare_case(case, description, folder, self.data_set.known_values, synthesizer, note_change)
 
 
 def _stages(
