@@ -1,4 +1,4 @@
-"""Importing a checkpoint by the paper's authors: the engine's processes that read and convert it, and the questions."""
+"""Import of a checkpoint by the paper's authors: asks about its contents, and runs the engine to convert it."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def askForCheckpoint() -> str:
 def askForSettings(checkpoint: Path, arguments: Mapping[str, Any]) -> dict | None:
     """Ask for settings of `conresnet.importing.describe` that the checkpoint does not contain; None if canceled.
 
-    What is left empty has the default. The dialog comes again until the settings suit the network.
+    Fields left empty take the defaults. The dialog is shown again until the settings suit the network.
 
     Args:
         arguments: of the network in the checkpoint.
@@ -135,7 +135,7 @@ def _parts(text: str) -> list[str]:
 
 
 def importAsking(path: Path, control, start: Callable, install: Callable[[str], str]) -> None:
-    """Import a checkpoint by the paper's authors: look at it, and ask what it does not say.
+    """Import a checkpoint by the paper's authors: read it, and ask for what it does not contain.
 
     Args:
         control: launches the import if nothing else is running, and follows it.
@@ -182,7 +182,7 @@ class CheckpointImport:
         self._process.start()
 
     def _onRead(self, exitCode: int | None, output: str, errors: str) -> None:
-        """The file was read; ask what it does not say."""
+        """The file was read; ask for what it does not contain."""
         if exitCode != 0:
             self._onEnded(exitCode, output, errors)
             return

@@ -38,7 +38,7 @@ def examples() -> dict[str, Path]:
 
 
 def registerSampleData() -> None:
-    """Offer the examples in Slicer's Sample Data module, for the model hippocampus a crop around one of them."""
+    """Add the examples to Slicer's Sample Data module; for the model hippocampus, a crop around one hippocampus."""
     try:
         import SampleData
     except ImportError:

@@ -135,7 +135,7 @@ def details(choice: ModelChoice) -> str:
 
 
 def measured(path: Path, isBrief: bool = False) -> list[str]:
-    """The figures of a model and their data as sentences, in brief without the segments; empty if none can be read."""
+    """Measured accuracy of a model and its data, as sentences; briefly, without segments. Empty if unreadable."""
     try:
         return list(_sentences(read_metrics(read_package(path, verify=False)), isBrief))
     except UserError:

@@ -33,8 +33,8 @@ _withTable = ViewLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView, st
 class ReviewPanel:
     """The widgets of the review list, and the buttons for the statistics and the report of a result.
 
-    The list shows every spot, and slices for all segments together: adjacent ones with the same reason on the same side
-    of a Dice of 0.8 in one row. The table in the scene has all rows.
+    The list has one row per spot, and one per run of adjacent slices (for all segments together) with the same reason
+    and a Dice on the same side of 0.8. The table in the scene has all rows.
     """
 
     def __init__(self, section):
@@ -120,13 +120,13 @@ class ReviewPanel:
             self.go(min(max(row, 0), len(self._places) - 1))
 
     def go(self, row: int) -> None:
-        """Go to a place of the list by its row, from 0; of several slices, to the one that the list is sorted by."""
+        """Go to the place in a row, from 0. For several slices, go to the worst one by the column used for sorting."""
         self._ui.reviewTable.setCurrentCell(row, 0)
         byDice = self._sorting[0] == _DICE_COLUMN
         goTo(min(self._places[row], key=_dice) if byDice else self._places[row][0], self._segmentationNode)
 
     def _onHeaderClicked(self, column: int) -> None:
-        """Sort by a column, or in the opposite order if the list is sorted by it."""
+        """Sort by a column, or reverse the order if the list is already sorted by it."""
         row = self._ui.reviewTable.currentRow()
         current = self._places[row] if row >= 0 else None
         # The column of errors begins with the most.
@@ -138,7 +138,7 @@ class ReviewPanel:
             self._ui.reviewTable.setCurrentCell(self._places.index(current), 0)
 
     def _sort(self) -> None:
-        """Sort the places by the chosen column, those that are equal there by their rank."""
+        """Sort the places by the chosen column, then by rank."""
         column, isAscending = self._sorting
         keys = {
             _SEEN_COLUMN: lambda place: all(row[SEEN] for row in place),
@@ -213,7 +213,7 @@ class ReviewPanel:
         self._section.text = title
         say(self._ui.reviewLabel, text)
         hint(self._ui.reviewNoteLabel, note)
-        explained = _("Places worth checking. Click one to go there, or a header to sort by it.")
+        explained = _("Places worth checking. Click one to go there, or click a column header to sort by it.")
         self._ui.reviewTable.toolTip = plain(explained)
 
     @property
@@ -225,7 +225,7 @@ class ReviewPanel:
         return not shownID or shownID == self._statisticsNode.GetID()
 
     def _showStatisticsOf(self, segmentationNode) -> None:
-        """Those of a new result take the place of shown ones; without any, the earlier layout comes back."""
+        """Replace shown statistics with those of a new result, or return to the earlier layout if it has none."""
         tableNode, wereShown = tableOf(segmentationNode, STATISTICS), self._showsStatistics
         isSame, self._statisticsNode = tableNode is self._statisticsNode, tableNode
         self._ui.statisticsButton.enabled = tableNode is not None
@@ -233,7 +233,7 @@ class ReviewPanel:
             showTable(tableNode) if tableNode else _withTable.hide()
 
     def _onStatistics(self) -> None:
-        """Show the statistics in Slicer's table view, or the layout before them if they are shown."""
+        """Show the statistics in Slicer's table view. If they are shown already, return to the earlier layout."""
         if tableOf(self._segmentationNode, STATISTICS) is None:
             self.refresh()
         elif self._showsStatistics:
@@ -243,7 +243,7 @@ class ReviewPanel:
             showTable(self._statisticsNode)
 
     def _onExport(self) -> None:
-        """Save the statistics while they are shown, or else the list."""
+        """Save the statistics if they are shown, otherwise the list."""
         self._export(self._statisticsNode if self._showsStatistics or not self._tableNode else self._tableNode)
 
     def _onReport(self) -> None:
@@ -287,12 +287,12 @@ class ReviewPanel:
 
 
 def _dice(row: dict) -> float:
-    """The expected Dice of a slice; above any other for a spot, which has none."""
+    """Expected Dice of a slice. A spot has none and gets a value above 1."""
     return 2.0 if row["expected_dice"] is None else row["expected_dice"]
 
 
 def _reasonShown(row: dict) -> str:
-    """Why a place is in the list, without what is no reason to look there."""
+    """Why a place is in the list, without reasons that do not call for checking it."""
     text = row["reason"]
     for code in _NO_REASONS:
         words = reason((code,), _)
@@ -301,7 +301,7 @@ def _reasonShown(row: dict) -> str:
 
 
 def _placesIn(rows: list[dict]) -> list[list[dict]]:
-    """Spots one by one, and slices in runs of adjacent ones that are alike, most expected errors first in each."""
+    """One place per spot and per run of similar adjacent slices, with the slice with the most errors first."""
     places = [[row] for row in rows if row["kind"] != "slice"]
     last = None
     for row in sorted((row for row in rows if row["kind"] == "slice"), key=lambda row: row["slice"]):

@@ -242,9 +242,9 @@ def endWith(control, finish: Callable[[], str]) -> None:
 
 
 def _finished(report: dict, seconds: float) -> str:
-    """How long the user waited, the volume of each segment, including what is painted over it, and what was changed.
+    """The time taken, the volume of each whole segment (even where others cover it), and changes by post-processing.
 
-    Of many segments, only their number; their volumes are in the tooltip.
+    With many segments, only their number; their volumes are in the tooltip.
     """
     volumes = _volumes(report.get("volumes_ml", {}))
     if len(volumes) > _MOST_VOLUMES:

@@ -359,7 +359,7 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     if isThere and origin.isKeptForReview(chosen):
         sentence = _(
-            "{kept} was kept because places of its review list were checked off; the result is in the new segmentation "
+            "{kept} was kept because places in its review list were checked off; the result is in the new segmentation "
             "{made}."
         )
         return node, sentence.format(kept=nameOf(chosen), made=name)

@@ -91,22 +91,22 @@ def segment(
 
     Args:
         image: a path (NIfTI, Analyze, NRRD, MetaImage, MINC, HDF5, or a folder with one DICOM series), a SimpleITK or
-            nibabel image, or a pair (array, affine), whose 4 x 4 affine brings the array's indices to RAS mm. For a
-            model of several channels, one image with all of them (4D, in arrays the last axis), a list in the model's
+            nibabel image, or a pair (array, affine), whose 4 x 4 affine maps the array's indices to RAS mm. For a
+            model with several channels, one image with all of them (4D, in arrays the last axis), a list in the model's
             order, or None if ``channels`` is given.
         model: name of an installed or shipped model, the path of a package, or what ``read_model`` returned.
         channels: images by the model's names for them, such as ``{"T1": ..., "FLAIR": ...}``.
         roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, a ``BoxROI``,
             "auto" (the model's locator finds it) or "all" (the whole image). None is "auto" for a model with a locator
             in an image much larger than the model was trained on, else "all".
-        maps: maps to make along with the labels, such as "residual"; all are in ``conresnet.package.maps.MAPS``.
+        maps: maps to compute along with the labels, such as "residual"; all are in ``conresnet.package.maps.MAPS``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
-        progress: called with phase, fraction done (0 to 1) and seconds left (or None). Its exceptions end the work.
-        options: others of ``conresnet.request.SegmentOptions``, such as ``review=True``, ``tiling`` and ``threads``.
+        progress: called with phase, fraction done (0 to 1) and seconds left (or None). Its exceptions stop the run.
+        options: more fields of ``conresnet.request.SegmentOptions``, such as ``review=True``, ``tiling``, ``threads``.
 
     Raises:
-        UserError: one sentence says what is wrong with an image, the model or an option, and what to do.
+        UserError: an image, the model or an option is unsuitable; the message says why, and what to do.
     """
     if unknown := options.keys() - SegmentOptions.specs().keys():
         raise TypeError(f"segment() got an unexpected option {min(unknown)!r}")
@@ -166,14 +166,14 @@ class Result:
 
     Attributes:
         labels: the model's label values (uint8) as an image of the source's kind, on its own grid and in its axis
-            order: a SimpleITK image for a path or a SimpleITK image, a nibabel image for one, an array for a pair.
-            With several channels, the source is the model's first one.
-        maps: float32 images by name, likewise; those of several components have them as pixel components in SimpleITK
-            and as the last axis elsewhere.
+            order: a SimpleITK image for a path or a SimpleITK image, a nibabel image for a nibabel image, an array for
+            a pair. With several channels, the source is the model's first one.
+        maps: float32 images by name, of the same kind and grid. Several components are pixel components in SimpleITK,
+            and the last axis elsewhere.
         volumes_ml: mL of each segment, by name.
-        review: the places worth checking, see ``conresnet.results.review.ReviewRow``; None unless asked for.
+        review: the places worth checking, see ``conresnet.results.review.ReviewRow``; None unless requested.
         statistics: measurements of each segment, see ``conresnet.results.statistics.segment_statistics``; uncertainties
-            only if they were asked for.
+            only if they were requested.
         report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
         warnings: sentences about what to check.
     """
@@ -211,8 +211,8 @@ class Result:
     def save_report(self, path: str | os.PathLike, name: str | None = None) -> None:
         """Write the page that the command line writes with ``--report``: pictures, measurements and the model card.
 
-        It names neither the patient nor any file; the case is called ``name``. Uncertainty and the review list are in
-        it if they were asked for. Raises UserError "disk-full" or "cannot-write".
+        It names neither the patient nor any file; the case is called ``name``. Uncertainty and the review list are
+        included if they were requested. Raises UserError "disk-full" or "cannot-write".
         """
         from conresnet.results.report import write_page
 
@@ -230,8 +230,8 @@ class Result:
         return png(scene.slices(scene.place(None)))
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
-        """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and the
-        files that were asked for: review.csv, statistics.csv, report.html.
+        """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and, if
+        requested, review.csv, statistics.csv and report.html.
 
         With ``overwrite``, an earlier run's results in the folder are replaced. Raises UserError as
         ``conresnet.results.folder.filling``; the folder is unchanged then.

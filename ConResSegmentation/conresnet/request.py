@@ -110,8 +110,8 @@ class SegmentOptions:
     roi: BoxROI | str | None = option(
         None,
         "Segment only in this box: R0,R1,A0,A1,S0,S1 in mm as Slicer shows it, or a .mrk.json file from Slicer. "
-        "auto: the model's locator finds the box; all: the whole image.  [default: auto for a model with a locator "
-        "in an image much larger than it was trained on, else all]",
+        "auto: the model's locator finds the box; all: the whole image.  [default: auto if the model has a locator "
+        "and the image is much larger than those it was trained on, otherwise all]",
         metavar="BOX|auto|all",
         from_text=roi_from_text,
         to_plain=lambda roi: roi if isinstance(roi, str) else roi.to_dict(),

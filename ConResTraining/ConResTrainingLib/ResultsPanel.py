@@ -186,7 +186,7 @@ class ResultsPanel:
 
     def _problemOfComparison(self) -> str:
         if len(self.others) != 1:
-            return _("Check one run in the list to compare this run with.")
+            return _("Check one run in the list to compare it with this run.")
         for folder in (self._run, *self.others):
             if folder is None or not os.path.isfile(folder / "evaluation" / "evaluation.json"):
                 return _("Evaluate {name} first.").format(name=folder.name if folder else _("this run"))

@@ -169,7 +169,7 @@ def is_segmentation(path: Path) -> bool:
 
 
 def _decompressed(path: Path, beginning: bytes) -> bytes:
-    """The first bytes of a file's content; ``beginning`` are those of the file, which need not be compressed."""
+    """First bytes of a file's content, decompressed if needed; ``beginning`` has the first bytes of the file itself."""
     if not beginning.startswith(GZIP):
         return beginning
     try:

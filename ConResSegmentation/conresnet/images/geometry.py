@@ -40,7 +40,7 @@ _MARGIN = 8
 
 
 class ModelSpace:
-    """How one case is brought to a model and back.
+    """Maps a case to the model's voxel grid, and results back to the image.
 
     Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
     oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
@@ -222,7 +222,7 @@ def _cut_to(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled.
 
-    With a ``window`` also those around it, see ``ModelSpace``.
+    With a ``window``, also the voxels around it, see ``ModelSpace``.
     """
     grid = Grid.of_array(shape, source.array_affine @ index_map)
     inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)

@@ -100,7 +100,7 @@ class SegmentResult:
         return {**self.maps, **self.hidden}
 
     def statistics(self) -> list[dict]:
-        """Measurements as by ``segment_statistics``; uncertainties only where that map was made."""
+        """Measurements from ``segment_statistics``, with uncertainties only if that map was computed."""
         uncertainty = self.all_maps["uncertainty"][0] if "uncertainty" in self.all_maps else None
         labels, channels = self.labels, self.channels
         return segment_statistics(labels.array, labels.grid, self.output, channels, uncertainty, self.regions)

@@ -66,7 +66,7 @@ def check_steps(steps: Sequence[Mapping]) -> None:
 
 
 def split_steps(steps: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
-    """The filters among checked steps, and the others."""
+    """Split checked steps into the filters and the other steps."""
     filters = [step for step in steps if step["step"] in FILTERS]
     return filters, list(steps[len(filters) :])
 

@@ -64,7 +64,7 @@ SLICER: dict[str, str] = {
         "have run out, close other programs, draw a smaller ROI, or choose another device first."
     ),
     "engine-message": _("The engine sent something unexpected and was stopped; see the log."),
-    "engine-answer-unused": _("The engine's answer could not be used; see the log."),
+    "engine-answer-unused": _("The engine's response could not be used; see the log."),
     "engine-server-invalid": _(
         "{server} is not the name of a server; enter user@server, or a name from ssh's configuration, under Advanced."
     ),

@@ -251,12 +251,12 @@ ENGINE: dict[str, str] = {
     "reason-missed": _("uncertain place outside the segments"),
     "reason-unfitted": _("{reason} (ranked by area and entropy; not fitted to this model)"),
     "review-auroc": _(
-        "Slices with a Dice below {dice} are found with an AUROC of {auroc:.3f} (a ranking by smallest area has "
-        "{area:.3f})."
+        "Slices with a Dice below {dice} are found with an AUROC of {auroc:.3f} ({area:.3f} if slices are ranked by "
+        "smallest area alone)."
     ),
     "review-not-fitted": _(
-        "This model has no review.json, so the ranking is not fitted to it: area and entropy have weights that suit "
-        "hippocampi, and the expected numbers are rough."
+        "This model has no review.json, so the ranking is not fitted to it. It uses weights for area and entropy that "
+        "were fitted to hippocampi, and the expected numbers are rough."
     ),
     # Devices, precision and memory.
     "device-unknown": _('Unknown device "{device}"; choose auto, cpu, cuda, cuda:N or mps.'),

@@ -252,7 +252,7 @@ TRAINING: dict[str, str] = {
     ),
     "warn-step-memory": _(
         "A training step with windows of {window} voxels and a batch of {batch} needs about {needed} GB of memory, "
-        "but only {free} GB are free, so the system may end the training without a message. Close other programs, or "
+        "but only {free} GB are free, so the system may kill the training without a message. Close other programs, or "
         "set a smaller model.inference.window, training.batch or base_width."
     ),
     "training-out-of-memory": _(
@@ -276,8 +276,8 @@ TRAINING: dict[str, str] = {
         "{path} was started with a different plan. Choose a new folder, or use the plan {plan}."
     ),
     "crossval-cases-differ": _(
-        "The data set {data} has changed since {run} was started ({what}). Folds that are started now would not fit "
-        "it. Restore the cases, or start a cross-validation in a new folder."
+        "The data set {data} has changed since {run} was started ({what}). Folds that are started now would not match "
+        "that run. Restore the cases, or start a cross-validation in a new folder."
     ),
     "fold-plan-differs": _(
         "{path} no longer has the model, targets and folds of {plan}. Change them back; only training settings may "

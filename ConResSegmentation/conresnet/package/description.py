@@ -287,7 +287,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
 
 
 def describe_new(document: Mapping[str, Any]) -> ModelDescription:
-    """Check the description of a package that is yet to be written, and return it.
+    """Check the description of a package before it is written, and return it.
 
     Raises UserError ``package-setting`` for a wrong field; a fresh copy of the package, as `parse_description` advises,
     would not help.

@@ -1,8 +1,8 @@
 """Read model packages. Contents are checked before they are used, and nothing is ever executed.
 
 A package is a folder or a zip archive; nothing is unpacked to disk. Only plain files that are directly in it are read.
-Contents that could lead elsewhere or exhaust memory are refused: links, names with folders or drives in them, encrypted
-members, and archives that expand out of proportion.
+What could lead elsewhere or exhaust memory is refused: links, names with folders or drives in them, encrypted members,
+archives that expand out of proportion.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ SWELLING_IGNORED_BYTES = 4 * 2**20
 
 
 class Container(ABC):
-    """Container of a package's files. Its methods raise UserError ``package-damaged`` or ``cannot-access``."""
+    """A package's folder or archive. Its methods raise UserError ``package-damaged`` or ``cannot-access``."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -65,7 +65,7 @@ class Container(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Names in the package, including folders."""
+        """What is in the package, folders too."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -242,7 +242,7 @@ METRICS_FILE = "metrics.json"
 
 
 def read_metrics(package: "ModelPackage") -> dict[str, Any]:
-    """Content of a package's `metrics.json`, {} without one. Raises UserError ``package-json``, or as for reading."""
+    """What a package's `metrics.json` holds, {} without one. Raises UserError ``package-json``, or as for reading."""
     if METRICS_FILE not in package.description.files:
         return {}
     return load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
@@ -255,14 +255,14 @@ MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
-    """Cases that a package was measured on, if its weights were not trained on them; none if that is unknown."""
+    """The cases that a package was measured on, if its weights never learned from them; none if that is not known."""
     metrics = read_metrics(package)
     cases = metrics.get("dice_a_case")
     is_known = OWN_WEIGHTS not in metrics and MAY_HAVE_LEARNED not in str(metrics.get("split"))
     return tuple(cases) if isinstance(cases, dict) and is_known else ()
 
 
-# Names of our training's measurements, in the metrics and in the review list.
+# What our training calls its measurements, in the metrics and in the review list.
 _WORDS = {
     "what": "Measured",
     "data": "Data set",
@@ -338,7 +338,7 @@ class ModelPackage:
             return read_tensor_shapes(file, self.description.files[name].bytes, f"{self.path / name}")
 
     def count_parameters(self, name: str) -> int:
-        """Number of parameters in a weights file, without torch."""
+        """The numbers in a weights file, without torch."""
         return sum(math.prod(shape) for shape in self.tensor_shapes(name).values())
 
     def verify(self) -> None:
@@ -350,7 +350,7 @@ class ModelPackage:
                 self.tensor_shapes(name)
 
     def check_sizes(self) -> None:
-        """Check that every listed file exists and has its size, which is fast."""
+        """Check that every listed file is there in its size, which is quick."""
         for name, entry in self.description.files.items():
             self._check_size(name, entry)
 
@@ -360,7 +360,7 @@ class ModelPackage:
             raise UserError("package-file-missing", file=str(self.path), name=name)
         if size != entry.bytes:
             if size:
-                # Left by git if the file was not downloaded.
+                # As git leaves it where the file was not downloaded.
                 with self._container.open(name) as file:
                     check_content(self.path / name, file.read(512))
             values = {"file": str(self.path), "name": name, "bytes": size, "expected": entry.bytes}

@@ -143,7 +143,7 @@ def read_model(
     """A model package: its description (channels, segments, license, ...) and its weights, verified.
 
     Args:
-        model: name of an installed or shipped model, the path of a package, or a package, which is returned as it is.
+        model: name of an installed or shipped model, the path of a package, or a package, which is returned unchanged.
         extra: see ``find_model``.
         verify: see ``conresnet.package.read_package``.
 
@@ -219,7 +219,7 @@ def free_name(name: str) -> str:
 
 
 def is_removable(path: str | PathLike) -> bool:
-    """Whether a path is a model package directly in one of the user's models folders, and not anything else there."""
+    """Whether a path is a model package directly in one of the user's models folders."""
     path = Path(path).absolute()
     for folder in _user_folders():
         # Compared with what is there, because the parent of "models/.." is "models", too.
@@ -259,7 +259,7 @@ def _user_folders() -> list[Path]:
 
 
 def _packages_in(folder: Path) -> Iterator[Path]:
-    """The packages directly in a models folder, by name; the folder itself where it is a package.
+    """Packages directly in a models folder, by name, or the folder itself if it is a package.
 
     There are none if the folder does not exist yet. Raises OSError if it cannot be read.
     """
@@ -410,7 +410,7 @@ def _put_back(owned: OwnedFolder, folder: Path) -> None:
 
 
 def packed_file(content: bytes | PathLike) -> PackedFile:
-    """The size and checksum of a content, or of the file at a path, as in a package's description."""
+    """Checksum and size of bytes, or of the file at a path, as in a package's description."""
     if isinstance(content, bytes):
         return PackedFile(hashlib.sha256(content).hexdigest(), len(content))
     with open(content, "rb") as file:

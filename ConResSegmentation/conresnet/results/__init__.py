@@ -1,1 +1,1 @@
-"""What is made of a segmentation: its folder, measurements, review list, pictures and report."""
+"""Results of a segmentation: the folder, measurements, review list, pictures and report."""

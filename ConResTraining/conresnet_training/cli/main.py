@@ -61,7 +61,7 @@ _COMMANDS = {
 
 
 class TrainingGroup(LazyGroup):
-    """Names all packages that are missing, since many are if the wheel was installed without its training packages."""
+    """Names all missing packages. Many are missing if the wheel was installed without its training packages."""
 
     def invoke(self, context: click.Context) -> object:
         try:

@@ -35,7 +35,7 @@ _IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2", "lightning-fabric": "light
 
 
 def missing_packages() -> list[str]:
-    """The names of the packages that are not installed, by which pip knows them; nothing is imported."""
+    """Names (as for pip) of the packages that are not installed; nothing is imported."""
     missing = []
     for name in PACKAGES:
         spec = None

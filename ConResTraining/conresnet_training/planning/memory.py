@@ -154,7 +154,7 @@ def _step_cost(network: str, segments: int) -> StepCost:
 def check_memory(plan: Plan, batch: int) -> str:
     """A warning if a step of a plan probably does not fit into this computer's free memory; otherwise "".
 
-    For training on a CPU: the system may end it then without a message, or become too slow to use.
+    For training on a CPU. Without enough memory, the system may kill it without a message, or become unusably slow.
 
     Args:
         batch: samples per step on this computer.

@@ -342,7 +342,7 @@ def chosen_orientation(settings: Iterable[str]) -> str | None:
 
 
 def chosen_spacing(settings: Iterable[str]) -> tuple[float | None, ...] | None:
-    """The spacing among settings, for which the window is planned; None for an axis, or as a whole, that is not set.
+    """The spacing that settings give, for planning the window; None if none is given, also for a single axis.
 
     An invalid one is refused by ``with_settings``.
     """

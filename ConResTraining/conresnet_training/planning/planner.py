@@ -183,7 +183,7 @@ def make_plan(
 
 
 def _unprepared(spacing: Sequence[float | None], model: dict[str, Any], entry: CatalogEntry) -> list[float | None]:
-    """The spacing from which the system makes the chosen one; some work on larger voxels than others."""
+    """The spacing to plan with so that the model gets the chosen one; some systems use larger voxels than planned."""
     entry.prepare(made := copy.deepcopy(model))
     sides = zip(spacing, model["preparation"]["spacing"], made["preparation"]["spacing"], strict=True)
     return [wanted and wanted * before / after for wanted, before, after in sides]

@@ -45,7 +45,7 @@ class Survey:
     median: tuple[float, float, float]
 
     def at(self, spacing: Sequence[float | None]) -> "Survey":
-        """The same cases at another spacing; None keeps that of an axis."""
+        """The same cases at another spacing; None keeps an axis unchanged."""
         chosen = tuple(wanted or mm for wanted, mm in zip(spacing, self.spacing, strict=True))
         sides = zip(self.size, self.spacing, chosen, strict=True)
         return replace(self, spacing=chosen, size=tuple(size * mm / wanted for size, mm, wanted in sides))
