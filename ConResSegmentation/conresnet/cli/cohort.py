@@ -40,7 +40,14 @@ from conresnet.cli.cases import (
     write_summary,
 )
 from conresnet.cli.main import say
-from conresnet.cli.workers import Workers, connected, in_one_piece, is_same_model, numbered_by_computer
+from conresnet.cli.workers import (
+    Workers,
+    connected,
+    in_one_piece,
+    is_same_model,
+    numbered_by_computer,
+    signals_later,
+)
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, make_folder, write_error
 from conresnet.images.roi import roi_from_text
@@ -146,7 +153,9 @@ def segment_cohort(
             place = stack.enter_context(_filled(folders))
             if jobs or scheduler:
                 client = stack.enter_context(connected(jobs, scheduler))
-                finished = _segmented(Workers(client, scheduler, model, digest, place), waiting)
+                # Ctrl-C would be lost in the destructor of one of Dask's objects, in which Python ignores exceptions.
+                check = stack.enter_context(signals_later())
+                finished = _segmented(Workers(client, scheduler, model, digest, place, check), waiting)
             else:
                 finished = _segmented_here(package, options, waiting)
             began = time.monotonic()

@@ -172,18 +172,18 @@ def in_one_piece(work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     # Starting a thread may be interrupted when it already runs, so catching KeyboardInterrupt would not be enough.
-    with _signals_later():
+    with signals_later():
         threading.Thread(target=run, daemon=True).start()
         return future.result()
 
 
 @contextlib.contextmanager
-def _signals_later() -> Iterator[None]:
-    """Let the first signal that ends the command take effect at the end of the block. Only Python's main thread
-    receives signals, and those that are ignored stay ignored.
+def signals_later() -> Iterator[Callable[[], None]]:
+    """Let the first signal that ends the command take effect at the end of the block, or when the function is called
+    that this yields. Only Python's main thread receives signals, and those that are ignored stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     handlers = {number: handler for number in ENDING if callable(handler := signal.getsignal(number))}
     received: list[tuple[int, FrameType | None]] = []
@@ -202,7 +202,7 @@ def _signals_later() -> Iterator[None]:
     try:
         for number in handlers:
             signal.signal(number, handle_signal)
-        yield
+        yield pass_on
     finally:
         is_over = True
         for number, handler in handlers.items():
@@ -237,11 +237,20 @@ class Workers:
         scheduler: address of the scheduler if the workers belong to one; they may be on other computers.
         model, digest: path of the model package, and its `digest_with_locator` on this computer.
         place: folder for results that was just created on this computer.
+        check: called repeatedly while waiting; may raise KeyboardInterrupt.
     """
 
-    def __init__(self, client: Client, scheduler: str, model: Path, digest: str, place: Path):
+    def __init__(
+        self,
+        client: Client,
+        scheduler: str,
+        model: Path,
+        digest: str,
+        place: Path,
+        check: Callable[[], None] = lambda: None,
+    ):
         self._client, self._scheduler = client, scheduler
-        self._model, self._digest, self._place = model, digest, place
+        self._model, self._digest, self._place, self._check_signals = model, digest, place, check
         self._completed: as_completed | None = None
         self._known: set[str] = set()
         self._last_message = ""
@@ -277,7 +286,10 @@ class Workers:
     def wait_for_any(self) -> Future | None:
         """Return the next completed future, or None after a few seconds, since workers may have connected or ended."""
         end = time.monotonic() + _SECONDS_BETWEEN_CHECKS
-        while self._completed is None or not self._completed.has_ready():
+        while True:
+            self._check_signals()
+            if self._completed is not None and self._completed.has_ready():
+                break
             if time.monotonic() >= end:
                 self._report_if_paused()
                 return None

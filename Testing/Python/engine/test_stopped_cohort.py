@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from conresnet.cli import cohort
 from conresnet.cli.main import _terminable, main
-from conresnet.cli.workers import in_one_piece
+from conresnet.cli.workers import Workers, in_one_piece
+from engine.cohort_runs import run_cohort, table
 
 # If Dask's own cleanup is interrupted, it waits for 10 s.
 _SOON = 8.0
@@ -116,6 +118,33 @@ def test_work_is_finished_if_interrupted_while_its_thread_starts(presses: int, m
         may_go_on.set()
         signal.signal(signal.SIGINT, before)
     assert finished == ([True] if presses == 1 else [])
+
+
+class Interrupting:
+    """Presses Ctrl-C in its destructor, in which Python ignores exceptions."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_interruption_in_a_destructor_is_not_lost(tmp_path: Path, monkeypatch, is_waiting: bool) -> None:
+    def segmented(workers: Workers, waiting: object) -> Iterator[cohort.Outcome]:
+        yield cohort.Outcome("a", cohort.DONE, volumes_ml={"Body": 1.0}, seconds=1.0)
+        Interrupting()
+        if is_waiting:
+            workers.wait_for_any()
+            pytest.fail("it waited for another case")
+
+    monkeypatch.setattr(cohort, "connected", lambda jobs, scheduler: contextlib.nullcontext())
+    monkeypatch.setattr(cohort, "_segmented", segmented)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_cohort(["a"], tmp_path, jobs=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert table(tmp_path)["a"]["state"] == "segmented"
 
 
 def signaled(number: int) -> list[bool]:

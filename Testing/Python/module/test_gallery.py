@@ -100,7 +100,7 @@ def test_return_in_the_search_stays_in_the_gallery_and_escape_leaves_it(panel, c
         return dialog.result()
 
     open_gallery(panel, search)
-    assert results == [(True, {"hippocampus"}), False] and server.asked == []
+    assert results == [(True, {"hippocampus"}), False] and server.requests == []
 
 
 def test_an_example_is_loaded_once_and_does_not_disturb_what_runs(panel: PanelDriver, many_windows: object) -> None:
@@ -148,7 +148,7 @@ def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, serve
     dialogs.answer(download, "Cancel")
     panel.ui.galleryButton.click()
     assert "Not installed: 0.2 MB from 127.0.0.1" in texts[0] and "License: CC0-1.0" in texts[0]
-    assert server.asked == [] and not panel.widget.runPanel.isRunning
+    assert server.requests == [] and not panel.widget.runPanel.isRunning
 
     # The first try breaks off in the middle; the second one continues.
     server.stops_after = len(content) // 2
@@ -159,7 +159,7 @@ def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, serve
     dialogs.answer(download, "OK")
     panel.ui.galleryButton.click()
     assert end(panel) == "Installed organ."
-    assert server.asked[-1][1], "only the rest is asked for"
+    assert server.requests[-1][1], "only the rest is asked for"
     assert panel.choices.model == "organ"
     left = []
     open_gallery(panel, lambda dialog: left.append(cards(dialog)["organ"]) or 0)
@@ -192,7 +192,7 @@ def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:
     server.stalls_after = len(content) // 2
     dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")
     panel.ui.galleryButton.click()
-    panel.wait(lambda: server.asked != [])
+    panel.wait(lambda: server.requests != [])
     assert panel.status.startswith("Downloading organ")
     panel.ui.cancelButton.click()
     assert end(panel) == "Canceled." and panel.choices.model == "hippocampus"
@@ -209,7 +209,7 @@ def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, 
     before, after, messages = [], [], []
 
     def look(dialog: QtWidgets.QDialog) -> int:
-        before.append((cards(dialog), list(server.asked)))
+        before.append((cards(dialog), list(server.requests)))
         button = dialog.findChild(QtWidgets.QPushButton, "catalogButton")
         button.click()
         panel.wait(lambda: button.enabled)
