@@ -44,7 +44,7 @@ TABLE_FILE, PAGE_FILE, PICTURES = "cohort.csv", "cohort.html", ".cohort"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _LONGEST_NAME = 255  # bytes
-# Of a progress bar.
+# Number of steps of a progress bar.
 _STEPS = 1000
 # More volumes than this are shown in columns.
 _MOST_IN_A_LINE = 6

@@ -129,7 +129,7 @@ def segment_cohort(
     threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
     options = replace(options, threads=threads)
     cases = [_absolute(case) for case in cases]
-    # Only images in the folder of a case could be replaced by its results, whatever links lead there.
+    # A case's results could only replace images in its own folder, to which links may also lead.
     endangered: defaultdict[str, list[Path]] = defaultdict(list)
     for image in (image for case in cases for image in case.images):
         endangered[os.path.dirname(os.path.realpath(image))].append(image)

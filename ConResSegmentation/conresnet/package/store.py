@@ -183,8 +183,8 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
 
 
 def place_to_install(name: str) -> Path:
-    """Where to install a model of this name: in place of the installed package of that name, whatever that package's
-    folder is called, because it could otherwise hide the new one. If there is none, in a folder of this name.
+    """The path to install a model of this name at: that of the installed package with this name, which could otherwise
+    hide the new one, even if its folder has another name. If there is none, a new folder of this name.
 
     Raises UserError as ``user_folder``.
     """

@@ -1,4 +1,4 @@
-"""Images are assigned to channels by the words in their names, whatever the order in which they were loaded."""
+"""Images are assigned to channels by the words in their names, in any order of loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps in the scene: where they lie, how they are drawn, and which of them stay with a new result."""
+"""Maps in the scene: where they lie, how they are drawn and compared, and which of them stay with a new result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import slicer
 import vtk
 
 from ConResSegmentationLib import ResultParts
+from module.panel_driver import PanelDriver
 from module.result_cases import put_maps
 from module.test_scene_inputs import add_transform, rotation
 
@@ -137,3 +138,49 @@ def test_nothing_is_drawn_where_no_attention_was_computed_unless_the_user_wants_
     display.SetApplyThreshold(False)
     put_computed_in(box, result, volume)
     assert not display.GetApplyThreshold()
+
+
+def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: object, volume: object) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    kinds = ("residual", "result_residual", "residual_difference")
+    arrays = {kind: np.full((2, *shape), 0.5, np.float16) for kind in kinds}
+    maps = put_maps({"residual": arrays["residual"]}, result, volume)
+    panel.choices.segmentation = result
+    panel.settle()
+    assert not panel.ui.compareMapsButton.enabled and panel.ui.compareMapsButton.toolTip
+    maps = put_maps(arrays, result, volume)
+    for node in maps:
+        node.SetAttribute("ConResNet.ResidualPlane", "coronal")
+    panel.widget.comparisonButton.update(result)
+    panel.choices.shownMap = maps[1]
+    panel.settle()
+    manager = slicer.app.layoutManager()
+    before = (manager.layout, [foreground(name) for name in ("Red", "Green", "Yellow")])
+    panel.ui.compareMapsButton.click()
+    views = ("ConResPredicted", "ConResActual", "ConResDifference")
+    assert manager.layout != before[0]
+    assert [foreground(name) for name in views] == [maps[n].GetID() for n in (1, 3, 5)], "of the chosen map's segment"
+    for name in views:
+        composite = manager.sliceWidget(name).mrmlSliceCompositeNode()
+        assert composite.GetLinkedControl() and composite.GetBackgroundVolumeID() == volume.GetID()
+        assert manager.sliceWidget(name).mrmlSliceNode().GetOrientation() == "Coronal"
+    panel.choices.shownMap = maps[0]
+    panel.settle()
+    assert [foreground(name) for name in views] == [maps[n].GetID() for n in (0, 2, 4)]
+    panel.choices.shownMap = maps[1]
+    panel.settle()
+    panel.ui.compareMapsButton.click()
+    assert (manager.layout, [foreground(name) for name in ("Red", "Green", "Yellow")]) == before
+    assert not panel.ui.compareMapsButton.checked
+    panel.ui.compareMapsButton.click()
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    assert not panel.ui.compareMapsButton.checked and panel.ui.compareMapsButton.enabled
+    panel.ui.compareMapsButton.click()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+    assert not panel.ui.compareMapsButton.checked and not panel.ui.compareMapsButton.enabled
+
+
+def foreground(view: str) -> str:
+    return slicer.app.layoutManager().sliceWidget(view).mrmlSliceCompositeNode().GetForegroundVolumeID()
