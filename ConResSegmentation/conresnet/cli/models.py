@@ -18,7 +18,8 @@ from conresnet.package.reader import figures, read_metrics, segment_figures
 from conresnet.package.schema import load_json
 from conresnet.package.segments import Segment
 from conresnet.package.store import (
-    check_replaceable,
+    check_package_path,
+    check_removable,
     find_model,
     install_model,
     is_removable,
@@ -131,8 +132,7 @@ def remove(model: str, yes: bool) -> None:
     # The user's own models come first, and a damaged one is found here, too.
     removable = [entry.path for entry in list_models() if entry.name == model and is_removable(entry.path)]
     path = removable[0] if removable else find_model(model)
-    if not is_removable(path):
-        raise UserError("model-not-removable", path=str(path))
+    check_removable(path)
     if not yes:
         click.confirm(f"Delete {path}?", abort=True)
     remove_model(path)
@@ -398,7 +398,7 @@ def import_checkpoint(
     torch.compile, Lightning), and the file may also hold the state of a training loop. If it holds both the weights
     and a running average of them, the average is used.
     """
-    check_replaceable(output, overwrite)
+    check_package_path(output, overwrite)
     try:
         chosen = load_json(settings.read_bytes(), str(settings)) if settings else {}
     except OSError as error:

@@ -158,15 +158,19 @@ ENGINE: dict[str, str] = {
         "model package."
     ),
     "package-exists": _(
-        "{file} already exists and was not changed; choose another name, or replace it with --overwrite."
+        "{file} already exists and was not changed; replace it with --overwrite, or move it to another folder."
     ),
-    "package-is-link": _("{file} is a link and was not changed; remove it, or choose another name."),
+    "package-path-ending": _(
+        "A model package is a folder or a .zip file, but the name {file} ends in {ending}; choose a name that ends in "
+        ".zip, or one without an ending."
+    ),
+    "package-is-link": _("{file} is a link and was not changed; remove it first."),
     "package-path-taken": _(
-        "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
+        "{file} already exists, is not a model package, and was not changed; move it to another folder first."
     ),
     "package-other-files": _(
         "{file} was not changed because it also has files that do not belong to the model package ({names}); move "
-        "them, or choose another name."
+        "them to another folder first."
     ),
     # Importing checkpoints
     "import-not-found": _("There is no checkpoint at {path}; check the path."),
@@ -238,7 +242,15 @@ ENGINE: dict[str, str] = {
     "model-not-found-near": _(
         'There is no model named "{name}" and no model package at that path; did you mean "{near}"?'
     ),
+    "warn-model-instead": _("{sentence} The model {name} at {path} was used instead."),
+    "model-kind": _(
+        "The model must be a name, the path of a package, or what conresnet.read_model returned, not {kind}."
+    ),
     "model-not-removable": _("{path} is not a model package in your models folder, so it was not deleted."),
+    "model-other-files": _(
+        "{file} was not deleted because it also has files that do not belong to the model package ({names}); move "
+        "them to another folder first."
+    ),
     # Why a place is in the review list; reasons are parts of a sentence.
     "reason-typical": _("typical slice"),
     "reason-end": _("first or last slice of the segment"),

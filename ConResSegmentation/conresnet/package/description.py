@@ -7,8 +7,10 @@ library only, so that Slicer's process can use it.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 from conresnet.errors import UserError
@@ -179,6 +181,14 @@ class PackedFile:
 
     sha256: str = field("SHA-256 checksum", pattern="[0-9a-f]{64}", shape="be 64 hexadecimal digits in lower case")
     bytes: int = field("size", low=0, high=MOST_BYTES)
+
+
+def packed_file(content: bytes | PathLike) -> PackedFile:
+    """Checksum and size of bytes, or of the file at a path, as in a package's description."""
+    if isinstance(content, bytes):
+        return PackedFile(hashlib.sha256(content).hexdigest(), len(content))
+    with open(content, "rb") as file:
+        return PackedFile(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
 
 
 @dataclass(frozen=True, kw_only=True)

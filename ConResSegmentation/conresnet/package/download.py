@@ -26,8 +26,9 @@ from urllib.parse import urlsplit
 from conresnet.errors import UserError
 from conresnet.files import lock, write_error
 from conresnet.package import ModelPackage, read_package
+from conresnet.package.description import packed_file
 from conresnet.package.schema import Place, dump, field, load, load_json, repeated
-from conresnet.package.store import check_replaceable, install_model, packed_file, place_to_install, user_folder
+from conresnet.package.store import check_replaceable, install_model, place_to_install, user_folder
 
 if TYPE_CHECKING:
     from requests import Response

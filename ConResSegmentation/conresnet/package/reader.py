@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,9 @@ from typing import Any, BinaryIO
 from conresnet.errors import UserError
 from conresnet.files import check_content
 from conresnet.package.description import (
+    CARD_FILE,
     DESCRIPTION_FILE,
+    FORMAT,
     WEIGHTS_SUFFIX,
     ModelDescription,
     PackedFile,
@@ -192,6 +194,36 @@ def open_container(path: Path) -> Container:
     return Archive(path)
 
 
+LICENSE_FILE, METRICS_FILE = "LICENSE.txt", "metrics.json"
+# Files of most packages besides the weights, and those that operating systems put into any folder.
+_USUAL = (LICENSE_FILE, METRICS_FILE, CARD_FILE, "review.json", "thumbnail.png")
+_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def files_of_others(path: Path, is_package: bool = False) -> list[str] | None:
+    """What is in a package although its description does not list it; None if it is not a package.
+
+    Args:
+        is_package: it is one, even if its description is damaged; then the files that most packages have are its own.
+    """
+    document, names = None, []
+    with suppress(UserError, KeyError, ValueError, RecursionError):
+        container = open_container(path)
+        names = container.names()
+        with container.open(DESCRIPTION_FILE) as file:
+            document = json.loads(file.read(MOST_DESCRIPTION_BYTES))
+    if isinstance(document, dict) and document.get("format") == FORMAT:
+        listed = document.get("files")
+        own = set(listed) if isinstance(listed, dict) else set()
+    elif is_package:
+        own = {*_USUAL, *(name for name in names if name.endswith(WEIGHTS_SUFFIX))}
+    else:
+        return None
+    own |= {DESCRIPTION_FILE, *_OF_SYSTEMS}
+    # The last two are added by macOS to archives and folders.
+    return [name for name in names if not (name in own or name.startswith(("__MACOSX/", "._")))]
+
+
 MOST_HEADER_BYTES = 16 * 2**20
 # Far more than any network has; a product of millions of sizes would take hours.
 _MOST_DIMENSIONS = 8
@@ -236,9 +268,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError
     return dict(pairs)
-
-
-METRICS_FILE = "metrics.json"
 
 
 def read_metrics(package: "ModelPackage") -> dict[str, Any]:

@@ -14,31 +14,32 @@ also an entry, with a message that says why. A package is written completely or 
 
 import contextlib
 import difflib
-import hashlib
-import json
+import logging
 import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, move, write_error
-from conresnet.package.description import DESCRIPTION_FILE, FORMAT, ModelDescription, PackedFile, parse_description
-from conresnet.package.reader import MOST_DESCRIPTION_BYTES, ModelPackage, open_container, read_metrics, read_package
+from conresnet.messages import sentence
+from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, packed_file, parse_description
+from conresnet.package.reader import LICENSE_FILE, ModelPackage, files_of_others, read_metrics, read_package
+
+logger = logging.getLogger(__name__)
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
 FOLDERS_VARIABLE = "CONRESNET_MODELS"
-LICENSE_FILE = "LICENSE.txt"
 # Not the one of hidden folders with results, which are treated otherwise after a kill.
 _PREFIX = ".part-package-"
 _ASIDE = "replaced"
-# Files that operating systems put into any folder.
-_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
 _MOST_NAMED = 5
+# With these, a package would be a folder, although its name looks like an archive's or a checkpoint's.
+_OTHER_ENDINGS = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".pth", ".pt", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,27 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     """The model package for a name or path.
 
     The name of a listed model refers to that model; any other text is a path. So a folder in the current directory
-    is never used by accident: write ``./hippocampus`` for it. Raises UserError ``model-not-found``,
+    is never used by accident: write ``./hippocampus`` for it. A warning is logged if a models folder, or a model that
+    comes before the one of this name, cannot be read. Raises UserError ``model-kind``, ``model-not-found``,
     ``model-not-found-near``, ``cannot-access``, or the error of the broken model of that name.
     """
+    if not isinstance(name_or_path, str | PathLike):
+        raise UserError("model-kind", kind=type(name_or_path).__name__)
     text = os.path.expanduser(os.fspath(name_or_path))
     # Avoids reading all models: names have no folders.
     if not extra and os.path.dirname(text) and os.path.exists(text):
         return Path(text)
-    entries = list_models(extra)
+    entries, unread = list_models(extra), []
+    folders = [folder for _kind, folder in model_folders(extra)]
     for entry in entries:
         if entry.description and entry.name == text:
+            for problem in unread:
+                values = {"sentence": problem.message, "name": text, "path": str(entry.path)}
+                logger.warning(sentence("warn-model-instead", values))
             return entry.path
+        # Of a package that cannot be read, only the name of its folder or file is known.
+        if entry.problem and (entry.path in folders or entry.name in (text, f"{text}.zip")):
+            unread.append(entry.problem)
     try:
         # As a path, "" would be the current folder.
         if text and Path(text).exists():
@@ -229,11 +240,22 @@ def is_removable(path: str | PathLike) -> bool:
     return False
 
 
-def remove_model(path: str | PathLike) -> None:
-    """Delete an installed model package. Raises UserError ``cannot-write``, or ValueError if it is not removable."""
+def check_removable(path: str | PathLike) -> None:
+    """Raise UserError ``model-not-removable`` for a path that is not an installed model package, and
+    ``model-other-files`` for one whose folder also has other files, which would be lost.
+    """
     path = Path(path)
     if not is_removable(path):
-        raise ValueError(f"{path} is not an installed model package")
+        raise UserError("model-not-removable", path=str(path))
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder and (others := files_of_others(path, is_package=True)):
+        raise UserError("model-other-files", file=str(path), names=_shortened(others))
+
+
+def remove_model(path: str | PathLike) -> None:
+    """Delete an installed model package. Raises UserError as ``check_removable``, or ``cannot-write``."""
+    path = Path(path)
+    check_removable(path)
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -332,6 +354,13 @@ def write_package(
     return read_package(path, verify=False)
 
 
+def check_package_path(path: Path, overwrite: bool) -> None:
+    """Raise UserError ``package-path-ending`` for a misleading ending, or as ``check_replaceable``."""
+    if path.suffix.lower() in _OTHER_ENDINGS and not path.is_dir():
+        raise UserError("package-path-ending", file=str(path), ending=path.suffix)
+    check_replaceable(path, overwrite)
+
+
 def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse a path where something is, unless it is a model package and may be overwritten.
 
@@ -341,7 +370,7 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     """
     if not os.path.lexists(path):
         return
-    others = _files_of_others(path)
+    others = files_of_others(path)
     if others is None:
         raise UserError("package-path-taken", file=str(path))
     if not overwrite:
@@ -349,26 +378,11 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     if path.is_symlink():
         raise UserError("package-is-link", file=str(path))
     if others:
-        names = ", ".join(others[:_MOST_NAMED]) + (", ..." if len(others) > _MOST_NAMED else "")
-        raise UserError("package-other-files", file=str(path), names=names)
+        raise UserError("package-other-files", file=str(path), names=_shortened(others))
 
 
-def _files_of_others(path: Path) -> list[str] | None:
-    """Files in a package that its description does not list; None if it is not a package."""
-    try:
-        container = open_container(path)
-        with container.open(DESCRIPTION_FILE) as file:
-            document = json.loads(file.read(MOST_DESCRIPTION_BYTES))
-        names = container.names()
-    # Whatever cannot be read as a package is not one of ours.
-    except (UserError, KeyError, ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        return None
-    listed = document.get("files")
-    own = {DESCRIPTION_FILE, *_OF_SYSTEMS, *(listed if isinstance(listed, dict) else ())}
-    # The last two are added by macOS to archives and folders.
-    return [name for name in names if not (name in own or name.startswith(("__MACOSX/", "._")))]
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
 @contextlib.contextmanager
@@ -407,14 +421,6 @@ def _put_back(owned: OwnedFolder, folder: Path) -> None:
         # The hidden folder must stay; another process may take it over.
         owned.release()
         raise
-
-
-def packed_file(content: bytes | PathLike) -> PackedFile:
-    """Checksum and size of bytes, or of the file at a path, as in a package's description."""
-    if isinstance(content, bytes):
-        return PackedFile(hashlib.sha256(content).hexdigest(), len(content))
-    with open(content, "rb") as file:
-        return PackedFile(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
 
 
 def _zip(folder: Path, target: Path) -> None:

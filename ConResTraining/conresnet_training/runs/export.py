@@ -12,7 +12,7 @@ from conresnet.package import ModelDescription, write_package
 from conresnet.package.description import CARD_FILE, describe_new
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
-from conresnet.package.store import check_replaceable
+from conresnet.package.store import check_package_path
 from conresnet.results.folder import check_writable
 from conresnet.results.review import RANKING_FILE
 from conresnet_training.data.label_maps import volume_ranges
@@ -62,7 +62,7 @@ def export_runs(
         UserError: ``package-exists``, ``cannot-write``, ``checkpoint-not-found``, ``runs-differ``,
             ``nothing-held-out``, or any of reading the data and writing the package.
     """
-    check_replaceable(output, overwrite)
+    check_package_path(output, overwrite)
     # Before the work, which may take hours.
     check_writable(output.parent)
     measured_by = measured_by or runs

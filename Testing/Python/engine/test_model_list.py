@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def shipped_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def folders(user_folder: Path, shipped_folder: Path) -> tuple[Path, Path]:
     return user_folder, shipped_folder
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Make folders unreadable. Root can read any folder, so it is simulated."""
+    folders: list[Path] = []
+    iterdir = Path.iterdir
+
+    def closed(path: Path):
+        if path in folders:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    return folders.append
 
 
 def test_list_is_empty_without_models(folders: tuple[Path, Path]) -> None:
@@ -127,25 +143,45 @@ def test_empty_name_is_not_current_folder(tmp_path: Path, user_folder: Path, mon
     refusal("model-not-found", find_model, "")
 
 
+@pytest.mark.parametrize("model", [None, 3, b"organ", [], {"name": "organ"}])
+def test_object_that_is_not_a_model_is_refused(user_folder: Path, model: object) -> None:
+    assert f"not {type(model).__name__}." in refusal("model-kind", store.read_model, model)
+
+
 def test_name_too_long_for_a_file_is_reported(user_folder: Path) -> None:
     refusal("cannot-access", find_model, "x" * 5000)
 
 
-def test_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], monkeypatch) -> None:
-    """Otherwise, a shipped model would silently replace the user's. Root can read any folder, so it is simulated."""
+def test_folder_that_cannot_be_read_is_listed(folders: tuple[Path, Path], unreadable) -> None:
+    """Otherwise, a shipped model would silently replace the user's."""
     user, shipped = folders
     make_folder(shipped / "organ")
     make_folder(user / "organ", document(version="9.0.0"))
-    iterdir = Path.iterdir
-
-    def closed(path: Path):
-        if path == user:
-            raise PermissionError(13, "Permission denied", str(path))
-        return iterdir(path)
-
-    monkeypatch.setattr(Path, "iterdir", closed)
+    unreadable(user)
     problem, entry = list_models()
     assert (problem.path, problem.problem.code, entry.kind) == (user, "cannot-access", "shipped")
+
+
+def test_model_that_takes_the_place_of_unreadable_ones_is_reported(folders, unreadable, tmp_path, caplog) -> None:
+    """The user's models folder, or a damaged model in it, may hold a newer version."""
+    user, shipped = folders
+    make_folder(shipped / "organ")
+    make_folder(user / "organ", document(version="9.0.0"))
+    make_folder(user / "other", document(name="other", format_version=99))
+    assert find_model("organ") == user / "organ" and not caplog.messages
+    (user / "organ" / WEIGHTS).unlink()
+    assert find_model("organ") == shipped / "organ"
+    (message,) = caplog.messages
+    assert str(user / "organ") in message and WEIGHTS in message and str(shipped / "organ") in message
+    caplog.clear()
+    make_zip(user / "organ.zip", make_folder(tmp_path / "packed")).write_bytes(b"PK")
+    shutil.rmtree(user / "organ")
+    assert find_model("organ") == shipped / "organ" and "organ.zip" in caplog.text
+    caplog.clear()
+    unreadable(user)
+    assert find_model("organ") == shipped / "organ"
+    (message,) = caplog.messages
+    assert f"{user} cannot be accessed" in message and str(shipped / "organ") in message
 
 
 def test_similar_name_is_suggested(folders: tuple[Path, Path]) -> None:
@@ -185,7 +221,8 @@ def test_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, ar
         source = make_zip(tmp_path / "download.zip", source)
     package = install_model(source)
     assert package.path == user_folder / "organ" == find_model("organ")
-    refusal("package-exists", install_model, source)
+    # The command has no option for it.
+    assert "another name" not in refusal("package-exists", install_model, source)
     install_model(source, overwrite=True)
     assert [path.name for path in user_folder.iterdir()] == ["organ"]
 
@@ -253,7 +290,7 @@ def test_link_to_a_model_is_not_replaced(tmp_path: Path, user_folder: Path) -> N
     user_folder.mkdir()
     (user_folder / "organ").symlink_to(source)
     refusal("package-exists", install_model, source)
-    refusal("package-is-link", install_model, source, overwrite=True)
+    assert "another name" not in refusal("package-is-link", install_model, source, overwrite=True)
 
 
 def test_broken_model_is_not_installed(tmp_path: Path, user_folder: Path) -> None:
@@ -269,3 +306,32 @@ def test_only_packages_in_the_models_folder_are_removed(user_folder: Path, capsy
     for path in (user_folder / "notes", f"{user_folder}/..", f"{user_folder}/notes/.."):
         assert main(["models", "remove", str(path), "--yes"]) == 2 and (user_folder / "notes").exists()
         assert UserError("model-not-removable", path=str(path)).message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_model_is_not_removed_along_with_other_files(user_folder: Path, capsys, monkeypatch, is_damaged: bool) -> None:
+    package = make_folder(user_folder / "organ")
+    if is_damaged:
+        (package / "model.json").write_text("{", encoding="utf-8")
+        (package / "LICENSE.txt").touch()
+    (package / ".DS_Store").touch()
+    (package / "my notes").mkdir()
+    (package / "my notes" / "thesis.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    for arguments in ((), ("--yes",)):
+        assert main(["models", "remove", "organ", *arguments]) == 2
+        printed = capsys.readouterr()
+        assert "(my notes)" in printed.err and not printed.out, "it is refused before the user is asked"
+    refusal("model-other-files", store.remove_model, package)
+    assert (package / WEIGHTS).exists() and (package / "my notes" / "thesis.txt").exists()
+    shutil.rmtree(package / "my notes")
+    assert main(["models", "remove", "organ", "--yes"]) == 0 and not package.exists()
+
+
+def test_link_to_a_model_is_removed_without_its_files(tmp_path: Path, user_folder: Path) -> None:
+    source = make_folder(tmp_path / "download")
+    (source / "notes.txt").touch()
+    user_folder.mkdir()
+    (user_folder / "organ").symlink_to(source)
+    assert main(["models", "remove", "organ", "--yes"]) == 0
+    assert not list(user_folder.iterdir()) and len(list(source.iterdir())) == 3

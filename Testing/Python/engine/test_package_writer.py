@@ -17,7 +17,7 @@ from conresnet.errors import UserError
 from conresnet.files import move
 from conresnet.package import ModelDescription, parse_description, read_package, store, write_package
 from conresnet.package.store import find_model
-from engine.package_cases import WEIGHTS, document, refusal, safetensors_bytes
+from engine.package_cases import WEIGHTS, document, make_folder, refusal, safetensors_bytes
 
 
 @pytest.fixture
@@ -104,6 +104,15 @@ def test_no_package_is_lost_if_replacement_is_killed(
         find_model("organ")
     assert read_package(tmp_path / "organ").description.version == ("2.0.0" if last_move == 2 else "1.2.0")
     assert {path.name for path in tmp_path.iterdir()} == {"organ", *(["other"] if next_is_written else [])}
+
+
+@pytest.mark.parametrize("name", ["new.tar", "new.TAR.gz", "new.pth"])
+def test_path_that_looks_like_another_kind_of_file_is_refused(tmp_path: Path, name: str) -> None:
+    """The package would be a folder with this name. One that exists may be replaced."""
+    refusal("package-path-ending", store.check_package_path, tmp_path / name, False)
+    make_folder(tmp_path / name)
+    store.check_package_path(tmp_path / name, True)
+    store.check_package_path(tmp_path / "hippocampus-1.0", False)
 
 
 def test_other_files_are_never_replaced(tmp_path: Path, description: ModelDescription) -> None:

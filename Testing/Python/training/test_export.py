@@ -186,6 +186,10 @@ def test_invalid_arguments_are_refused_before_segmentation(data_set, tmp_path, m
     monkeypatch.setattr("conresnet_training.runs.export.measure_runs", None)
     for arguments, message in (
         ((run.folder, "--output", mine), "already exists"),
+        (
+            (run.folder, "--output", tmp_path / "new.tar"),
+            message_of("package-path-ending", file=tmp_path / "new.tar", ending=".tar"),
+        ),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
         ((run.folder, "--output", tmp_path / "new", "--name", "hüfte"), "No model package was written"),
         ((run.folder, "--output", mine / "thesis.txt" / "new"), "cannot be written"),
@@ -195,7 +199,7 @@ def test_invalid_arguments_are_refused_before_segmentation(data_set, tmp_path, m
         assert run_command(monkeypatch, "export", *arguments) == 2
         error = capsys.readouterr().err.strip()
         assert message in error and "\n" not in error
-    assert (mine / "thesis.txt").read_text(encoding="utf-8") == "mine" and not (tmp_path / "new").exists()
+    assert (mine / "thesis.txt").read_text(encoding="utf-8") == "mine" and not list(tmp_path.glob("new*"))
 
 
 def test_run_on_all_cases_is_measured_by_a_run_with_held_out_cases(data_set, tmp_path, monkeypatch, capsys):
