@@ -43,6 +43,7 @@ from conresnet.cli.main import say
 from conresnet.cli.workers import (
     Workers,
     connected,
+    device_of_worker,
     in_one_piece,
     is_same_model,
     numbered_by_computer,
@@ -50,6 +51,7 @@ from conresnet.cli.workers import (
 )
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, make_folder, write_error
+from conresnet.images.files import check_existence
 from conresnet.images.roi import roi_from_text
 from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
@@ -148,22 +150,26 @@ def segment_cohort(
             rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
             say(write_summary([*outcomes, *rest], output))
 
+    def report(finished: Iterator[Outcome]) -> None:
+        began = time.monotonic()
+        for outcome in finished:
+            outcomes.append(outcome)
+            _print_outcome(outcome, output)
+            say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
+
     try:
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(_filled(folders))
-            if jobs or scheduler:
-                client = stack.enter_context(connected(jobs, scheduler))
-                # Ctrl-C would be lost in the destructor of one of Dask's objects, in which Python ignores exceptions.
-                check = stack.enter_context(signals_later())
-                finished = _segmented(Workers(client, scheduler, model, digest, place, check), waiting)
-            else:
-                finished = _segmented_here(package, options, waiting)
-            began = time.monotonic()
             try:
-                for outcome in finished:
-                    outcomes.append(outcome)
-                    _print_outcome(outcome, output)
-                    say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
+                if not scheduler:
+                    report(_without_model(waiting))
+                if waiting and (jobs or scheduler):
+                    client = stack.enter_context(connected(min(jobs, len(waiting)), scheduler))
+                    # Ctrl-C would be lost in the destructor of a Dask object, in which Python ignores exceptions.
+                    check = stack.enter_context(signals_later())
+                    report(_segmented(Workers(client, scheduler, model, digest, place, check), waiting))
+                elif waiting:
+                    report(_segmented_here(waiting, _load_model(package, options)))
             finally:
                 in_one_piece(summarize)
     except KeyboardInterrupt:
@@ -179,7 +185,7 @@ def progress_line(outcomes: Sequence[Outcome], cases: int, seconds: float) -> st
     """Text with the number of finished cases and the time remaining for the others.
 
     Args:
-        seconds: since the first case was started. Only cases that were segmented count: others take almost no time.
+        seconds: since the first of the segmented cases was started. Only these count: others take almost no time.
     """
     segmented = sum(outcome.state == DONE for outcome in outcomes)
     rest = cases - len(outcomes)
@@ -223,19 +229,43 @@ def _absolute(case: ListedCase) -> ListedCase:
     return ListedCase(case.name, tuple(image.absolute() for image in case.images), roi)
 
 
-def _segmented_here(package: ModelPackage, options: SegmentOptions, waiting: deque[Job]) -> Iterator[Outcome]:
-    """Segment the cases one after another in this process, and yield their outcomes."""
+def _without_model(waiting: deque[Job]) -> Iterator[Outcome]:
+    """Take the cases that need no model from the list, and yield their outcomes: those that are already segmented, and
+    those that cannot be segmented for a reason that is quick to find.
+    """
+    for _ in range(len(waiting)):
+        job = waiting.popleft()
+        try:
+            if _examined(job)[-1]:
+                yield _read_outcome(job, SKIPPED)
+                continue
+            check_existence(job.case.images)
+        except Exception as error:
+            yield Outcome(job.case.name, FAILED, CaseProblem.of(job.case.name, error))
+        else:
+            waiting.append(job)
+
+
+def _load_model(package: ModelPackage, options: SegmentOptions) -> float:
+    """Load the model, and return the seconds taken."""
     from conresnet.inference.devices import choose_backend
 
     began = time.monotonic()
     # If the device or the model cannot be used, this is one error instead of one per case.
     choose_backend(options.device, options.precision)
     _warm_model().get(package)
-    loading = time.monotonic() - began
+    return time.monotonic() - began
+
+
+def _segmented_here(waiting: deque[Job], loading: float) -> Iterator[Outcome]:
+    """Segment the cases one after another in this process, and yield their outcomes.
+
+    Args:
+        loading: seconds taken to load the model, which only the first report counts.
+    """
     for job in waiting:
         with shown_progress() as progress:
             outcome = segment_case(job, progress, loading)
-        # The model is loaded once, so only the first report counts the time.
         loading = 0.0
         yield outcome
 
@@ -281,21 +311,14 @@ def segment_case(job: Job, progress: Progress | None = None, loading: float = 0.
     """
     name = job.case.name
     try:
-        roi = roi_from_text(job.case.roi) if job.case.roi else None
-        options = replace(job.options, roi=roi)
-        package = read_model(job.model, verify=False)
-        description = package.description
-        if job.version != __version__:
-            raise UserError("cohort-versions-differ", theirs=__version__, ours=job.version)
-        if job.digest and not is_same_model(digest_with_locator(package), job.digest):
-            raise UserError("model-changed", model=description.title)
-        if not job.overwrite and _has_results(job, options, description):
+        package, options, has_results = _examined(job)
+        if has_results:
             if job.had_results:
                 return _read_outcome(job, SKIPPED)
             # Its worker was killed before it could report the case.
             job = replace(job, overwrite=True)
         # The page is sorted by the expected Dice, which comes from the review list.
-        made = replace(options, device=_device(options.device, job.workers), review=True)
+        made = replace(options, device=device_of_worker(options.device, job.workers), review=True)
         try:
             with _one_at_a_time:
                 model = _warm_model().get(package)
@@ -304,12 +327,26 @@ def segment_case(job: Job, progress: Progress | None = None, loading: float = 0.
         except UserError as error:
             # Another command with the same list has segmented it in the meantime, or a run that was killed while it
             # replaced results was undone.
-            if error.code != "results-exist" or not _has_results(job, options, description):
+            if error.code != "results-exist" or not _has_results(job, options, package.description):
                 raise
             return _read_outcome(job, SKIPPED)
         return _read_outcome(job, DONE)
     except Exception as error:
         return Outcome(name, FAILED, CaseProblem.of(name, error))
+
+
+def _examined(job: Job) -> tuple[ModelPackage, SegmentOptions, bool]:
+    """The model and the options of a case, and whether its results are complete and are to be kept.
+
+    Raises UserError for a wrong ROI, as ``_has_results``, or if this is not the version or the model of the command.
+    """
+    options = replace(job.options, roi=roi_from_text(job.case.roi) if job.case.roi else None)
+    package = read_model(job.model, verify=False)
+    if job.version != __version__:
+        raise UserError("cohort-versions-differ", theirs=__version__, ours=job.version)
+    if job.digest and not is_same_model(digest_with_locator(package), job.digest):
+        raise UserError("model-changed", model=package.description.title)
+    return package, options, not job.overwrite and _has_results(job, options, package.description)
 
 
 @functools.cache
@@ -318,27 +355,6 @@ def _warm_model() -> WarmModel:
     from conresnet.inference.segmentation import WarmModel
 
     return WarmModel()
-
-
-def _device(name: str, workers: Mapping[str, int]) -> str:
-    """Resolve the requested device for this worker: its own GPU, if its computer has several.
-
-    Args:
-        workers: see ``Job``; empty in the command's own process, which is not a worker.
-    """
-    if not workers:
-        return name
-    import torch
-    from distributed import get_worker
-
-    from conresnet.inference.devices import device_of_process
-
-    if torch.cuda.device_count() < 2:
-        return name
-    worker = get_worker()
-    # Workers that we started have a number as their name, which they keep if restarted.
-    number = worker.name if isinstance(worker.name, int) else workers.get(worker.address)
-    return name if number is None else device_of_process(name, number)
 
 
 def _has_results(job: Job, options: SegmentOptions, description: ModelDescription) -> bool:

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -38,6 +38,8 @@ T = TypeVar("T")
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
+# For a worker that first has to import ConResNet, or computes something else.
+_SECONDS_TO_ANSWER = 60.0
 # Prefix of the temporary folders.
 _PREFIX = "conresnet-cohort-"
 # Time to wait for a case to finish before checking the workers, and between polls for a finished case.
@@ -230,6 +232,27 @@ def numbered_by_computer(addresses: Iterable[str]) -> dict[str, int]:
     return numbers
 
 
+def device_of_worker(name: str, workers: Mapping[str, int]) -> str:
+    """Resolve the requested device for this worker: its own GPU, if its computer has several.
+
+    Args:
+        workers: numbers from ``numbered_by_computer``; empty in the command's own process, which is not a worker.
+    """
+    if not workers:
+        return name
+    import torch
+    from distributed import get_worker
+
+    from conresnet.inference.devices import device_of_process
+
+    if torch.cuda.device_count() < 2:
+        return name
+    worker = get_worker()
+    # Workers that we started have a number as their name, which they keep if restarted.
+    number = worker.name if isinstance(worker.name, int) else workers.get(worker.address)
+    return name if number is None else device_of_process(name, number)
+
+
 class Workers:
     """The workers of a client, to which cases are submitted.
 
@@ -259,8 +282,8 @@ class Workers:
         """Addresses of the connected workers. Those of a scheduler are checked when they first appear, at any time.
 
         Raises:
-            UserError: "cohort-scheduler-lost", or why a worker cannot be used: "cohort-worker-unusable",
-                "cohort-versions-differ", "cohort-model-differs" or "cohort-folder-differs".
+            UserError: "cohort-scheduler-lost", or why a worker cannot be used: "cohort-worker-silent",
+                "cohort-worker-unusable", "cohort-versions-differ", "cohort-model-differs" or "cohort-folder-differs".
         """
         try:
             found = list(self._client.nthreads())
@@ -303,7 +326,11 @@ class Workers:
 
     def _check(self, workers: Collection[str]) -> None:
         call = facts_of_worker, self._model, self._place, _SECONDS_TO_SEE
-        results = self._client.run(*call, workers=list(workers), on_error="return")
+        try:
+            results = self._run(*call, workers=workers, seconds=_SECONDS_TO_ANSWER)
+        except TimeoutError as error:
+            silent = [worker for worker in workers if not self._answers(worker)]
+            raise UserError("cohort-worker-silent", worker=", ".join(silent or workers)) from error
         for worker, result in results.items():
             if isinstance(result, OSError):
                 continue  # it has just ended
@@ -317,6 +344,19 @@ class Workers:
                 raise UserError("cohort-model-differs", worker=worker, model=str(self._model))
             if not sees_folder:
                 raise UserError("cohort-folder-differs", worker=worker, path=str(self._place.parent.parent))
+
+    def _run(self, function: Callable, *arguments: object, workers: Collection[str], seconds: float) -> dict[str, Any]:
+        """Call a function on workers; returns its results and exceptions. Raises TimeoutError."""
+        # Dask passes the limit on to the method `sync` of its clients.
+        how = {"on_error": "return", "callback_timeout": seconds}
+        return self._client.run(function, *arguments, workers=list(workers), **how)
+
+    def _answers(self, worker: str) -> bool:
+        try:
+            self._run(os.getpid, workers=[worker], seconds=_SECONDS_BETWEEN_CHECKS)
+        except TimeoutError:
+            return False
+        return True
 
     def _report_if_paused(self) -> None:
         """Report that there is no progress because Dask has paused all workers, which it does silently."""

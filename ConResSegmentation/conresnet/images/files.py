@@ -91,6 +91,17 @@ def _check_paths(paths: Sequence[str | Path]) -> None:
             raise UserError("image-is-segmentation", path=str(path))
 
 
+def check_existence(paths: Sequence[Path]) -> None:
+    """Raise UserError "image-not-found" for a path that does not exist. Other problems are reported by `read_image`."""
+    for path in paths:
+        try:
+            path.stat()
+        except FileNotFoundError as error:
+            raise UserError("image-not-found", path=str(path)) from error
+        except (OSError, ValueError):
+            pass
+
+
 def _check_components(path: Path, count: int, channel_names: Sequence[str]) -> None:
     """Refuse a file whose number of 3D images does not match its channels."""
     if count == len(channel_names):

@@ -195,6 +195,9 @@ COMMAND_LINE: dict[str, str] = {
     "cohort-worker-unusable": _(
         "The worker {worker} cannot run ConResNet ({reason}); install ConResNet {ours} in the Python of every worker."
     ),
+    "cohort-worker-silent": _(
+        "The worker {worker} does not respond; end or restart it, and run the command again. Finished cases were kept."
+    ),
     "cohort-model-differs": _(
         "The worker {worker} does not have the model {model}, or has a different model at that path; with --scheduler, "
         "the same model must be at the same path on all computers."

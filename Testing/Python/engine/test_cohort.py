@@ -252,6 +252,9 @@ def test_case_lists_only_images_in_its_own_folder(tmp_path, monkeypatch) -> None
     monkeypatch.setattr(cohort, "connected", lambda jobs, scheduler: contextlib.nullcontext())
     monkeypatch.setattr(cohort, "_segmented", segmented)
     images = [tmp_path / "a" / "scan.nii", tmp_path / "a" / "segmentation.nii.gz", tmp_path / "c.nii"]
+    (tmp_path / "a").mkdir()
+    for image in images:
+        image.touch()
     cases = [ListedCase(name, (image,), "") for name, image in zip("abc", images, strict=True)]
     how = {"case_list": Path(__file__), "overwrite": False, "jobs": 1, "scheduler": ""}
     with pytest.raises(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_workers_get_one_gpu_each_and_share_if_there_are_fewer(recwarn, tmp_path
         from distributed import get_worker
 
         torch.cuda.device_count = lambda: 2
-        return get_worker().name, cohort._device(device, {get_worker().address: 5})
+        return get_worker().name, cluster.device_of_worker(device, {get_worker().address: 5})
 
     with socket.socket() as other:
         # Occupy the port, as another cohort would; if the bind fails, another program is using it.
@@ -63,7 +64,7 @@ def test_scheduler_workers_get_one_gpu_each_on_their_computer(scheduler) -> None
         from unittest.mock import patch
 
         with patch("torch.cuda.device_count", lambda: 2):
-            return cohort._device("auto", workers)
+            return cluster.device_of_worker("auto", workers)
 
     with cohort.connected(0, scheduler) as client:
         client.wait_for_workers(2)
@@ -131,6 +132,24 @@ def test_unsuitable_workers_are_refused_before_work_starts(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+def test_worker_that_does_not_respond_is_named(tmp_path, monkeypatch) -> None:
+    """Such as one whose computer has been suspended."""
+    monkeypatch.setattr(cluster, "_SECONDS_TO_ANSWER", 5.0)
+    monkeypatch.setattr(cluster, "_SECONDS_BETWEEN_CHECKS", 2.0)
+    with running_scheduler(tmp_path) as (_process, address), cluster.connected(0, address) as client:
+        (suspended, process), (_other, _) = client.run(os.getpid).items()
+        model = SHIPPED_FOLDER / "hippocampus"
+        workers = cluster.Workers(client, address, model, digest_with_locator(model), tmp_path)
+        os.kill(process, signal.SIGSTOP)
+        try:
+            with pytest.raises(UserError) as caught:
+                workers.addresses()
+            assert (caught.value.code, caught.value.values["worker"]) == ("cohort-worker-silent", suspended)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert len(workers.addresses()) == 2
+
+
 def test_result_lost_with_its_worker_is_awaited_again(tmp_path) -> None:
     """Dask computes it again."""
     future, waited = SimpleNamespace(status="lost"), []
@@ -161,7 +180,7 @@ def test_waiting_for_workers_is_reported_once(tmp_path, monkeypatch, capsys) -> 
     states: list[str] = []
     client = SimpleNamespace(
         nthreads=lambda: dict.fromkeys(states, 1),
-        run=lambda *_, workers, on_error: dict.fromkeys(workers, (cluster.__version__, "a", True)),
+        run=lambda *_, workers, **how: dict.fromkeys(workers, (cluster.__version__, "a", True)),
         # Some versions of Dask describe only five by default.
         scheduler_info=lambda n_workers=5: {
             "workers": {

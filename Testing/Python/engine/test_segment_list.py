@@ -3,12 +3,16 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from conresnet.cli import cohort
 from conresnet.images.files import read_volume
+from conresnet.inference.segmentation import WarmModel
 from conresnet.results.review import FALLBACK
 from engine.cohort_runs import table
 from engine.test_segment_command import call, process, refused
@@ -66,6 +70,7 @@ def test_internal_error_in_one_case_does_not_stop_the_others(capsys, tmp_path, m
     monkeypatch.setattr(
         api, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
     )
+    (tmp_path / "x.nii").touch()
     path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1
     output = capsys.readouterr().err
@@ -154,3 +159,64 @@ def test_a_case_that_is_stopped_while_its_picture_is_drawn_is_segmented_again(tm
         patched.setattr("conresnet.api.Result.picture", interrupted)
         assert call(*how) == 130
     assert call(*how) == 0 and (tmp_path / "out" / ".cohort" / "a.png").is_file()
+
+
+@pytest.fixture
+def loads(monkeypatch) -> Callable[[], int]:
+    """How often a model was loaded. Each time, "A model is loaded." is printed."""
+    load, count = WarmModel.get, []
+
+    def get(model: WarmModel, *arguments: object) -> object:
+        count.append(model)
+        print("A model is loaded.", file=sys.stderr)
+        return load(model, *arguments)
+
+    monkeypatch.setattr(WarmModel, "get", get)
+    return lambda: len(count)
+
+
+@pytest.mark.parametrize("jobs", [(), ("--jobs", 2)])
+def test_finished_list_is_repeated_without_a_model_or_workers(capsys, tmp_path, model, image, loads, monkeypatch, jobs):
+    path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
+    command = ["--cases", path, "--model", model, "--output", tmp_path / "out", "--threads", 1]
+    assert call(*command) == 0
+    before = loads()
+    capsys.readouterr()
+    monkeypatch.setattr(cohort, "connected", lambda *_: pytest.fail("workers were started"))
+    assert call(*command, *jobs) == 0 and loads() == before
+    assert capsys.readouterr().out.count("Kept ") == 2
+    assert {row["state"] for row in table(tmp_path / "out").values()} == {"already segmented"}
+
+
+def test_missing_images_are_reported_before_a_model_is_loaded(capsys, tmp_path, model, image, loads):
+    path = write_list(tmp_path, image, "name,T1,roi\na,{image},\nb,none.nii,\nc,{image},wrong\n")
+    command = ["--cases", path, "--model", model, "--output", tmp_path / "out"]
+    assert call(*command) == 2 and loads()
+    lines = capsys.readouterr().err.splitlines()
+    places = [
+        next(n for n, line in enumerate(lines) if text in line) for text in ("b: ", "c: ", "A model is", "3 of 3")
+    ]
+    assert places == sorted(places) and "none.nii does not exist" in lines[places[0]]
+    assert {name: row["state"] for name, row in table(tmp_path / "out").items()} == {
+        "a": "segmented",
+        "b": "failed",
+        "c": "failed",
+    }
+
+
+def test_time_remaining_does_not_include_loading_the_model(capsys, tmp_path, model, image, monkeypatch):
+    now = [0.0]
+
+    def segment(job: cohort.Job, *_: object) -> cohort.Outcome:
+        now[0] += 10
+        return cohort.Outcome(job.case.name, cohort.DONE, volumes_ml={})
+
+    def load(*_: object) -> None:
+        now[0] += 1000
+
+    monkeypatch.setattr(cohort, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(cohort, "segment_case", segment)
+    monkeypatch.setattr(WarmModel, "get", load)
+    path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\nc,{image}\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 0
+    assert "1 of 3 cases, about 20 s left" in capsys.readouterr().err
