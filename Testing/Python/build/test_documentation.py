@@ -61,6 +61,16 @@ def test_readme_is_short(pages: dict[str, str]) -> None:
     assert len(pages["README.md"].splitlines()) <= MOST_README_LINES
 
 
+def test_lines_are_not_longer_than_those_of_the_code(pages: dict[str, str]) -> None:
+    """Except rows of tables, which cannot be wrapped, and links to pictures and commands to copy in the README."""
+    long = {
+        name: [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
+        for name, text in pages.items()
+        if name != "README.md"
+    }
+    assert not {name: lines for name, lines in long.items() if lines}
+
+
 def test_every_link_has_an_existing_file_and_heading(pages: dict[str, str], repository: Path) -> None:
     broken, followed = [], 0
     for page, text in pages.items():
