@@ -186,13 +186,15 @@ class DataSetPanel:
 
 
 def _outcome(summary: dict) -> str:
-    if summary["fine"] == summary["cases"]:
+    if summary["fine"] == summary["cases"] and not summary["findings"]:
         return _("No problems were found in {count} cases.").format(count=summary["cases"])
     parts = [_("{count} of {of} cases have no problems").format(count=summary["fine"], of=summary["cases"])]
     if summary["with_errors"]:
         parts.append(_("{count} have errors").format(count=summary["with_errors"]))
     if summary["with_warnings"]:
         parts.append(_("{count} have warnings").format(count=summary["with_warnings"]))
+    if summary["findings"]:
+        parts.append(_("the data set as a whole has problems"))
     return ", ".join(parts) + "."
 
 

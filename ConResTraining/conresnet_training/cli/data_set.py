@@ -19,7 +19,7 @@ def check(data: Path, output: Path | None) -> int:
     intensities, label volumes and slices, and check.json. The exit status is 2 if there are errors that would make
     training refuse the data, otherwise 0.
     """
-    from conresnet_training.check import check_data_set
+    from conresnet_training.check import ERROR, WARNING, check_data_set, worst
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
     from conresnet_training.data import read_data_set
     from conresnet_training.reporting import case_count, echo, progress_bar
@@ -31,9 +31,10 @@ def check(data: Path, output: Path | None) -> int:
     for line in report.lines():
         echo(line)
     write_check(report, output)
+    whole = "; the data set as a whole has errors" if worst(report.findings) == ERROR else ""
     echo(
-        f"Checked {case_count(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
-        f"{report.count('warning')} with warnings only. See {output / PAGE_FILE}.",
+        f"Checked {case_count(len(report.cases))} of {data_set.name}: {report.count(ERROR)} with errors, "
+        f"{report.count(WARNING)} with warnings only{whole}. See {output / PAGE_FILE}.",
         err=True,
     )
     return 2 if report.has_errors else 0

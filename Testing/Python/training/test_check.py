@@ -262,6 +262,7 @@ def test_data_set_without_any_labeled_voxel_is_refused(check_and_draw, tmp_path)
         save(np.zeros(SHAPE, np.uint8), path)
     checked = check_and_draw(folder)
     assert checked.status == 2 and checked.content["summary"]["findings"][0]["code"] == "no-foreground"
+    assert "0 with errors, 3 with warnings only; the data set as a whole has errors." in checked.closing
 
 
 def test_file_that_makes_a_library_fail_affects_only_its_case(check, tmp_path, monkeypatch):

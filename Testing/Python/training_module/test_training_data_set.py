@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -96,6 +97,18 @@ def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: Traini
     # Another folder has other findings, none so far.
     here.choose_data_set(data_set.parent)
     assert findings(here) == [] and here.ui.findingsTable.isHidden()
+
+
+def test_problem_of_the_whole_data_set_is_not_called_no_problem(
+    training: TrainingDriver, data_set: Path, tmp_path: Path
+) -> None:
+    finding = {"level": "error", "code": "one-case", "message": "There is only one case."}
+    summary = {"cases": 1, "fine": 1, "with_errors": 0, "with_warnings": 0, "findings": [finding]}
+    (tmp_path / "check.json").write_text(json.dumps({"summary": summary, "cases": []}), encoding="utf-8")
+    training.choose_data_set(data_set)
+    training.widget.dataSetPanel._showFindings(tmp_path)
+    text = training.ui.checkStatusLabel.text
+    assert text == "1 of 1 cases have no problems, the data set as a whole has problems."
 
 
 def test_what_a_command_says_about_an_earlier_choice_is_not_shown(
