@@ -190,7 +190,11 @@ TRAINING: dict[str, str] = {
     ),
     # Runs
     "run-exists": _("The folder {path} is not empty. Resume the run in it, or choose a new folder."),
-    "run-not-found": _("{path} is not the folder of a training run."),
+    "run-not-found": _(
+        "{path} is not the folder of a training run, which contains plan.yaml and fold.txt. Choose the folder that was "
+        "the --output of the train command."
+    ),
+    "run-inside": _("{path} is not the folder of a training run, but contains some. Choose one of them: {names}."),
     "run-is-crossval": _("{path} is a cross-validation, not a single run. Continue it with: {command}"),
     "run-unreadable": _("The folder {path} cannot be read ({reason}); check its permissions."),
     "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),

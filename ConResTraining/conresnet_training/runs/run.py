@@ -125,8 +125,8 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
     """Open the folder of a run that was started before; ``data`` is the data set's, if it is not where the plan says.
 
     Raises:
-        UserError: ``run-not-found``, ``run-is-crossval``, ``run-unreadable``, ``fold-file-damaged``, or those of
-            ``read_plan``. For a run with checkpoints, these name the missing file.
+        UserError: ``run-not-found``, ``run-inside``, ``run-is-crossval``, ``run-unreadable``, ``fold-file-damaged``, or
+            those of ``read_plan``. For a run with checkpoints, these name the missing file.
     """
     try:
         is_run = all(_exists(folder / name) for name in (PLAN_FILE, FOLD_FILE)) or has_checkpoint(folder)
@@ -136,6 +136,8 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
         if _exists(folder / CROSSVAL_FILE):
             again = backend_command("crossval", folder / CROSSVAL_FILE, "--output", folder)
             raise UserError("run-is-crossval", path=str(folder), command=again)
+        if inside := sorted(path.parent.name for path in folder.glob(f"*/{FOLD_FILE}")):
+            raise UserError("run-inside", path=str(folder), names=listed(inside))
         raise UserError("run-not-found", path=str(folder))
     plan = read_plan(folder / PLAN_FILE, data)
     try:

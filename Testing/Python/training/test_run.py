@@ -109,6 +109,10 @@ def test_invalid_arguments_are_refused(plan_file, tmp_path, monkeypatch, capsys)
     several = tmp_path / "plan_crossval"
     several.mkdir()
     (several / "crossval.yaml").touch()
+    seeds = tmp_path / "seeds"
+    for name in ("seed_1", "seed_0"):
+        (seeds / name).mkdir(parents=True)
+        (seeds / name / "fold.txt").touch()
     again = f"python -m conresnet_training crossval {several / 'crossval.yaml'} --output {several}"
     for arguments, message in (
         (("train", plan_file, "--output", occupied), message_of("run-exists", path=occupied)),
@@ -129,6 +133,7 @@ def test_invalid_arguments_are_refused(plan_file, tmp_path, monkeypatch, capsys)
         ),
         (("resume", occupied), message_of("run-not-found", path=occupied)),
         (("resume", several), message_of("run-is-crossval", path=several, command=again)),
+        (("resume", seeds), message_of("run-inside", path=seeds, names="seed_0, seed_1")),
         (("resume", long), message_of("run-unreadable", path=long, reason="File name too long")),
         (("export", occupied, "--output", tmp_path / "package"), message_of("run-not-found", path=occupied)),
         (("plan", occupied, "--output", tmp_path / "p.yaml"), message_of("data-set-not-found", path=occupied)),
