@@ -321,7 +321,7 @@ def _phase(name: str) -> str:
         "sending": _("Sending the images"),
         "loading": _("Loading the model"),
         "reading": _("Reading the images"),
-        "locating": _("Finding the ROI"),
+        "locating": _("Finding where to segment"),
         "preparing": _("Preparing the images"),
         "segmenting": _("Segmenting"),
         "writing": _("Collecting the result"),

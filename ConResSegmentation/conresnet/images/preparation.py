@@ -145,6 +145,7 @@ class PreparedCase:
         channels: the network's inputs in its order, copies included.
         inside: (S, H, W) bool, the model's voxels in an ROI, unless the array is cut to exactly the ROI; None is all.
         warnings: sentences for the user.
+        part: where windows are needed, if that is known; None is wherever there is foreground.
     """
 
     space: ModelSpace
@@ -154,6 +155,7 @@ class PreparedCase:
     channels: tuple[PreparedChannel, ...]
     inside: np.ndarray | None
     warnings: tuple[str, ...] = ()
+    part: Box | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -161,8 +163,8 @@ class PreparedCase:
         return self.space.grid.shape
 
     def box(self) -> Box:
-        """The smallest box around the foreground of all images."""
-        return foreground_box(self.images, self.foreground, self.backgrounds)
+        """The box that windows must cover: ``part``, or the smallest one around the foreground of all images."""
+        return self.part or foreground_box(self.images, self.foreground, self.backgrounds)
 
     def block(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """(C, S, H, W) float32 as the network takes it, from a first voxel on; 0 beyond the array's end."""

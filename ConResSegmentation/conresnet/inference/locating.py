@@ -1,16 +1,21 @@
-"""Make ROIs around what a locator found, and combine the results in these ROIs. Torch-free."""
+"""Where to segment: the part of an image where a coarse look finds something, and ROIs around what a locator finds.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Grid, Volume, bounding_box, transformed
+from conresnet.images.grid import Box, Grid, Volume, bounding_box, box_corners, transformed
+from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import BoxROI
-from conresnet.inference.labels import segment_rows, small_components
+from conresnet.inference.labels import FoundSegments, LabelWriter, segment_rows, small_components
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
@@ -18,7 +23,84 @@ from conresnet.package.maps import MAPS
 from conresnet.package.segments import Locator, Output
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from conresnet.inference.segmentation import SegmentResult
+    from conresnet.inference.sliding import Accumulator, Passes
+    from conresnet.systems import System
+
+
+def look_for_segments(
+    description: ModelDescription, system: System, channels: Sequence[Volume], case: PreparedCase, passes: Passes
+) -> Box | None:
+    """The part of a case where a pass with larger voxels finds segments, and the margin around it.
+
+    Windows that cover only this part take less time. They also show an organ as whole as most windows in training did.
+
+    Args:
+        description: the model's; it has a coarse look.
+        channels, case: the images, and what was made of them for the model.
+        passes: makes the pass, with little overlap.
+
+    Returns:
+        (S, H, W) in the case's array; None if nothing was found, or if a single window shows all of it anyway.
+    """
+    foreground = case.box()
+    if len(passes.tiling.plan(foreground, case.shape)) == 1:
+        return None
+    look, how = description.inference.coarse_look, description.preparation
+    spacing = tuple(look.scale * side for side in how.spacing)
+    coarse = prepare(replace(description, preparation=replace(how, spacing=spacing)), channels)
+    found = FoundSegments(coarse, description.output)
+    passes.make("look", system.predictors[0], coarse, coarse.box(), passes.tiling.faster(), found)
+    box = bounding_box(found.labels)
+    if box is None:
+        return None
+    # From face to face of the outermost voxels, half a voxel beyond their centers.
+    corners = coarse.space.grid.to_ras(box_corners(*np.array([(side.start, side.stop) for side in box]).T - 0.5))
+    index = transformed(corners, np.linalg.inv(case.space.grid.array_affine)) + 0.5
+    margin = look.margin / case.space.grid.spacing[::-1]
+    low, high = np.floor(index.min(axis=0) - margin), np.ceil(index.max(axis=0) + margin)
+    part = tuple(
+        slice(max(int(a), side.start), min(int(b), side.stop)) for a, b, side in zip(low, high, foreground, strict=True)
+    )
+    return part if all(side.start < side.stop for side in part) else None
+
+
+def segment_part(system: System, case: PreparedCase, part: Box | None, passes: Passes, output: Output) -> None:
+    """Segment a part of a case; or all of it if there is none, or if a segment reaches beyond the part."""
+    if part is not None:
+        whole, passes.results = passes.results, _AtBorders(passes.results, output, part, case.box())
+        system.segment(replace(case, part=part), passes)
+        found_at_border, passes.results = passes.results.found, whole
+        if not found_at_border:
+            return
+        whole.restart()
+    system.segment(case, passes)
+
+
+class _AtBorders:
+    """Passes slabs on, and notes in ``found`` whether a segment reaches a border of a part that is not the whole's."""
+
+    def __init__(self, results: Accumulator, output: Output, part: Box, whole: Box):
+        self._results, self._output = results, output
+        sides = [(axis, *sides) for axis, sides in enumerate(zip(part, whole, strict=True))]
+        # Planes of the case's array: an axis and an index.
+        self._planes = [(axis, one.start) for axis, one, all_ in sides if one.start > all_.start]
+        self._planes += [(axis, one.stop - 1) for axis, one, all_ in sides if one.stop < all_.stop]
+        self.found = False
+
+    def restart(self) -> None:
+        self.found = False
+        self._results.restart()
+
+    def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
+        """Take a finished slab."""
+        for axis, index in self._planes:
+            if where[axis].start <= index < where[axis].stop:
+                plane = values["probability"].select(axis + 1, index - where[axis].start)
+                self.found |= bool(LabelWriter(self._output).labels(plane).any())
+        self._results.finish(where, values)
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:

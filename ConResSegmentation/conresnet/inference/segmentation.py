@@ -15,7 +15,14 @@ from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
 from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing, segment_rows
-from conresnet.inference.locating import LocatedResults, check_locator, located_rois, not_located
+from conresnet.inference.locating import (
+    LocatedResults,
+    check_locator,
+    located_rois,
+    look_for_segments,
+    not_located,
+    segment_part,
+)
 from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Passes
@@ -31,8 +38,9 @@ from conresnet.results.review import Ranking, Slices, make_review, read_ranking
 from conresnet.results.statistics import segment_statistics
 from conresnet.systems import System, build_system
 
-# Fractions of the whole work.
+# Fractions of the whole work, without and with a coarse look.
 _SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}
+_SHARES_WITH_LOOK = {"preparing": 0.03, "locating": 0.2, "segmenting": 0.76, "writing": 0.01}
 
 
 @dataclass(eq=False)
@@ -221,14 +229,14 @@ def _segment(
     description, maps = model.description, options.maps
     tiling = _tiling(options, description)
     backend = choose_backend(options.device, options.precision)
-    tracker = Tracker(progress, _SHARES)
+    looks = description.inference.coarse_look and options.roi is None and tiling.kind == "fitted"
+    tracker = Tracker(progress, _SHARES_WITH_LOOK if looks else _SHARES)
     with using_threads(options.threads) as threads, reused_memory():
         tracker.begin("preparing")
         case = prepare(description, channels, options.roi, progress.check)
         if description.preparation.roi == "cut":
             largest = description.preparation.largest_crop
             tiling = tiling.of_crop(case.shape, largest and np.divide(largest, case.space.grid.spacing[::-1]))
-        tracker.begin("segmenting")
         counts = map_components(description)
         needed = _needed_maps(maps, options, ranking)
         results = Results(
@@ -242,7 +250,12 @@ def _segment(
             sums_entropy=ranking is not None,
         )
         passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, options.precision, not options.fast)
-        model.system.segment(case, passes)
+        part = None
+        if looks:
+            tracker.begin("locating")
+            part = look_for_segments(description, model.system, channels, case, passes.without_mirrors())
+        tracker.begin("segmenting")
+        segment_part(model.system, case, part, passes, description.output)
         tracker.begin("writing")
         changes = PostProcessing(description, options, channels[0].grid, tracker.update)
         results.complete(tracker.update, changes.apply if changes.is_wanted else None)

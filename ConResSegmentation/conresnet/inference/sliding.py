@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -207,7 +208,7 @@ class Passes:
         backend: device and precision for the networks.
         tiling: placement of the windows: the model's unless the user chose another one.
         maps: maps to compute along with the segmentation; only by the last pass.
-        results: the results, which the user can watch as they grow.
+        results: receives the output, which the user can watch as it grows.
         tracker: progress tracker; raises Cancelled.
         precision: requested precision; "fp32" is kept if the CPU has to take over from a GPU.
         mirrors: whether to average over mirrored windows, as the model asks for.
@@ -235,6 +236,12 @@ class Passes:
         self.results = results
         self.passes: list[Pass] = []
         self.warnings: list[str] = []
+
+    def without_mirrors(self) -> Passes:
+        """The same passes, with the same lists of passes and warnings, but without mirrored copies."""
+        others = copy(self)
+        others._mirrors = False
+        return others
 
     def make(
         self,

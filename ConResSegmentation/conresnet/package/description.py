@@ -23,8 +23,8 @@ from conresnet.systems import declared_system, system_faults
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
 # did not have; version 3 added what an ROI means to a model; version 4 added the locator, segments of one piece, their
-# usual volumes, and pairs that are swapped in mirror images.
-FORMAT_VERSION = 4
+# usual volumes, and pairs that are swapped in mirror images; version 5 added the coarse look.
+FORMAT_VERSION = 5
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -156,6 +156,14 @@ class System:
 
 
 @dataclass(frozen=True)
+class CoarseLook:
+    """A first pass over the whole image with larger voxels, which finds the part that needs the model's own."""
+
+    scale: float = field("size of its voxels, relative to the model's own", low=1.1, high=8)
+    margin: float = field("mm around everything it finds, on all sides", low=0, high=1000)
+
+
+@dataclass(frozen=True)
 class Inference:
     """The sliding-window pass."""
 
@@ -172,6 +180,13 @@ class Inference:
         default=(),
         choices=AXES,
         unique=True,
+    )
+    coarse_look: CoarseLook | None = field(
+        "a first pass over a whole image that finds the part to segment (see below); without it, windows cover all "
+        "foreground",
+        default=None,
+        omit=True,
+        since=5,
     )
 
 
@@ -235,6 +250,8 @@ class ModelDescription:
             yield "inputs", reason
         yield from system_faults(self)
         yield from _locator_faults(self)
+        if self.inference.coarse_look and self.preparation.spacing is None:
+            yield "inference.coarse_look", "needs a model with a voxel size (preparation.spacing)"
         for index, network in enumerate(self.system.networks):
             # Only a description that is not written yet may omit its files.
             if self.files and network.weights not in self.files:

@@ -159,6 +159,8 @@ def system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
         return
     if kind.files and len(system.networks) != len(kind.files):
         yield "system.networks", f"must have {len(kind.files)} entries, because the system is {system.type}"
+    if description.inference.coarse_look and kind.segment is not System.segment:
+        yield "inference.coarse_look", f"cannot be used, because the system {system.type} makes its own passes"
     segments = len(description.output.segments)
     expected = {
         "input_channels": description.channel_count,

@@ -1,0 +1,123 @@
+"""The coarse look: windows only where a pass with larger voxels finds segments, and everywhere if that is not enough."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
+from conresnet.images.roi import BoxROI
+from conresnet.inference.segmentation import load_model, segment
+from conresnet.package import parse_description, write_package
+from conresnet.request import SegmentOptions
+from engine.coarse_to_fine_cases import HUNDREDTHS, coarse_to_fine, threshold_weights
+from engine.model_cases import WEIGHTS, description, use_test_networks
+from engine.test_progress import Recorded
+from engine.volumes import grid, rotation
+
+LOOK = {"scale": 2.0, "margin": 5.0}
+SHAPE = (70, 80, 90)
+CUBE = (slice(20, 40), slice(24, 40), slice(40, 64))
+
+
+@pytest.fixture(autouse=True)
+def networks(monkeypatch):
+    use_test_networks(monkeypatch)
+
+
+def document(look=LOOK, **settings):
+    inference = {"window": [32, 32, 32]} | ({"coarse_look": look} if look else {})
+    preparation = {"spacing": [1, 1, 1], "roi": "limit"} | settings.pop("preparation", {})
+    made = description(
+        "pointwise", segments=1, intensity=HUNDREDTHS, inference=inference, preparation=preparation, **settings
+    )
+    return {**made, "format_version": 5}
+
+
+def model(folder, look=LOOK):
+    """Finds what is brighter than 50."""
+    files = {WEIGHTS: safetensors.torch.save(threshold_weights(50))}
+    package = write_package(parse_description(document(look)), files, folder / ("with" if look else "without"))
+    return load_model(package, "cpu", "fp32")
+
+
+def image(cube=True, rod=False, place=None):
+    """A dark image with a bright cube, or a bright rod that is too thin for the larger voxels."""
+    array = np.full(SHAPE, 10, np.float32)
+    if cube:
+        array[CUBE] = 100
+    if rod:
+        array[:, 30, 50] = 60
+    return Volume(array, place or grid(SHAPE), "image")
+
+
+def passes(result):
+    return [row["name"] for row in result.report["passes"]]
+
+
+def test_only_the_part_around_what_the_look_finds_is_segmented(tmp_path):
+    found, whole = (segment(model(tmp_path, look), [image()]) for look in (LOOK, None))
+    assert passes(found) == ["look", "only"] and passes(whole) == ["only"]
+    assert np.array_equal(found.labels.array, whole.labels.array) and whole.labels.array.any()
+    box = found.report["passes"][1]["box"]
+    for (low, high), cube in zip(box, CUBE, strict=True):
+        assert cube.start - 7 <= low <= cube.start - 5 and cube.stop + 5 <= high <= cube.stop + 7
+    assert found.report["windows"] < whole.report["windows"]
+
+
+def test_an_oblique_image_gives_the_same_labels(tmp_path):
+    turned = grid(SHAPE, rotation=rotation(20) @ rotation(10, 0))
+    found, whole = (segment(model(tmp_path, look), [image(place=turned)]) for look in (LOOK, None))
+    assert passes(found) == ["look", "only"]
+    assert np.array_equal(found.labels.array, whole.labels.array) and whole.labels.array.any()
+
+
+def test_a_segment_that_reaches_beyond_the_part_is_segmented_whole(tmp_path):
+    found, whole = (segment(model(tmp_path, look), [image(rod=True)]) for look in (LOOK, None))
+    assert passes(found) == ["look", "only", "only"]
+    assert np.array_equal(found.labels.array, whole.labels.array)
+    assert (found.labels.array[:, 30, 50] > 0).all()
+    assert found.report["volumes_ml"] == whole.report["volumes_ml"]
+
+
+def test_the_whole_image_is_segmented_if_the_look_finds_nothing(tmp_path):
+    found = segment(model(tmp_path), [image(cube=False, rod=True)])
+    assert passes(found) == ["look", "only"]
+    assert found.report["passes"][1]["box"] == [[0, side] for side in SHAPE]
+    assert np.count_nonzero(found.labels.array) == SHAPE[0]
+
+
+def test_there_is_no_look_at_an_image_of_one_window(tmp_path):
+    small = Volume(image().array[10:42, 10:42, 20:52], grid((32, 32, 32)), "small")
+    assert passes(segment(model(tmp_path), [small])) == ["only"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"roi": BoxROI(grid(SHAPE).center, np.eye(3), np.full(3, 40.0))}, {"tiling": "authors"}]
+)
+def test_there_is_no_look_in_a_drawn_roi_or_with_the_authors_tiling(tmp_path, options):
+    assert passes(segment(model(tmp_path), [image()], SegmentOptions(**options))) == ["only"]
+
+
+def test_progress_shows_the_look_as_a_phase_and_never_goes_back(tmp_path):
+    progress = Recorded()
+    segment(model(tmp_path), [image(rod=True)], progress=progress)
+    phases = list(dict.fromkeys(phase for phase, *_ in progress.reports))
+    assert phases == ["preparing", "locating", "segmenting", "writing"]
+    fractions = [fraction for _, fraction, *_ in progress.reports]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        document(preparation={"spacing": None}),
+        coarse_to_fine(document()),
+        document(look={"scale": 1.0, "margin": 5.0}),
+        {**document(), "format_version": 4},
+    ],
+)
+def test_descriptions_in_which_a_look_makes_no_sense_are_refused(wrong):
+    with pytest.raises(UserError, match="coarse_look") as refused:
+        parse_description(wrong)
+    assert refused.value.code == "package-description"
