@@ -1,4 +1,4 @@
-"""The coarse look: windows only where a pass with larger voxels finds segments, and everywhere if that is not enough."""
+"""The coarse look: windows only where larger voxels show segments, and everywhere if that is not enough."""
 
 import numpy as np
 import pytest
