@@ -1,9 +1,9 @@
 """Real cases through the module's own logic, on real MRML with a real engine process.
 
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, pictures
-of the views, of maps in 3D and of the module's panel, and what the buttons below the review list write. A whole head
-gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click. A synthetic CT
-of a head and neck gives one of five organs, as does your own CT if you name its file.
+of the views, of maps in 3D and of the module's panel, and the files that the buttons below the review list export. A
+whole head gives pictures of both hippocampi, the structures of its brain and its brain tissue, each with one click. A
+synthetic CT of a head and neck gives one of five organs, as does your own CT if you name its file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def segment_case(module: object, output: Path) -> None:
     widget.ui.modelDetailsButton.collapsed = True
     save_png(panel_image(panel), output / "panel.png")
     dialogs.answer(*(str(output / name) for name in ("review.csv", "statistics.csv", "report.html")))
-    # While the statistics are shown, they are exported.
+    # The button exports the statistics while they are shown.
     for button in ("exportReview", "statistics", "exportReview", "statistics", "report"):
         getattr(widget.ui, f"{button}Button").click()
     while widget.reviewPanel.isBusy:
@@ -134,7 +134,7 @@ def segment_whole(widget: object, image: Path, model: str, picture: Path, shown:
 
     Args:
         shown: the segment whose center the slices show.
-        field_mm: height of what the slices show; 0 for all.
+        field_mm: height of the slices' field of view; 0 for the whole image.
     """
     slicer.mrmlScene.Clear(0)
     slicer.util.loadVolume(str(image))
@@ -168,8 +168,8 @@ def click_segment(widget: object, image: Path) -> object:
     while widget.runPanel.isRunning:
         slicer.app.processEvents()
         time.sleep(0.01)
-    said = f"{widget.ui.statusLabel.text} {widget.ui.warningsLabel.text}"
-    print(f"{image.name}, {widget.ui.modelSelector.currentText}. {said}")
+    message = f"{widget.ui.statusLabel.text} {widget.ui.warningsLabel.text}"
+    print(f"{image.name}, {widget.ui.modelSelector.currentText}. {message}")
     choices = widget.logic.getParameterNode()
     if choices.segmentation is None:
         raise RuntimeError(widget.ui.statusLabel.text)

@@ -1,4 +1,4 @@
-"""Pictures of the views with what explains them: segments with their colors and volumes, color scale, caption."""
+"""Adds explanations to pictures of the views: segments with colors and volumes, a color scale, a caption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import slicer
 
 HEIGHT = 46
 _GAP = 4
-ROW_HEIGHT, IN_A_ROW = 30, 4
+ROW_HEIGHT, PER_ROW = 30, 4
 # A brain has more segments than a legend has room for.
 MOST_SEGMENTS = 12
 
@@ -23,15 +23,15 @@ def with_legend(picture: np.ndarray, segmentation_node: object, map_node: object
         for name in ids[:MOST_SEGMENTS]
         for segment in [segmentation.GetSegment(name)]
     ]
-    rows = -(-len(entries) // IN_A_ROW) + (len(ids) > len(entries))
+    rows = -(-len(entries) // PER_ROW) + (len(ids) > len(entries))
     strip = qt.QImage(width, 16 + ROW_HEIGHT * rows, qt.QImage.Format_RGB888)
     strip.fill(qt.QColor(24, 24, 28))
     painter = qt.QPainter(strip)
     painter.setRenderHint(qt.QPainter.Antialiasing)
     painter.setFont(qt.QFont("DejaVu Sans", 10))
     for number, (segment, text) in enumerate(entries):
-        row, column = divmod(number, IN_A_ROW)
-        left, top = 14 + column * (width // IN_A_ROW), 15 + row * ROW_HEIGHT
+        row, column = divmod(number, PER_ROW)
+        left, top = 14 + column * (width // PER_ROW), 15 + row * ROW_HEIGHT
         painter.fillRect(left, top, 16, 16, qt.QColor.fromRgbF(*segment.GetColor()))
         _write(painter, left + 24, text, top + 13)
     if len(ids) > len(entries):

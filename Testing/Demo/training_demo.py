@@ -19,7 +19,7 @@ STEPS = 300
 
 
 class Demo:
-    """One walk through the panel.
+    """The steps of the demo.
 
     Args:
         data: folder of the data set.

@@ -1,4 +1,4 @@
-"""Damaged images in four formats, and damaged DICOM folders, given to ``segment --cases`` many at a time."""
+"""Damaged images in four formats, and damaged DICOM folders, segmented with ``segment --cases``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import numpy as np
 import pydicom
 from mutations import damaged_bytes, damaged_lines
 from pydicom.uid import generate_uid
-from robustness import Answer, Trial, campaign
+from robustness import Outcome, Trial, campaign
 
 from engine.model_cases import description, write_model
 from engine.test_dicom_frames import new_object, write_frames
 from engine.test_dicom_series import write_series
 
-# pydicom remarks on every value that does not belong where it is put here.
+# pydicom warns about the invalid values that are set here.
 warnings.filterwarnings("ignore", module="pydicom")
 
 PRELOADED = ("conresnet.cli.main", "conresnet.api", "conresnet.images.files", "conresnet.inference.segmentation")
@@ -44,21 +44,21 @@ def model() -> Path:
 
 
 def segment_all(folder: Path, images: dict[str, Path]) -> Trial:
-    """Segment a list of images, of which each must end with a result or with a sentence."""
+    """Segment a list of images, each of which must get a result or an error message."""
     rows = "".join(f'{name},"{path}"\n' for name, path in images.items())
     (folder / "list.csv").write_text(f"name,T1\n{rows}", encoding="utf-8")
 
-    def check(answer: Answer) -> list[str]:
+    def check(outcome: Outcome) -> list[str]:
         # The lines about a case on stderr may also be warnings about its result.
         table = folder / "out" / "cohort.csv"
         lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
         refused = {row["name"] for row in csv.DictReader(lines) if row["problem"]}
         done = {name for name in images if (folder / "out" / name / "report.json").exists()}
-        told = {name for name in refused if any(line.startswith(f"{name}: ") for line in answer.lines)}
-        found = [f"{name} ({images[name].name}) has both a result and a refusal" for name in sorted(done & refused)]
-        silent = sorted(set(images) - done - told)
-        found += [f"{name} ({images[name].name}) has no result and no sentence" for name in silent]
-        found += [f"{name} has no segmentation" for name in done if not _is_whole(folder / "out" / name)]
+        reported = {name for name in refused if any(line.startswith(f"{name}: ") for line in outcome.lines)}
+        found = [f"{name} ({images[name].name}) has both a result and an error" for name in sorted(done & refused)]
+        missing = sorted(set(images) - done - reported)
+        found += [f"{name} ({images[name].name}) has neither a result nor an error message" for name in missing]
+        found += [f"{name} has no readable segmentation" for name in done if not _is_readable(folder / "out" / name)]
         return found[:10]
 
     command = ("conresnet", "segment", "--cases", folder / "list.csv", "--model", model(), "--output", folder / "out")
@@ -66,7 +66,7 @@ def segment_all(folder: Path, images: dict[str, Path]) -> Trial:
     return Trial((*command, *options), len(images), check=check, seconds=1800.0, preload=PRELOADED)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_readable(folder: Path) -> bool:
     try:
         return bool(nibabel.load(folder / "segmentation.nii.gz").get_fdata().size)
     except Exception:
@@ -79,7 +79,7 @@ def voxels(random: random.Random) -> np.ndarray:
 
 
 def nifti_bytes(random: random.Random) -> bytes:
-    """A whole file, NIfTI-1 or 2, of either byte order."""
+    """A valid file, NIfTI-1 or 2, in either byte order."""
     kind, header = random.choice(
         [(nibabel.Nifti1Image, nibabel.Nifti1Header), (nibabel.Nifti2Image, nibabel.Nifti2Header)]
     )
@@ -95,7 +95,7 @@ def damaged_nifti(random: random.Random, path: Path) -> Path:
 
 
 def damaged_compressed_nifti(random: random.Random, path: Path) -> Path:
-    """Damaged before it is compressed, after, or both."""
+    """Damaged before compression, after it, or both."""
     data = nifti_bytes(random)
     if random.random() < 0.7:
         data = damaged_bytes(data, random, 352)
@@ -146,7 +146,7 @@ FORMATS: dict[str, Callable[[random.Random, Path], Path]] = {
 
 @campaign("images", full=1000)
 def images(random: random.Random, folder: Path) -> Trial:
-    """Images of all formats; now and then under the name of another."""
+    """Images of all formats, some of them with the suffix of another format."""
     made = {}
     for number in range(AT_ONCE):
         suffix = list(FORMATS)[number % len(FORMATS)]
@@ -157,7 +157,7 @@ def images(random: random.Random, folder: Path) -> Trial:
 
 @campaign("dicom", full=200)
 def dicom(random: random.Random, folder: Path) -> Trial:
-    """Folders with a series, single slices or frames of one file, with something wrong."""
+    """Damaged folders with a series, single slices, or frames in one file."""
     made = {}
     for number in range(FOLDERS_AT_ONCE):
         place = folder / f"series{number:02}"

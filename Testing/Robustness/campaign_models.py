@@ -1,4 +1,4 @@
-"""Damaged model descriptions, packages and checkpoints, and kills of ``models install``."""
+"""Damaged model descriptions, packages and checkpoints, and ``models install`` killed at any point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from mutations import NUMBERS, damaged_bytes
-from robustness import ROOT, Answer, Trial, campaign
+from robustness import ROOT, Outcome, Trial, campaign
 
 from conresnet.errors import UserError
 from conresnet.package import read_package
@@ -31,7 +31,7 @@ from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pa
 from engine.model_cases import description, write_model
 
 PRELOADED = ("conresnet.cli.main", "conresnet.systems.predictors", "conresnet.importing.checkpoint")
-# Address space; a damaged size would otherwise take what the computer has.
+# Limit of the address space, because a damaged size could otherwise use up all memory.
 MEMORY = 12 * 2**30
 ODD = (
     *(None, True, -1, 0, 1, 3, 7, 255, 256, 2**31, 2**63, 10**30, 1e308, -0.5, 0.5, float("nan"), float("inf")),
@@ -70,7 +70,7 @@ def templates() -> list[Path]:
 
 
 def damaged_value(value: Any, chance: random.Random) -> Any:
-    """A value of a JSON document with one odd value in some place."""
+    """A value of a JSON document with one odd value somewhere in it."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
         key = chance.choice(list(value))
         match chance.randrange(12):
@@ -93,7 +93,7 @@ def damaged_value(value: Any, chance: random.Random) -> Any:
 
 
 def damaged_description(text: str, chance: random.Random) -> bytes:
-    """A description that is damaged as a document, or as bytes."""
+    """A description with damaged values, damaged bytes, or both."""
     document = json.loads(text)
     for _ in range(chance.choice((0, 1, 1, 1, 2))):
         document = damaged_value(document, chance)
@@ -114,7 +114,7 @@ def damaged_description(text: str, chance: random.Random) -> bytes:
 
 @campaign("descriptions", full=500)
 def descriptions(chance: random.Random, folder: Path) -> Trial:
-    """A package whose model.json was damaged, shown, verified, installed or used."""
+    """A package with a damaged model.json that is shown, verified, installed or used."""
     shutil.copytree(chance.choice(templates()), folder / "model")
     path = folder / "model" / "model.json"
     path.write_bytes(damaged_description(path.read_text(encoding="utf-8"), chance))
@@ -126,27 +126,29 @@ def descriptions(chance: random.Random, folder: Path) -> Trial:
         write_volume(volume.array, volume.grid, folder / "image.nii")
         options = ("--model", folder / "model", "--output", folder / "out", "--device", "cpu", "--threads", 1)
         images = [folder / "image.nii"] * chance.choice((1, 1, 1, 2))
-        return trial("segment", *images, *options, check=lambda answer: _result_problems(folder / "out", answer))
+        return trial("segment", *images, *options, check=lambda outcome: _result_problems(folder / "out", outcome))
     command = chance.choice(("show", "verify", "verify", "install"))
-    return trial("models", command, folder / "model", check=lambda answer: _one_sentence(answer))
+    return trial("models", command, folder / "model", check=lambda outcome: _message_problems(outcome))
 
 
-def _result_problems(output: Path, answer: Answer) -> list[str]:
-    found = _one_sentence(answer) if answer.status == 2 and not answer.out else []
-    if (answer.status == 0) != (output / "report.json").exists():
+def _result_problems(output: Path, outcome: Outcome) -> list[str]:
+    found = _message_problems(outcome) if outcome.status == 2 and not outcome.out else []
+    if (outcome.status == 0) != (output / "report.json").exists():
         found.append("the exit status and the results contradict each other")
     return found
 
 
-def _one_sentence(answer: Answer) -> list[str]:
-    """A refusal is one line."""
+def _message_problems(outcome: Outcome) -> list[str]:
+    """Check that an error message is one line."""
     return (
-        [f"{len(answer.lines)} lines: {answer.lines[0][:200]}"] if answer.status == 2 and len(answer.lines) > 1 else []
+        [f"{len(outcome.lines)} lines: {outcome.lines[0][:200]}"]
+        if outcome.status == 2 and len(outcome.lines) > 1
+        else []
     )
 
 
 def damaged_archive(source: Path, path: Path, chance: random.Random) -> Path:
-    """A zip file of a package as other programs and attackers make it, or damaged."""
+    """A zip file of a package, damaged or as other programs and attackers could make it."""
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
         warnings.simplefilter("ignore")  # repeated names
         top = chance.choice(("", "", "organ/", "organ\\", "./", "a/b/", "../", "/", "C:\\", "ü/"))
@@ -172,20 +174,20 @@ def damaged_archive(source: Path, path: Path, chance: random.Random) -> Path:
 
 @campaign("packages", full=200)
 def packages(chance: random.Random, folder: Path) -> Trial:
-    """An archive given to ``models install``: what is installed is complete, and else nothing is there."""
+    """An archive given to ``models install``, which must install it completely or not at all."""
     name = chance.choice(("organ.zip", "organ.zip", "organ.ZIP", "organ", "organ.pth"))
     source = damaged_archive(chance.choice(templates()), folder / name, chance)
     if chance.random() < 0.1:
         source.write_bytes(
             chance.choice((b"", b"<html>", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04"))
         )
-    return trial("models", "install", source, check=lambda answer: _installed_problems(folder / "models", answer))
+    return trial("models", "install", source, check=lambda outcome: _installed_problems(folder / "models", outcome))
 
 
-def _installed_problems(models: Path, answer: Answer) -> list[str]:
+def _installed_problems(models: Path, outcome: Outcome) -> list[str]:
     installed = [path for path in models.iterdir()] if models.exists() else []
-    found = _one_sentence(answer)
-    if answer.status == 2 and installed:
+    found = _message_problems(outcome)
+    if outcome.status == 2 and installed:
         found.append(f"refused, but installed {installed[0].name}")
     for path in installed:
         try:
@@ -202,7 +204,7 @@ def authors_weights() -> dict[str, torch.Tensor]:
 
 
 def odd_tensor(tensor: torch.Tensor, chance: random.Random) -> Any:
-    """A tensor as no package can have it, or something else in its place."""
+    """A tensor that is not allowed in a package, or another object in its place."""
     warnings.filterwarnings("ignore", module="torch")
     warnings.filterwarnings("ignore", message=".*quantize")
     makers: tuple[Callable[[], Any], ...] = (
@@ -227,14 +229,14 @@ def odd_tensor(tensor: torch.Tensor, chance: random.Random) -> Any:
 
 
 class _Hostile:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.mkdir, ("executed",)
 
 
 def damaged_checkpoint(path: Path, chance: random.Random) -> Path:
-    """A checkpoint inside what training loops keep with it, and with something wrong or not."""
+    """A checkpoint, valid or damaged, along with other data that training loops save."""
     tensors: dict[Any, Any] = dict(authors_weights())
     for _ in range(chance.choice((0, 0, 1, 1, 2))):
         name = chance.choice(list(tensors))
@@ -280,16 +282,16 @@ def damaged_checkpoint(path: Path, chance: random.Random) -> Path:
 
 @campaign("checkpoints", full=300)
 def checkpoints(chance: random.Random, folder: Path) -> Trial:
-    """A checkpoint given to ``import``: nothing is executed, and the package is complete or not there."""
+    """A checkpoint given to ``import``, which must not execute it and must write a complete package or none."""
     path = damaged_checkpoint(folder / "a.pth", chance)
     output = folder / chance.choice(("package", "package.zip"))
 
-    def problems(answer: Answer) -> list[str]:
-        found = _one_sentence(answer)
+    def problems(outcome: Outcome) -> list[str]:
+        found = _message_problems(outcome)
         found += ["the checkpoint was executed"] if (folder / "executed").exists() else []
-        if output.exists() != (answer.status == 0):
+        if output.exists() != (outcome.status == 0):
             found.append("the exit status and the package contradict each other")
-        if answer.status == 0:
+        if outcome.status == 0:
             package = read_package(output)
             tensors = safetensors.torch.load(package.read_file("network.safetensors"))
             if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
@@ -312,10 +314,10 @@ def two_versions() -> Path:
 
 @campaign("installs", full=100)
 def installs(chance: random.Random, folder: Path) -> Trial:
-    """Replace an installed model, and die in the middle or not: one of the two stays installed, complete."""
+    """Replace an installed model, usually killed in between: one of the two versions must be installed completely."""
     shutil.copytree(two_versions() / "1.0.0", folder / "models" / "organ")
 
-    def problems(answer: Answer) -> list[str]:
+    def problems(outcome: Outcome) -> list[str]:
         os.environ["CONRESNET_MODELS"] = str(folder / "models")
         try:
             entries = [entry for entry in list_models() if entry.kind == "user"]
@@ -323,13 +325,13 @@ def installs(chance: random.Random, folder: Path) -> Trial:
             del os.environ["CONRESNET_MODELS"]
         found = []
         if len(entries) != 1 or entries[0].description is None:
-            return [f"{len(entries)} models are installed after status {answer.status}"]
+            return [f"{len(entries)} models are installed after status {outcome.status}"]
         version = entries[0].description.version
         try:
             read_package(entries[0].path)
         except UserError as error:
             found.append(error.message)
-        if answer.status == 0 and version != "2.0.0":
+        if outcome.status == 0 and version != "2.0.0":
             found.append("the old model is still installed")
         left = [path.name for path in (folder / "models").iterdir() if path.name != "organ"]
         return found + ([f"left behind: {', '.join(left)}"] if left else [])

@@ -1,4 +1,4 @@
-"""Damaged data sets, plans and run folders given to the training commands, and kills of ``train`` at any moment."""
+"""Damaged data sets, plans and runs given to the training commands, and ``train`` killed at any point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import robustness
 import torch
 import yaml
 from mutations import NUMBERS, damaged_bytes, damaged_lines
-from robustness import Answer, Trial, campaign
+from robustness import Outcome, Trial, campaign
 
 from conresnet_training.runs.run import PREPARED_FOLDER
 from conresnet_training.runs.state import FOLD_FILE, PLAN_FILE, PROGRESS_FILE, can_begin_in, read_progress
@@ -26,7 +26,7 @@ from training.data_folders import decathlon
 from training.tiny_plan import write_tiny_plan
 
 STEPS = 4
-# Address space; a damaged window or batch would otherwise take what the computer has.
+# Limit of the address space, because a damaged window or batch size could otherwise use up all memory.
 MEMORY = 12 * 2**30
 PRELOADED = (
     "conresnet_training.training.trainer",
@@ -56,15 +56,15 @@ def template() -> Path:
     write_tiny_plan(folder / "set", folder / "plan.yaml", *settings, "training.batch=1")
     move_plan(folder / "plan.yaml", folder / "set")
     for name, options in (("run", ("--max-steps", 2)), ("finished", ())):
-        answer = robustness.run(trial("train", folder / "plan.yaml", "--output", folder / name, *options), folder)
-        assert answer.status == 0, answer.err
-        (folder / "seconds").write_text(str(answer.seconds), encoding="utf-8")
+        outcome = robustness.run(trial("train", folder / "plan.yaml", "--output", folder / name, *options), folder)
+        assert outcome.status == 0, outcome.err
+        (folder / "seconds").write_text(str(outcome.seconds), encoding="utf-8")
         move_plan(folder / name / PLAN_FILE, Path("../set"))
     return folder
 
 
 def move_plan(path: Path, data: Path) -> None:
-    """Let a plan name its data set by a path relative to its file, so that both can be copied."""
+    """Replace the data set's path in a plan by one relative to the plan, so that both can be copied."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content["data"] = data.name if data.is_absolute() else str(data)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -78,7 +78,7 @@ def copied(folder: Path, *names: str) -> None:
 
 
 def digest(path: Path) -> str:
-    """The bytes of a file, or of all files in a folder and their names."""
+    """Checksum of a file, or of the names and contents of all files in a folder."""
     found = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -87,13 +87,13 @@ def digest(path: Path) -> str:
 
 
 def unchanged(*paths: Path) -> Callable[[], list[str]]:
-    """Remembers files or folders; the function that it returns names those that have changed or gone since."""
+    """Return a function that lists the files or folders that were changed or removed since this call."""
     before = {path: digest(path) for path in paths if path.exists()}
     return lambda: [f"{path.name} was changed" for path in before if not path.exists() or digest(path) != before[path]]
 
 
 def damaged_document(content: Any, random: random.Random) -> Any:
-    """JSON or YAML content with one to three values replaced, removed, added or doubled."""
+    """JSON or YAML content with one to three values replaced, removed, added or duplicated."""
     content = json.loads(json.dumps(content))
     for _ in range(random.choice((1, 1, 2, 3))):
         parents = list(_containers(content))
@@ -123,7 +123,7 @@ def _containers(content: Any):
 
 
 def damage(path: Path, random: random.Random) -> None:
-    """Damage a file by its letters, its lines, its bytes, or its values if it is YAML or JSON."""
+    """Damage the lines or bytes of a file, or its values if it is YAML or JSON."""
     data = path.read_bytes()
     is_yaml = path.suffix == ".yaml"
     if path.suffix in (".yaml", ".json") and random.random() < 0.6:
@@ -163,11 +163,11 @@ def _odd_setting(random: random.Random, folder: Path) -> Trial:
 def _begin(folder: Path, settings: tuple[str, ...]) -> Trial:
     same, run = unchanged(folder / "set", folder / "plan.yaml"), folder / "new"
 
-    def check(answer: Answer) -> list[str]:
+    def check(outcome: Outcome) -> list[str]:
         found = same()
-        if answer.status == 2 and not can_begin_in(run) and not list(run.glob("checkpoints/*.ckpt")):
+        if outcome.status == 2 and not can_begin_in(run) and not list(run.glob("checkpoints/*.ckpt")):
             found.append("the refused run leaves a folder that cannot be used")
-        if answer.status == 0 and not (run / "checkpoints" / "last.ckpt").is_file():
+        if outcome.status == 0 and not (run / "checkpoints" / "last.ckpt").is_file():
             found.append("nothing was trained")
         return found
 
@@ -186,7 +186,7 @@ def _damaged_run(random: random.Random, folder: Path) -> Trial:
         path.parent.mkdir(exist_ok=True)
         match random.randrange(6) if path.exists() else 4 + random.randrange(2):
             case 0 | 1 | 2 if path.suffix == ".npy":
-                # What is in them is not checked again, only that they are whole.
+                # Their contents are not checked again, only that they are complete.
                 path.write_bytes(path.read_bytes()[: random.randrange(path.stat().st_size)])
             case 0 | 1 | 2:
                 damage(path, random)
@@ -202,14 +202,14 @@ def _damaged_run(random: random.Random, folder: Path) -> Trial:
     kept = [path for path in run.glob("checkpoints/*.ckpt") if path.is_file()]
     same = unchanged(folder / "set", *([] if command == ("resume",) else kept), *damaged - {run / "stop"})
 
-    def check(answer: Answer) -> list[str]:
+    def check(outcome: Outcome) -> list[str]:
         if command == ("resume",):
-            # It replaces what it can do without, and says so.
+            # It replaces files that it can restore, and reports this.
             found = [f"{path.name} was lost" for path in kept if not path.exists()]
-            return found if answer.status == 2 or (run / "checkpoints" / "last.ckpt").is_file() else ["no checkpoint"]
+            return found if outcome.status == 2 or (run / "checkpoints" / "last.ckpt").is_file() else ["no checkpoint"]
         found = same() if command != ("stop",) else []
-        if command[0] == "export" and (answer.status == 0) != (output / "model.json").is_file():
-            found.append(f"status {answer.status}, and a package: {output.exists()}")
+        if command[0] == "export" and (outcome.status == 0) != (output / "model.json").is_file():
+            found.append(f"status {outcome.status}, and a package: {output.exists()}")
         return found
 
     return trial(command[0], run, *command[1:], check=check)
@@ -237,9 +237,9 @@ def _damaged_set(random: random.Random, folder: Path) -> Trial:
         file.write_bytes(damaged_bytes(file.read_bytes(), random)) if random.random() < 0.6 else file.unlink()
     same, output = unchanged(data), folder / "output"
 
-    def check(answer: Answer) -> list[str]:
+    def check(outcome: Outcome) -> list[str]:
         is_made = (output / "check.html").is_file() if command == "check" else output.is_file()
-        return same() + ([] if is_made or answer.status == 2 else ["nothing was written"])
+        return same() + ([] if is_made or outcome.status == 2 else ["nothing was written"])
 
     command = random.choice(("check", "plan"))
     return trial(command, data, "--output", output, check=check)
@@ -247,26 +247,26 @@ def _damaged_set(random: random.Random, folder: Path) -> Trial:
 
 @campaign("kills", full=30)
 def kills(random: random.Random, folder: Path) -> Trial:
-    """``train`` and then ``resume`` killed at any moment; the run must end as one that was never killed."""
+    """``train`` and then ``resume`` killed at any point; the run must end like one that was never killed."""
     copied(folder, "set", "plan.yaml")
     run, whole = folder / "run ü", float((template() / "seconds").read_text(encoding="utf-8"))
     train = ("train", folder / "plan.yaml", "--output", run)
 
-    def check(answer: Answer) -> list[str]:
-        answers = [answer]
+    def check(outcome: Outcome) -> list[str]:
+        outcomes = [outcome]
         for kill_after in (whole * random.random(), None):
-            begun = not can_begin_in(run)
-            next_one = ("resume", run) if begun else train
-            answers.append(robustness.run(trial(*next_one, kill_after=kill_after), folder))
-        if answers[-1].status != 0:
-            return [f"statuses {[one.status for one in answers]}: {answers[-1].lines[-1:]}"]
+            has_started = not can_begin_in(run)
+            next_one = ("resume", run) if has_started else train
+            outcomes.append(robustness.run(trial(*next_one, kill_after=kill_after), folder))
+        if outcomes[-1].status != 0:
+            return [f"statuses {[one.status for one in outcomes]}: {outcomes[-1].lines[-1:]}"]
         return differences(run)
 
     return trial(*train, check=check, kill_after=whole * random.random())
 
 
 def differences(run: Path) -> list[str]:
-    """What a run has other than one that was never killed."""
+    """Differences between a run and one that was never killed."""
     found, whole = [], template() / "finished"
     for name in ("last", "best"):
         both = [torch.load(one / "checkpoints" / f"{name}.ckpt", weights_only=True) for one in (run, whole)]

@@ -1,4 +1,4 @@
-"""Ways to damage bytes and texts, for any campaign. All randomness comes from the ``random.Random`` that is given."""
+"""Ways to damage bytes and text, for all campaigns. All randomness comes from the argument ``random``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import struct
 from collections.abc import Callable
 
-#: Numbers at which programs go wrong, as texts.
+#: Numbers that often cause errors, as strings.
 NUMBERS = (
     *("0", "-1", "1", "2", "7", "255", "256", "32767", "-32768", "65535", "65536", "2147483647", "2147483648"),
     *("-2147483649", "4294967296", "9223372036854775807", "9223372036854775808", "1e308", "1e-300", "nan", "inf"),
@@ -37,7 +37,7 @@ def _value(content: bytearray, random: random.Random, reach: int) -> None:
     if reach < size:
         return
     place = random.randrange(0, reach - size + 1)
-    # Fields of headers are mostly where their size says.
+    # Header fields are mostly aligned to their size.
     place -= place % size
     if form[1] in "fd":
         value = random.choice(_FLOATS)
@@ -72,7 +72,7 @@ _CHANGES: tuple[Callable, ...] = (_flip, _flip, _value, _value, _value, _cut, _r
 
 
 def damaged_lines(text: str, random: random.Random) -> str:
-    """A text of lines "name: value" or "name = value" with one to three changes."""
+    """Lines "name: value" or "name = value" with one to three changes."""
     lines = text.split("\n")
     for _ in range(random.choice((1, 1, 2, 3))):
         place = random.randrange(len(lines))

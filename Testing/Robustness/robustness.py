@@ -1,12 +1,12 @@
-"""Runs campaigns of damaged and odd inputs against the commands, and reports what they do wrong.
+"""Runs the commands on campaigns of damaged and odd inputs, and reports the problems.
 
     python Testing/Robustness/robustness.py                             # all campaigns, in full
     python Testing/Robustness/robustness.py images --seconds 60         # one, for a minute
     python Testing/Robustness/robustness.py images --seed 7 --only 3    # one trial again
 
-Every trial runs a command on inputs that were made from the seed. Whatever the inputs are, the command must end with
-status 0 or 2 (or what the trial allows), without a signal, with a sentence for everything that it refuses, and leave
-nothing behind but its results. The seed is printed, so that every trial can be repeated.
+Every trial runs a command on inputs made from the seed. For any input, the command must end with status 0 or 2 (or one
+that the trial allows) and without a signal, print a message about everything that it refuses, and leave nothing behind
+except its results. The seed is printed, so that every trial can be repeated.
 
 To add a campaign, add a file ``campaign_<name>.py`` to this folder with a function that makes one trial::
 
@@ -37,13 +37,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PATHS = [ROOT / "ConResSegmentation", ROOT / "ConResTraining", ROOT / "Testing" / "Python", HERE]
-#: Words of an error that the code did not foresee.
+#: Output of unexpected errors.
 UNFORESEEN = ("Traceback (most recent call last)", "internal error", "fault of its own", "fault of ConResNet's own")
 
 
 @dataclass
-class Answer:
-    """What a command did. ``status`` is negative for a signal and None if the command had to be stopped."""
+class Outcome:
+    """The outcome of a command. ``status`` is negative for a signal and None if the command had to be stopped."""
 
     status: int | None
     out: str
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def lines(self) -> list[str]:
-        """The sentences on stderr."""
+        """The lines on stderr."""
         return [line for line in self.err.replace("\r", "\n").splitlines() if line.strip()]
 
 
@@ -64,12 +64,12 @@ class Trial:
         command: the module and its arguments: ("conresnet", "segment", ...).
         parts: how many inputs it tries at once; they count toward the campaign's number.
         allowed: exit statuses.
-        check: further problems, from the answer; each is a sentence.
+        check: function that finds further problems.
         kill_after: seconds after which the command is killed, as when a computer loses power; None lets it end. A
-            killed command may leave temporary files, so ``check`` has to say what must not be there.
+            killed command may leave temporary files, so ``check`` must find those that are not allowed.
         kill_at: the same before the n-th change of a file or folder, from 0, with ``preload``; this can be repeated.
-        seconds: after which it counts as hanging.
-        memory: most bytes of address space, with ``preload``; None for no limit.
+        seconds: time after which the command counts as hanging.
+        memory: limit of the address space in bytes, with ``preload``; None for no limit.
         preload: modules. The command's process is then forked from one that has imported them, which saves the seconds
             that imports take.
     """
@@ -77,7 +77,7 @@ class Trial:
     command: Sequence[object]
     parts: int = 1
     allowed: Collection[int] = (0, 2)
-    check: Callable[[Answer], list[str]] = lambda answer: []
+    check: Callable[[Outcome], list[str]] = lambda outcome: []
     kill_after: float | None = None
     kill_at: int | None = None
     seconds: float = 1800.0
@@ -109,14 +109,14 @@ def campaign(name: str, full: int) -> Callable:
 
 @dataclass
 class Tally:
-    """What a campaign has seen."""
+    """The inputs, problems and exit statuses of a campaign."""
 
     inputs: int = 0
     problems: list[str] = field(default_factory=list)
     statuses: dict[int | None, int] = field(default_factory=dict)
 
 
-def run(trial: Trial, folder: Path) -> Answer:
+def run(trial: Trial, folder: Path) -> Outcome:
     """Run a trial's command in a folder, with a folder for temporary files of its own."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -125,13 +125,13 @@ def run(trial: Trial, folder: Path) -> Answer:
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)),
         "CONRESNET_MODELS": str(folder / "models"),
     }
-    begun = time.monotonic()
+    started = time.monotonic()
     status, out, err = (_forked if trial.preload else _started)(trial, folder, environment)
-    return Answer(status, out, err, time.monotonic() - begun)
+    return Outcome(status, out, err, time.monotonic() - started)
 
 
 def _started(trial: Trial, folder: Path, environment: dict[str, str]) -> tuple[int | None, str, str]:
-    """(exit status, stdout, stderr) of a process of its own."""
+    """(exit status, stdout, stderr) of a new process."""
     process = subprocess.Popen(
         [sys.executable, "-m", *map(str, trial.command)],
         cwd=folder,
@@ -153,11 +153,11 @@ def _started(trial: Trial, folder: Path, environment: dict[str, str]) -> tuple[i
 
 
 def _forked(trial: Trial, folder: Path, environment: dict[str, str]) -> tuple[int | None, str, str]:
-    """The same of a process that is forked from one that has imported the trial's modules."""
+    """The same for a process forked from one that has imported the trial's modules."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(trial.preload))
-    with tempfile.TemporaryDirectory() as said:
-        files = [Path(said) / name for name in ("out", "err")]
+    with tempfile.TemporaryDirectory() as output:
+        files = [Path(output) / name for name in ("out", "err")]
         arguments = (list(map(str, trial.command)), folder, environment, files, trial.memory, trial.kill_at)
         process = context.Process(target=_run_module, args=arguments)
         process.start()
@@ -210,28 +210,28 @@ def _die_at_change(number: int) -> None:
     sys.addaudithook(look)
 
 
-def problems_of(trial: Trial, answer: Answer, folder: Path) -> list[str]:
-    """What is wrong with an answer, a sentence each."""
+def problems_of(trial: Trial, outcome: Outcome, folder: Path) -> list[str]:
+    """Problems with the outcome of a trial."""
     found = []
-    was_killed = (trial.kill_after, trial.kill_at) != (None, None) and answer.status == -9
-    if answer.status is None:
+    was_killed = (trial.kill_after, trial.kill_at) != (None, None) and outcome.status == -9
+    if outcome.status is None:
         found.append(f"still running after {trial.seconds:.0f} s")
-    elif answer.status not in trial.allowed and not was_killed:
-        how = f"signal {-answer.status}" if answer.status < 0 else f"exit status {answer.status}"
-        found.append(f"{how}: {answer.lines[-1][:200] if answer.lines else 'nothing said'}")
-    if answer.status == 2 and not answer.lines:
-        found.append("exit status 2 without a sentence")
-    found += [line[:300] for line in answer.lines if any(words in line for words in UNFORESEEN)]
-    if "\x1b" in answer.out + answer.err:
-        found.append("a text from an input steers the terminal")
-    if not was_killed and answer.status is not None:
-        # When it is imported, PyTorch makes a folder for its compiler, which we do not use.
+    elif outcome.status not in trial.allowed and not was_killed:
+        how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
+        found.append(f"{how}: {outcome.lines[-1][:200] if outcome.lines else 'no message'}")
+    if outcome.status == 2 and not outcome.lines:
+        found.append("exit status 2 without a message")
+    found += [line[:300] for line in outcome.lines if any(words in line for words in UNFORESEEN)]
+    if "\x1b" in outcome.out + outcome.err:
+        found.append("control characters from an input reach the terminal")
+    if not was_killed and outcome.status is not None:
+        # When imported, PyTorch creates a folder for its compiler, which is not used here.
         left = [path for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
         left = [path.relative_to(folder) for top in left for path in (top, *top.rglob("*"))]
         hidden = (path for path in folder.rglob(".*") if path.name.startswith((".conresnet", ".part")))
         left += [path.relative_to(folder) for path in hidden]
         found += [f"left behind: {path}" for path in left[:5]]
-    return found + trial.check(answer)
+    return found + trial.check(outcome)
 
 
 def run_campaign(
@@ -243,7 +243,7 @@ def run_campaign(
     only: int | None = None,
     keep: Path | None = None,
 ) -> None:
-    """Run trials until so many inputs were tried, or so many seconds have passed, and count them in ``tally``."""
+    """Run trials until ``count`` inputs were tried or ``seconds`` have passed, and record them in ``tally``."""
     number, end = 0, time.monotonic() + seconds
     while tally.inputs < count and (time.monotonic() < end or not number):
         number += 1
@@ -252,32 +252,32 @@ def run_campaign(
         with tempfile.TemporaryDirectory(prefix="robustness-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             trial = one.make(random.Random(f"{seed}-{one.name}-{number}"), folder)
-            answer = run(trial, folder)
-            problems = problems_of(trial, answer, folder)
+            outcome = run(trial, folder)
+            problems = problems_of(trial, outcome, folder)
             tally.inputs += trial.parts
-            tally.statuses[answer.status] = tally.statuses.get(answer.status, 0) + 1
+            tally.statuses[outcome.status] = tally.statuses.get(outcome.status, 0) + 1
             for problem in problems:
                 print(f"  {one.name} {number}: {problem}", flush=True)
             tally.problems += problems
             if keep and (problems or only is not None):
                 shutil.copytree(folder, keep / f"{one.name}-{number}", dirs_exist_ok=True)
-                (keep / f"{one.name}-{number}" / "stderr.txt").write_text(answer.err, encoding="utf-8")
+                (keep / f"{one.name}-{number}" / "stderr.txt").write_text(outcome.err, encoding="utf-8")
         if only is not None:
             break
 
 
 def main() -> int:
-    """The command; its exit status is 1 if anything went wrong."""
+    """The command line; returns 1 if there were problems."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="CAMPAIGN", help="default: all")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop each campaign after this time")
     parser.add_argument("--count", type=int, help="inputs per campaign  [default: those of a full run]")
     parser.add_argument("--seed", type=int, help="default: a new one, which is printed")
-    parser.add_argument("--only", type=int, metavar="N", help="run the N-th trial alone")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the inputs of trials that went wrong here")
+    parser.add_argument("--only", type=int, metavar="N", help="run only the N-th trial")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the inputs of trials with problems here")
     options = parser.parse_args()
     sys.path[:0] = map(str, PATHS)
-    # For processes that are forked from another one than this.
+    # For processes that are not forked from this one.
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, PATHS))
     # This file is __main__ now; campaigns import it by its name.
     sys.modules["robustness"] = sys.modules[__name__]
@@ -288,7 +288,7 @@ def main() -> int:
         parser.error(f"unknown campaign {', '.join(sorted(unknown))}; choose from {', '.join(CAMPAIGNS)}")
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    went_wrong = False
+    has_problems = False
     for name in options.names or CAMPAIGNS:
         one, tally = CAMPAIGNS[name], Tally()
         try:
@@ -297,8 +297,8 @@ def main() -> int:
             print(f"{name} was interrupted", flush=True)
         statuses = ", ".join(f"{count} x status {status}" for status, count in sorted(tally.statuses.items(), key=str))
         print(f"{name}: {tally.inputs} inputs, {statuses}; {len(tally.problems)} problems", flush=True)
-        went_wrong |= bool(tally.problems)
-    return int(went_wrong)
+        has_problems |= bool(tally.problems)
+    return int(has_problems)
 
 
 if __name__ == "__main__":

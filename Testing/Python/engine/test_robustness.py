@@ -40,10 +40,10 @@ def test_campaign_detects_problems(tmp_path: Path, repository: Path) -> None:
         return robustness.problems_of(trial, outcome, tmp_path)
 
     assert problems("") == []
-    assert problems("import sys; sys.exit('a sentence')") == ["exit status 1: a sentence"]
-    assert problems("import sys; print('a sentence', file=sys.stderr); sys.exit(2)") == []
-    assert problems("import sys; sys.exit(2)") == ["exit status 2 without a sentence"]
-    assert problems("import os; os.kill(os.getpid(), 11)") == ["signal 11: nothing said"]
+    assert problems("import sys; sys.exit('a message')") == ["exit status 1: a message"]
+    assert problems("import sys; print('a message', file=sys.stderr); sys.exit(2)") == []
+    assert problems("import sys; sys.exit(2)") == ["exit status 2 without a message"]
+    assert problems("import os; os.kill(os.getpid(), 11)") == ["signal 11: no message"]
     assert problems("import time; time.sleep(60)", seconds=0.5) == ["still running after 0 s"]
     assert problems("import time; time.sleep(60)", kill_after=0.5) == []
     assert "an internal error occurred" in problems("import sys; print('an internal error occurred', file=sys.stderr)")
