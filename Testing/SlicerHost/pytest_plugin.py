@@ -1,4 +1,4 @@
-"""The pytest fixture ``slicer_app``: one stand-in application a process, a clean scene and record a test."""
+"""Pytest fixtures for the stand-in application: one per process, with an empty scene for each test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def slicer_session() -> object:
 
 @pytest.fixture
 def slicer_app(slicer_session: object) -> object:
-    """The application with an empty scene. A test fails when a slot or an observer raised or an answer was left."""
+    """The application with an empty scene. A test fails if a slot or observer raised or an answer is left."""
     import slicer
 
     slicer.mrmlScene.Clear(0)
@@ -31,7 +31,7 @@ def slicer_app(slicer_session: object) -> object:
     slicer_session.extensionsManagerModel().installed.clear()
     slicer_session.settings().clear()
     slicer_session.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    # The views of the layouts before stay, and a closed scene keeps their nodes, which are singletons.
+    # Views of earlier layouts are kept, and closing the scene keeps their nodes, which are singletons.
     for node in slicer.util.getNodesByClass("vtkMRMLPlotViewNode"):
         slicer.mrmlScene.RemoveNode(node)
     yield slicer_session
@@ -46,13 +46,14 @@ def slicer_app(slicer_session: object) -> object:
 
 @pytest.fixture
 def no_main_window(slicer_app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A function that takes main window and views away, as Slicer starts with --no-main-window: for its generic tests.
+    """A function that removes the main window and the views, as with Slicer's option --no-main-window.
 
-    ``slicer.app.layoutManager()`` is None then (qSlicerApplication.cxx), and so is ``slicer.util.mainWindow()``.
+    Slicer's generic module tests run this way. ``slicer.app.layoutManager()`` (qSlicerApplication.cxx) and
+    ``slicer.util.mainWindow()`` are then None.
     """
 
-    def take_away() -> None:
+    def remove() -> None:
         monkeypatch.setattr(slicer_app, "_layout", None)
         monkeypatch.setattr(slicer_app._window, "objectName", "")
 
-    return take_away
+    return remove

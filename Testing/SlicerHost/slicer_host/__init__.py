@@ -1,7 +1,7 @@
-"""A stand-in for the Slicer application: slicer-core's real MRML with PySide6, for tests and for the demonstration.
+"""A stand-in for the Slicer application: slicer-core's real MRML with PySide6, for the tests and the demo.
 
-Importing it makes ``qt``, ``ctk`` and Slicer's Python modules importable. ``start_application()`` then starts what is
-also ``slicer.app``.
+Importing it makes ``qt``, ``ctk`` and Slicer's Python modules importable. ``start_application()`` then starts the
+application, which is also ``slicer.app``.
 """
 
 from .application import install, start_application

@@ -1,4 +1,4 @@
-"""The stand-in application: ``slicer.app`` and all that hangs on it."""
+"""The stand-in application, ``slicer.app``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-    # VTK would find this out by itself, with a complaint.
+    # VTK would otherwise choose this itself, but print a warning.
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 import slicer
@@ -45,7 +45,7 @@ from .ui_loader import custom_classes
 
 
 class qSlicerApplication(QtWidgets.QApplication):
-    """Slicer's application object, for what scripted modules use of it."""
+    """Slicer's application object, with the methods that scripted modules use."""
 
     _closed = True
     startupCompleted = QtCore.Signal()
@@ -54,7 +54,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         super().__init__(["Slicer"])
         self._folder = tempfile.mkdtemp(prefix="slicer-host-")
         atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        # A user's settings belong to the user: a stand-in keeps its own.
+        # The stand-in must not change the user's settings.
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
         QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, self._folder)
         self.organizationName, self.applicationName, self.applicationVersion = "slicer.org", "Slicer", "5.12.4"
@@ -76,7 +76,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         hierarchy.follow(scene)
 
     def _single_shot(self, milliseconds: int, receiver: object) -> None:
-        """slicerqt.py replaces QTimer.singleShot: its timer keeps the callable, and lives as long as Slicer."""
+        """QTimer.singleShot as replaced by slicerqt.py: the timer keeps its callable and exists until Slicer quits."""
         timer = QtCore.QTimer(self)
         timer.setSingleShot(True)
         timer.connect("timeout()", receiver)
@@ -84,7 +84,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._kept_timers.append(timer)
 
     def _make_home(self) -> None:
-        """Slicer's own Python is behind a launcher, which is the parent of the real interpreter: so is this."""
+        """Create PythonSlicer, which starts the real interpreter as a child process, as in Slicer."""
         folder = Path(self._folder) / "home" / "bin"
         folder.mkdir(parents=True)
         launcher = folder / "PythonSlicer"
@@ -95,7 +95,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         (Path(self._folder) / "tmp").mkdir()
 
     kept_timers = property(lambda self: self._kept_timers)
-    """Not Slicer's: the timers that calls of QTimer.singleShot have left behind."""
+    """Not in Slicer: the timers that calls of QTimer.singleShot have left behind."""
     slicerHome = property(lambda self: str(Path(self._folder) / "home"))
     temporaryPath = property(lambda self: str(Path(self._folder) / "tmp"))
     extensionsInstallPath = property(lambda self: str(Path(self._folder) / "home" / "slicer.org" / "Extensions-33000"))
@@ -143,12 +143,12 @@ class qSlicerApplication(QtWidgets.QApplication):
         return self._testing
 
     def pauseRender(self) -> None:
-        """Nothing to do: views are drawn only when they are looked at."""
+        """Do nothing, because views are rendered only on request."""
 
     resumeRender = pauseRender
 
     def setRenderPaused(self, pause: bool) -> None:
-        """Nothing to do, as for ``pauseRender``."""
+        """Do nothing, as in ``pauseRender``."""
 
     def toSlicerHomeAbsolutePath(self, path: str) -> str:
         return os.path.join(self.slicerHome, path)
@@ -161,14 +161,14 @@ class qSlicerApplication(QtWidgets.QApplication):
         self.processEvents()
 
 
-# Named after the class: in its body, the name "os" must stay the module's.
+# Assigned after the class statement, because "os" must be the module in the class body.
 qSlicerApplication.os = property(
     lambda self: {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}[platform.system()]
 )
 
 
 class qSlicerMainWindow(QtWidgets.QMainWindow):
-    """The main window, never shown: it parents dialogs and has the module chooser and the status bar."""
+    """The main window, which is never shown: the parent of dialogs, with the module selector and the status bar."""
 
     _closed = True
 
@@ -182,8 +182,8 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
 
 
 def _use_fonts() -> None:
-    """Take one and the same font everywhere: where there is none, Qt draws text as empty boxes."""
-    import matplotlib  # VTK's own dependency; it carries the font
+    """Use the same font on every computer. Without a font, Qt draws text as empty boxes."""
+    import matplotlib  # a dependency of VTK, which contains the font
 
     for font in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuSans*.ttf"):
         QtGui.QFontDatabase.addApplicationFont(str(font))
@@ -191,12 +191,12 @@ def _use_fonts() -> None:
 
 
 def _show_qt_message(kind: object, context: object, text: str) -> None:
-    if "propagateSizeHints" not in text:  # the offscreen platform says so of every window
+    if "propagateSizeHints" not in text:  # the offscreen platform prints this for every window
         sys.stderr.write(text + "\n")
 
 
 def install() -> None:
-    """Make ``qt``, ``ctk`` and Slicer's Python modules importable, and change PySide's classes; once in a process."""
+    """Make ``qt``, ``ctk`` and Slicer's Python modules importable, and patch PySide's classes, once per process."""
     if "qt" in sys.modules:
         return
     pythonqt.install()
@@ -210,7 +210,7 @@ def install() -> None:
                 custom_classes[name] = value
     sys.modules["ctk"] = ctk
     sys.modules["SampleData"] = sample_data
-    sys.modules["vtkITK"] = slicer_core.vtkITK  # a module of its own in Slicer
+    sys.modules["vtkITK"] = slicer_core.vtkITK  # a separate module in Slicer
     custom_classes.update(qmrml_widgets.WIDGETS)
     qmrml_widgets.install()
     modules.install()
@@ -227,9 +227,9 @@ def install() -> None:
 
 
 def start_application(terminologies: str | Path | None = None) -> qSlicerApplication:
-    """Start the stand-in application, once in a process; later calls return the running one.
+    """Start the stand-in application, or return the running one.
 
-    ``terminologies``: a folder with Slicer's terminology files (*.term.json), if there is one; else a handful of codes.
+    ``terminologies``: folder with Slicer's terminology files (*.term.json); None for a few built-in codes.
     """
     if getattr(slicer, "app", None) is None:
         QtCore.qInstallMessageHandler(_show_qt_message)

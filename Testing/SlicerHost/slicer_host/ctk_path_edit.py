@@ -17,7 +17,7 @@ _EXTENSION = re.compile(r"\*\.(\w+)", re.ASCII)
 
 
 def _accepted(name_filters: tuple[str, ...]) -> str:
-    """nameFiltersToRegExpPattern of ctkUtils.cpp: only the first extension of a filter without parentheses."""
+    """nameFiltersToRegExpPattern in ctkUtils.cpp, which uses only the first extension of an unnamed filter."""
     patterns = []
     for name_filter in name_filters:
         named = _NAMED_FILTER.match(name_filter)
@@ -28,7 +28,7 @@ def _accepted(name_filters: tuple[str, ...]) -> str:
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A line edit for a path, with a button that browses."""
+    """A line edit for a path, with a browse button."""
 
     _closed = True
     SLOTS = ("setCurrentPath(QString)", "browse()", "addCurrentPathToHistory()")
@@ -77,7 +77,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._validator.setRegularExpression(QtCore.QRegularExpression(_accepted(self.nameFilters)))
 
     def _update_has_valid_input(self, text: str) -> None:
-        """updateHasValidInput of ctkPathLineEdit.cpp: no signal for an empty path, for example."""
+        """updateHasValidInput in ctkPathLineEdit.cpp, which emits no signal for an empty path, for example."""
         was_valid, self._isValid = self._isValid, self._edit.hasAcceptableInput()
         if self._isValid:
             self.currentPathChanged.emit(text)
@@ -97,7 +97,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     )
 
     def comboBox(self) -> QtWidgets.QComboBox | None:
-        """The field itself with its list of earlier paths, Q_INVOKABLE in CTK; without that list there is none."""
+        """The combo box with earlier paths (Q_INVOKABLE in CTK); None if its button is hidden."""
         return self._combo if self.showHistoryButton else None
 
     def setCurrentPath(self, path: str) -> None:
@@ -106,19 +106,19 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     currentPath = QtCore.Property(str, lambda self: self._edit.text, setCurrentPath)
 
     def minimumSizeHint(self) -> QtCore.QSize:
-        """As wide as the first path, which is asked for once, unless a number of letters is set."""
+        """The width of the first path, computed once, unless a minimum number of letters is set."""
         return self._hint(False)
 
     def sizeHint(self) -> QtCore.QSize:
-        """The same, unless the policy says to go by the number of letters."""
+        """The same, unless the policy depends only on the number of letters."""
         return self._hint(True)
 
     def _hint(self, is_preferred: bool) -> QtCore.QSize:
         if is_preferred not in self._hints:
             metrics, width = self._edit.fontMetrics(), 0
             letters = self.minimumContentsLength
-            goes_by_text = self.sizeAdjustPolicy != self.AdjustToMinimumContentsLength
-            if goes_by_text and (is_preferred or not letters):
+            uses_text = self.sizeAdjustPolicy != self.AdjustToMinimumContentsLength
+            if uses_text and (is_preferred or not letters):
                 width = metrics.horizontalAdvance(self.currentPath or "xxxxxxx") + 8
             width = max(width, letters * metrics.horizontalAdvance("X"))
             frame = 30 + (self._button.minimumSizeHint.width() if self.showBrowseButton else 0)
@@ -126,7 +126,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         return self._hints[is_preferred]
 
     def addCurrentPathToHistory(self) -> None:
-        """The real one offers the path again next time; nothing here shows that."""
+        """Do nothing. CTK would offer the path again in the next session."""
 
     def browse(self) -> None:
         """Ask for a path, as the button does."""

@@ -15,7 +15,7 @@ def _clamped(self: QtWidgets.QWidget) -> None:
 
 
 class _Number(QtWidgets.QWidget):
-    """A number within bounds: what the sliders and the spin box share."""
+    """A number within bounds: the base class of the sliders and the spin box."""
 
     _closed = True
     SLOTS = ("setValue(double)",)
@@ -31,7 +31,7 @@ class _Number(QtWidgets.QWidget):
         self.setMaximum(maximum)
 
     def setValue(self, value: float) -> None:
-        """Set the value, brought within the bounds; emits ``valueChanged`` when it differs."""
+        """Set the value, clamped to the bounds; emits ``valueChanged`` if it has changed."""
         value = min(max(convert(value, "double", "value"), self.minimum), self.maximum)
         if value != self.value:
             self._value = value
@@ -104,11 +104,11 @@ class ctkDoubleSpinBox(_Number):
         self._spin.editingFinished.connect(self.editingFinished)
 
     def stepUp(self) -> None:
-        """One single step more."""
+        """Add one single step."""
         self.setValue(self.value + self.singleStep)
 
     def stepDown(self) -> None:
-        """One single step less."""
+        """Subtract one single step."""
         self.setValue(self.value - self.singleStep)
 
     def _show(self) -> None:
@@ -147,7 +147,7 @@ class ctkSliderWidget(_Number):
         self._show()
 
     def reset(self) -> None:
-        """Set the value to 0, or to the bound nearest to it."""
+        """Set the value to 0, clamped to the bounds."""
         self.setValue(0.0)
 
     def _show(self) -> None:

@@ -1,4 +1,4 @@
-"""Stand-ins for the widgets of CTK that scripted modules use, with CTK's properties, signals and slots, no others."""
+"""Stand-ins for the CTK widgets that scripted modules use, with only CTK's properties, signals and slots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Alignment = QtCore.Qt.AlignmentFlag
 
 
 class ctkCollapsibleButton(QtWidgets.QAbstractButton):
-    """A titled section whose contents fold away."""
+    """A titled section that can be collapsed."""
 
     _closed = True
     SLOTS = ("setCollapsed(bool)",)
@@ -96,7 +96,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
 
 
 class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
-    """A group box whose contents fold away."""
+    """A group box that can be collapsed."""
 
     _closed = True
     SLOTS = ("setCollapsed(bool)",)
@@ -115,7 +115,7 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
 
 
 class ctkComboBox(QtWidgets.QComboBox):
-    """A combo box with a default text when nothing is chosen."""
+    """A combo box that shows a default text if nothing is selected."""
 
     _closed = True
 
@@ -156,16 +156,16 @@ class ctkComboBox(QtWidgets.QComboBox):
         field = QtWidgets.QStyle.SC_ComboBoxEditField
         return self.style().subControlRect(QtWidgets.QStyle.CC_ComboBox, option, field, self).width()
 
-    # Not CTK's.
+    # Not in CTK.
 
     def shown_text(self) -> str:
-        """The text that is drawn, with an ellipsis for what there is no room for."""
+        """The text as drawn, elided to the available width."""
         text = self.currentText if self.currentIndex >= 0 else self.defaultText
         return self.fontMetrics().elidedText(text, self.elideMode, self._text_width())
 
 
 class ctkCheckBox(QtWidgets.QCheckBox):
-    """A check box with an icon of its own."""
+    """A check box with its own icon."""
 
     _closed = True
 
@@ -179,7 +179,7 @@ class ctkPushButton(QtWidgets.QPushButton):
 
 
 class ctkSearchBox(QtWidgets.QLineEdit):
-    """A line edit to search with."""
+    """A line edit for searching."""
 
     _closed = True
     showSearchIcon, setShowSearchIcon = stored("showSearchIcon", bool, False)
@@ -231,7 +231,7 @@ class ctkMessageBox(QtWidgets.QMessageBox):
 
 
 class ctkDirectoryButton(QtWidgets.QWidget):
-    """A button that shows and asks for a folder."""
+    """A button that shows a folder and asks for another one."""
 
     _closed = True
     directoryChanged, directorySelected = QtCore.Signal(str), QtCore.Signal(str)

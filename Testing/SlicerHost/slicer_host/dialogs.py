@@ -1,7 +1,7 @@
-"""Dialogs a user would see: recorded, and answered by what a test has put in the queue.
+"""Records the dialogs that a user would see, and answers them from a queue.
 
-Nobody sits before the stand-in application, so a modal dialog must never wait. A box with one button is closed at
-once; a question without a queued answer raises ``UnexpectedDialog`` rather than guessing what the user would click.
+The stand-in application has no user, so a modal dialog must never wait. A box with one button is closed immediately; a
+question without a queued answer raises ``UnexpectedDialog`` instead of guessing what the user would click.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from PySide6 import QtGui, QtWidgets
 
 
 class UnexpectedDialog(AssertionError):
-    """A dialog asked something and the test had queued no answer."""
+    """A dialog asked a question for which no answer was queued."""
 
 
 @dataclass
 class Shown:
-    """What a user saw: the kind of dialog, its title, text, further details and the captions of its buttons."""
+    """A dialog that was shown: its kind, title, text, details and button captions."""
 
     kind: str
     title: str = ""
@@ -30,9 +30,9 @@ class Shown:
 class Dialogs:
     """The record of dialogs and the queue of answers.
 
-    Answers: a button's name ("Yes", or the text on it) for a message box; a path, a list of paths or "" (cancelled) for
-    a file dialog; a text or None (cancelled) for an input dialog; a function of the dialog for any other, which returns
-    what ``exec_`` returns.
+    Answers: a button's name ("Yes", or its text) for a message box; a path, a list of paths or "" (canceled) for a file
+    dialog; a string or None (canceled) for an input dialog; for any other dialog, a function that takes the dialog and
+    returns what ``exec_`` returns.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Dialogs:
         self.can_open = True
 
     def answer(self, *answers: object) -> None:
-        """Queue answers for the questions to come, in their order."""
+        """Queue answers for the next questions, in this order."""
         self.answers.extend(answers)
 
     def clear(self) -> None:
-        """Forget what was shown and queued."""
+        """Clear all records and queued answers."""
         self.shown.clear()
         self.answers.clear()
         self.opened_urls.clear()
@@ -57,7 +57,7 @@ class Dialogs:
         self.shown.append(shown)
         if not self.answers:
             what = f"the {shown.kind} dialog '{shown.title}'"
-            raise UnexpectedDialog(f"Nobody answers {what}: {shown.text} {shown.buttons}")
+            raise UnexpectedDialog(f"No answer was queued for {what}: {shown.text} {shown.buttons}")
         return self.answers.popleft()
 
 
@@ -66,7 +66,7 @@ _Standard = QtWidgets.QMessageBox.StandardButton
 
 
 def _run_message_box(box: QtWidgets.QMessageBox) -> object:
-    # "Show Details..." unfolds the details and is no answer.
+    # The button "Show Details..." expands the details and does not close the box.
     action = QtWidgets.QMessageBox.ActionRole
     buttons = [b for b in box.buttons() if box.buttonRole(b) != action or box.standardButton(b)]
     names = {}
@@ -82,7 +82,7 @@ def _run_message_box(box: QtWidgets.QMessageBox) -> object:
         answer = dialogs.next_answer(shown)
         chosen = next((b for b in buttons if answer in names[b]), None)
         if chosen is None:
-            raise UnexpectedDialog(f"'{answer}' is no button of the dialog '{shown.title}': {shown.buttons}")
+            raise UnexpectedDialog(f"'{answer}' is not a button of the dialog '{shown.title}': {shown.buttons}")
     if chosen is None:
         return _Standard.Ok
     box.__dict__["_chosen"] = chosen
@@ -103,7 +103,7 @@ def _static_message(kind: str) -> object:
 def _static_file(kind: str, several: bool = False) -> object:
     def show(parent: object = None, caption: str = "", directory: str = "", filters: str = "", *rest: object) -> object:
         answer = dialogs.next_answer(Shown(f"file:{kind}", caption, directory, str(filters)))
-        # PythonQt returns the path alone, PySide a pair with the filter.
+        # PythonQt returns only the path, and PySide also the filter.
         return tuple(answer) if several else str(answer)
 
     return staticmethod(show)
@@ -129,7 +129,7 @@ class QDesktopServices:
 
 
 def install() -> None:
-    """Make every modal dialog of Qt a recorded one."""
+    """Record all modal dialogs of Qt instead of showing them."""
     box = QtWidgets.QMessageBox
     for kind in ("information", "question", "warning", "critical"):
         setattr(box, kind, _static_message(kind))

@@ -1,4 +1,4 @@
-"""Stand-in for Slicer's core I/O manager: what ``slicer.util.loadVolume``, ``saveNode``, ``saveScene`` call."""
+"""Stand-in for Slicer's core I/O manager, which ``slicer.util.loadVolume``, ``saveNode`` and ``saveScene`` call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CoreIOManager:
         self._logics, self._application_logic = logics, application_logic
 
     def fileType(self, path: str) -> str:
-        """Return the reader for a file, "NoFile" when no reader takes it."""
+        """Return the reader for a file; "NoFile" if there is none."""
         return next((kind for endings, kind in _TYPES if str(path).lower().endswith(endings)), "NoFile")
 
     def fileWriterFileType(self, node: object) -> str:
@@ -47,7 +47,7 @@ class CoreIOManager:
         return True
 
     def loadScene(self, path: str, clear: bool = True) -> bool:
-        """Read a scene, by default in place of the present one."""
+        """Read a scene, by default in place of the current one."""
         return self.loadNodes("SceneFile", {"fileName": path, "clear": clear})
 
     def saveScene(self, path: str, image: object = None) -> bool:

@@ -1,4 +1,4 @@
-"""``slicer.i18n``: translation of what users read. The stand-in speaks English, as Slicer does by default."""
+"""``slicer.i18n``: translation of text for users. The stand-in returns English, Slicer's default."""
 
 from __future__ import annotations
 

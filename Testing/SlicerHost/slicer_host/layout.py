@@ -59,7 +59,7 @@ class ThreeDWidget:
     def __init__(self, view: ThreeDView) -> None:
         self._view = view
 
-    # As in the layouts that tests choose.
+    # True in all layouts that the tests use.
     visible = True
 
     def threeDView(self) -> ThreeDView:
@@ -70,10 +70,10 @@ class ThreeDWidget:
 
 
 class LayoutManager:
-    """Slicer's arrangement of views; the chosen layout and the nodes of its views are real MRML.
+    """Slicer's layout manager; the current layout and the nodes of its views are real MRML.
 
-    Slicer's own slice views and the 3D view are always there, and a view for each further slice node and plot view node
-    of the scene: a layout adds those that it needs, and they stay when another one is chosen
+    Slicer's own slice views and the 3D view always exist. There is also a view for every other slice node and plot view
+    node in the scene: a layout adds the views that it needs, and they are kept when another layout is chosen
     (qMRMLLayoutViewFactory.cxx: onViewNodeAdded, viewCount, viewWidget).
     """
 
@@ -120,13 +120,13 @@ class LayoutManager:
         return self._layout_logic
 
     def setLayout(self, layout: int) -> None:
-        """Choose a layout; one that is not described becomes the conventional one, as in Slicer."""
+        """Choose a layout; one without a description is replaced by the conventional layout, as in Slicer."""
         node = self._layout_logic.GetLayoutNode()
         known = node.IsLayoutDescription(layout)
         node.SetViewArrangement(layout if known else slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
 
     def plotWidget(self, which: int) -> PlotWidget | None:
-        """The n-th plot view, in this layout or not; None when there are fewer. In Slicer their order is anybody's."""
+        """The n-th plot view, shown or not; None if there are fewer. In Slicer, their order is undefined."""
         nodes = self._plot_nodes()
         if not 0 <= which < len(nodes):
             return None
@@ -136,7 +136,7 @@ class LayoutManager:
         return self._plots[node.GetID()]
 
     def _plot_nodes(self) -> list[object]:
-        # One that has a layout of its own is no part of Slicer's (qMRMLLayoutViewFactory::onNodeAdded).
+        # A view node with its own parent layout is not in Slicer's layout (qMRMLLayoutViewFactory::onNodeAdded).
         nodes = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
         return [node for node in nodes if node.GetParentLayoutNode() is None]
 
@@ -149,7 +149,7 @@ class LayoutManager:
         return self._slices.get(name)
 
     def _add_slice_views(self) -> None:
-        """Widgets of the slice views that layouts of modules have added to the scene."""
+        """Add widgets for the slice views that the layouts of modules have added to the scene."""
         for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
             name = node.GetLayoutName()
             if name not in self._slices:

@@ -18,7 +18,7 @@ from .standin import stored
 
 
 class _Module(QtCore.QObject):
-    """What modules in C++ and in Python have in common: properties, a logic, a widget."""
+    """The base class of modules in C++ and Python: properties, a logic, a widget."""
 
     _closed = True
 
@@ -54,7 +54,7 @@ class _Module(QtCore.QObject):
         return slicer.mrmlScene
 
     def widgetRepresentation(self) -> object:
-        """Return the module's widget; slicer-core has none of the C++ modules'."""
+        """Return the module's widget; None for modules in C++, whose widgets are not in slicer-core."""
         return self._representation
 
 
@@ -78,7 +78,7 @@ class qSlicerScriptedLoadableModule(_Module):
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
-    """The widget that hosts a scripted module's panel; enter and exit reach the module through it."""
+    """The widget that contains a scripted module's panel and passes enter and exit on to the module."""
 
     def __init__(self, module: qSlicerScriptedLoadableModule) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self._call("exit")
 
     def _call(self, name: str) -> None:
-        # Slicer's C++ calls these: what they raise is printed and goes no further.
+        # Slicer calls these from C++, where exceptions are printed and not passed on.
         try:
             getattr(self._python, name, lambda: None)()
         except Exception:
@@ -127,7 +127,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
 @contextlib.contextmanager
 def _no_main_window() -> Iterator[None]:
-    """At start-up, modules are created before the main window is (qSlicerApplicationHelper.txx)."""
+    """Hide the main window, because modules are created before it at start-up (qSlicerApplicationHelper.txx)."""
     window = slicer.util.mainWindow()
     if window is None:
         yield
@@ -166,7 +166,7 @@ class ModuleManager(QtCore.QObject):
         self.moduleLoaded.emit(module.name)
 
     def module(self, name: str) -> object:
-        """Return a module by its name; None when there is none."""
+        """Return a module by its name; None if there is none."""
         return self._modules.get(name)
 
     def modulesNames(self) -> list[str]:
@@ -175,7 +175,7 @@ class ModuleManager(QtCore.QObject):
     def load(self, path: str | Path, at_run_time: bool = False) -> qSlicerScriptedLoadableModule:
         """Load a scripted module from its .py file, as the application's module factory does at start-up.
 
-        At run time, as the Extension Wizard does, the application has started already, and does not say so again.
+        ``at_run_time``: load it after the start of the application, as the Extension Wizard does; no signal is emitted.
         """
         path = Path(path).resolve()
         if str(path.parent) not in sys.path:
@@ -192,7 +192,7 @@ class ModuleManager(QtCore.QObject):
             instance = getattr(python_module, path.stem)(module)
         setattr(slicer.modules, path.stem + "Instance", instance)
         self._add(module)
-        # A module that waits for the application's start gets it, though here it comes after the start.
+        # The module may wait for the signal that the application has started, which was emitted before it was loaded.
         for _, deliver in () if at_run_time else waiting[waited:]:
             deliver()
         return module
@@ -221,7 +221,7 @@ class ModuleManager(QtCore.QObject):
 
 
 class ModuleSelector:
-    """The tool bar's module chooser."""
+    """The module selector in the toolbar."""
 
     def __init__(self, manager: ModuleManager) -> None:
         self._manager = manager

@@ -1,4 +1,4 @@
-"""Stand-in for qMRMLNodeComboBox, the selector of nodes, with its choices of what to select when nodes come and go."""
+"""Stand-in for qMRMLNodeComboBox, with the same selection after nodes were added or removed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             events = slicer.vtkMRMLScene
             for event, handler in (
                 (events.NodeAddedEvent, self._node_added),
-                (events.NodeAboutToBeRemovedEvent, self._node_about_to_go),
+                (events.NodeAboutToBeRemovedEvent, self._node_about_to_be_removed),
                 (events.NodeRemovedEvent, self._node_removed),
             ):
                 handler.__func__.CallDataType = vtk.VTK_OBJECT
@@ -179,7 +179,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             node.SetName(answer)
             self.currentNodeRenamed.emit(answer)
 
-    # What follows is not Slicer's.
+    # The following methods are not in Slicer.
 
     def _matches(self, node: object) -> bool:
         if node.GetHideFromEditors() and not self.showHidden:
@@ -217,8 +217,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         has_actions = self._add_actions()
         self._combo.blockSignals(False)
         if select not in self._ids:
-            # What Qt's combo box does below Slicer's: the entry that follows a removed one takes its place (the first
-            # entry's place stays empty), and the first entry of a combo box without any other is taken at once.
+            # As in Qt's combo box, on which Slicer's is based: when the current entry is removed, the next one is
+            # selected (none if it was the first), and the first entry of an empty combo box is selected immediately.
             follows = before + self.noneEnabled > 0 and before >= 0
             first = was_empty and not self.noneEnabled and not has_actions
             select = self._ids[min(max(before, 0), len(self._ids) - 1)] if self._ids and (follows or first) else ""
@@ -274,7 +274,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._refill()
             self.nodeAdded.emit(node)
 
-    def _node_about_to_go(self, caller: object, event: str, node: object) -> None:
+    def _node_about_to_be_removed(self, caller: object, event: str, node: object) -> None:
         if node is not None and shiboken6.isValid(self) and node.GetID() in self._ids:
             self.nodeAboutToBeRemoved.emit(node)
 

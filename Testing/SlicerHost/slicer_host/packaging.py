@@ -27,7 +27,7 @@ def load_requirements(path: str | Path) -> list[Requirement]:
 
 
 def pip_check(requirements: object) -> bool:
-    """True when all requirements are installed in this Python."""
+    """True if all requirements are installed in this Python."""
     from importlib.metadata import PackageNotFoundError, version
 
     for requirement in _listed(requirements):
@@ -42,16 +42,16 @@ def pip_check(requirements: object) -> bool:
 
 
 def pip_install(requirements: object, **options: object) -> None:
-    """Record what Slicer would install into its own Python; ValueError for what is neither a text nor a list."""
+    """Record what Slicer would install into its own Python; ValueError if it is neither a string nor a list."""
     if not isinstance(requirements, (str, list)):
-        raise ValueError("pip_install takes a text or a list")
+        raise ValueError("pip_install takes a string or a list")
     requests.append(requirements if isinstance(requirements, str) else " ".join(str(r) for r in requirements))
 
 
 def pip_ensure(
     requirements: object, *, prompt_install: bool = True, requester: str | None = None, **options: object
 ) -> None:
-    """Record the installation of what is missing, after asking; RuntimeError when the user declines."""
+    """Record the missing requirements, after asking; RuntimeError if the user declines."""
     missing = [r for r in _listed(requirements) if not pip_check(r)]
     if not missing:
         return
@@ -86,14 +86,14 @@ class ExtensionsManagerModel:
             return False
         self.requests.append(name)
         self.installed.append(name)
-        # Slicer would restart then; nothing here shows that.
+        # Slicer would restart now.
         if restart and self.interactive:
             _answers_yes("Restart slicer ?", f"Extension {name} has been installed from server.")
         return True
 
 
 def install() -> None:
-    """Make the module ``slicer.packaging``."""
+    """Create the module ``slicer.packaging``."""
     module = types.ModuleType("slicer.packaging")
     for function in (load_requirements, pip_check, pip_install, pip_ensure):
         setattr(module, function.__name__, function)

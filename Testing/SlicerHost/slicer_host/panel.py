@@ -7,9 +7,9 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 
 def panel_image(widget: QtWidgets.QWidget, width: int = 420, height: int | None = None) -> np.ndarray:
-    """Return a widget's picture at a width that Slicer's module panel has: (height, width, 3) uint8.
+    """Render a widget at a width of Slicer's module panel: (height, width, 3) uint8.
 
-    ``height``: None for as much as the widget asks for.
+    ``height``: None for the widget's preferred height.
     """
     widget.setAttribute(QtCore.Qt.WidgetAttribute.WA_DontShowOnScreen)
     widget.show()

@@ -1,4 +1,4 @@
-"""The annotations of a parameter node's fields: a default, and what values are allowed."""
+"""The annotations of a parameter node's fields: default and allowed values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Default:
-    """The value of a parameter that has not been set; ``generator`` makes a new one each time."""
+    """The value of a parameter that has not been set; ``generator`` creates a new one each time."""
 
     def __init__(self, value: object = None, *, generator: Callable | None = None) -> None:
         self._value, self._generator = value, generator
@@ -23,7 +23,7 @@ class Default:
 
 
 class Validator:
-    """What a value must meet: ``validate`` raises ValueError or TypeError."""
+    """A condition for values: ``validate`` raises ValueError or TypeError."""
 
     def validate(self, value: object) -> None:
         raise NotImplementedError
@@ -38,7 +38,7 @@ class NotNone(Validator):
 
 
 class IsInstance(Validator):
-    """The value must be of a type, or None."""
+    """The value must be an instance of a type, or None."""
 
     def __init__(self, classtype: object) -> None:
         self.classtype = classtype
@@ -48,7 +48,7 @@ class IsInstance(Validator):
             raise TypeError(f"The value must be of type {self.classtype}, not {type(value)}: {value!r}")
 
 
-@dataclasses.dataclass(eq=False)  # hashable, as typing wants annotations
+@dataclasses.dataclass(eq=False)  # hashable, as typing requires of annotations
 class WithinRange(Validator):
     """minimum <= value <= maximum."""
 
@@ -106,13 +106,13 @@ class Exclude(Validator):
 
 @dataclasses.dataclass
 class Decimals:
-    """How many decimals a connected widget shows."""
+    """Number of decimals that a connected widget shows."""
 
     value: int
 
 
 @dataclasses.dataclass
 class SingleStep:
-    """How far one step of a connected widget goes."""
+    """Size of a single step of a connected widget."""
 
     value: float

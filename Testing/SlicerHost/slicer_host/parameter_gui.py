@@ -26,7 +26,7 @@ _COMBOS = (QtWidgets.QComboBox, ctk_widgets.ctkComboBox)
 
 
 class Connector:
-    """Reads and writes a widget's value; ``on_changed`` starts (or with None ends) reports of the user's changes."""
+    """Reads and writes a widget's value; ``on_changed`` sets or removes (None) the callback for the user's changes."""
 
     def __init__(self, widget: object, signal: str | None, read: Callable, write: Callable) -> None:
         self.widget, self._signal, self.read, self.write = widget, signal, read, write
@@ -85,7 +85,7 @@ def _choices(widget: object, labels: list[str], values: list) -> Connector:
 
     def write(value: object) -> None:
         if value not in values:
-            raise ValueError(f"{value!r} is none of the choices {values}")
+            raise ValueError(f"{value!r} is not one of the choices {values}")
         widget.currentIndex = values.index(value)
 
     return Connector(widget, "currentIndexChanged", lambda: values[widget.currentIndex], write)
@@ -101,7 +101,7 @@ def _node_classes(kind: object) -> list[str] | None:
 
 
 def connector_for(widget: object, annotated: object) -> Connector:
-    """Return a connector; RuntimeError when Slicer has none for this class of widget and type of parameter."""
+    """Return a connector; RuntimeError if Slicer has none for this widget class and parameter type."""
     kind, annotations = split_annotated(annotated)
     cls, choice = type(widget), _first(annotations, parameter_checks.Choice)
     if kind is bool and cls in (QtWidgets.QCheckBox, ctk_widgets.ctkCheckBox):

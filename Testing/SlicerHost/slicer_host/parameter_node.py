@@ -43,7 +43,7 @@ class _Field:
             wrapper._values[self.name] = self.codec.read(node, name)
 
     def read(self, wrapper: object) -> object:
-        """Return what the node holds; its default is written first where it holds nothing."""
+        """Return the stored value; if there is none, the default is stored first."""
         node, name = wrapper.parameterNode, wrapper._prefix + self.name
         if not self.codec.holds(node, name):
             self.codec.write(node, name, self.default.value)
@@ -51,7 +51,7 @@ class _Field:
 
 
 class _Wrapper:
-    """What every class made by ``parameterNodeWrapper`` can do."""
+    """The methods of every class decorated with ``parameterNodeWrapper``."""
 
     allParameters: typing.ClassVar[dict[str, _Field]] = {}
 
@@ -60,8 +60,8 @@ class _Wrapper:
         self._guis: dict[int, tuple[int, dict]] = {}
         self._updating = False
         self._next_tag = 0
-        # As in Slicer, values are read once, and again only when the node says that it was modified: a reference to a
-        # node that is not in the scene yet stays None.
+        # As in Slicer, values are cached until the node reports a change, so a reference to a node that is not in the
+        # scene yet stays None.
         self._values: dict[str, object] = {}
         with slicer.util.NodeModify(parameterNode):
             self._read_all()
@@ -92,7 +92,7 @@ class _Wrapper:
         return self._field(name).default
 
     def isCached(self, name: str) -> bool:
-        """True: Slicer caches values of all types that this stand-in takes."""
+        """True: Slicer caches values of all types that this stand-in supports."""
         self._field(name)
         return True
 
@@ -160,7 +160,7 @@ class _Wrapper:
 
 
 def parameterNodeWrapper(cls: type | None = None) -> type:
-    """Class decorator: the annotated fields become typed parameters kept in a vtkMRMLScriptedModuleNode."""
+    """Class decorator: the annotated fields become typed parameters stored in a vtkMRMLScriptedModuleNode."""
     if cls is None:
         return parameterNodeWrapper
     fields = {}
@@ -180,13 +180,13 @@ def isParameterNodeWrapper(thing: object) -> bool:
 
 
 def findChildWidgetForParameter(widget: QtWidgets.QWidget, parameter: str) -> QtWidgets.QWidget | None:
-    """Return the child widget that carries a parameter's name."""
+    """Return the child widget whose property is a parameter's name."""
     children = widget.findChildren(QtWidgets.QWidget)
     return next((w for w in children if w.property(SlicerParameterNamePropertyName) == parameter), None)
 
 
 def install() -> None:
-    """Make the module ``slicer.parameterNodeWrapper``."""
+    """Create the module ``slicer.parameterNodeWrapper``."""
     module = types.ModuleType("slicer.parameterNodeWrapper")
     checks = [c for c in vars(parameter_checks).values() if getattr(c, "__module__", "") == parameter_checks.__name__]
     public = {c.__name__: c for c in checks} | {

@@ -1,7 +1,7 @@
-"""How the parameter node wrapper keeps typed values in a vtkMRMLScriptedModuleNode, under the names that Slicer uses.
+"""How the parameter node wrapper stores typed values in a vtkMRMLScriptedModuleNode, under the same names as Slicer.
 
-A node stores texts and node references. A value of a simple type is one text, a list also has ``<name>.len`` and
-``<name>.<index>``, a union ``<name>.<index of the alternative>``, so that scenes are read back, by Slicer as well.
+A node stores strings and node references. A value of a simple type is one string. A list is stored as ``<name>.len``
+and ``<name>.<index>``, and a union as ``<name>.<index of the alternative>``. Slicer can read the saved scenes, too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def split_annotated(kind: object) -> tuple[object, list]:
 
 
 def codec_for(kind: object) -> Codec:
-    """Return what stores values of a type; TypeError for a type that Slicer or this stand-in does not take."""
+    """Return the codec for a type; TypeError for a type that Slicer or this stand-in does not support."""
     kind, annotations = split_annotated(kind)
     codec = _bare_codec(kind)
     codec.checks = codec.checks + [a() if isinstance(a, type) else a for a in annotations if _is_check(a)]
@@ -69,7 +69,7 @@ class Codec:
     checks: typing.ClassVar[list[Validator]] = []
 
     def check(self, value: object) -> None:
-        """Raise what the checks raise for a value that may not be stored."""
+        """Raise ValueError or TypeError for a value that is not allowed."""
         for check in self.checks:
             check.validate(value)
 
@@ -90,7 +90,7 @@ class Codec:
 
 
 class Scalar(Codec):
-    """A value that is one text."""
+    """A value stored as one string."""
 
     def __init__(self, kinds: object, default: object, to_text: typing.Callable, from_text: typing.Callable) -> None:
         self.kinds, self._default, self._to_text, self._from_text = kinds, default, to_text, from_text
@@ -108,7 +108,7 @@ class Scalar(Codec):
 
 
 class Nothing(Codec):
-    """None, as an alternative of a union."""
+    """None, as one alternative of a union."""
 
     def default(self) -> None:
         return None
@@ -126,7 +126,7 @@ class Nothing(Codec):
 
 
 class Node(Codec):
-    """A MRML node or None: a node reference, which survives saving and loading of the scene."""
+    """A MRML node or None, stored as a node reference, which is saved with the scene."""
 
     def __init__(self, kind: type) -> None:
         self.checks = [IsInstance(kind)]
@@ -165,10 +165,10 @@ class Union(Codec):
         self._chosen(value)
 
     def _chosen(self, value: object) -> int:
-        refusal = TypeError(f"{value!r} is of none of the parameter's types")
+        refusal = TypeError(f"{value!r} has none of the parameter's types")
         for index, codec in enumerate(self._alternatives):
             if isinstance(value, bool) and isinstance(codec, Scalar) and codec.kinds is not bool:
-                continue  # Python takes a bool for an int, Slicer's unions do not
+                continue  # a bool is an int in Python, but not in Slicer's unions
             try:
                 codec.check(value)
                 return index

@@ -1,4 +1,4 @@
-"""Plot views rendered without a window: the chart that a view node shows, drawn by VTK as Slicer's plot view does."""
+"""Plot views rendered without a window: VTK draws the chart of a view node, as in Slicer's plot view."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MARKERS = {
 
 
 class PlotView(OffscreenView):
-    """Shows the chart node that its view node names: lines and scattered points with their legend and titles."""
+    """Shows the chart of its view node: lines and points with legend and titles."""
 
     def __init__(self, node: object, application_logic: object) -> None:
         super().__init__(application_logic)
@@ -37,13 +37,13 @@ class PlotView(OffscreenView):
         return self._view_node
 
     def chart(self) -> object:
-        """The VTK chart, brought up to date with the nodes."""
+        """The VTK chart, updated from the nodes."""
         self._start()
         self._update()
         return self._chart
 
     def fitToContent(self) -> None:
-        """Nothing to do: the axes always show everything, unless the chart node gives them a range."""
+        """Do nothing, because the axes always show everything, unless the chart node sets a range."""
 
     def _start(self) -> None:
         if self._window is not None:
@@ -88,7 +88,7 @@ class PlotView(OffscreenView):
 
 
 def _add_plot(chart: object, series: object) -> None:
-    """One series as Slicer draws it, as lines and points; nothing if a column is missing in its table."""
+    """Add a series as lines and points, as in Slicer; nothing if a column is missing in its table."""
     table_node = series.GetTableNode()
     table = table_node.GetTable() if table_node is not None else None
     names = (series.GetXColumnName(), series.GetYColumnName()) if table is not None else ()

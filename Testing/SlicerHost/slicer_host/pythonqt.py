@@ -1,8 +1,8 @@
-"""Make PySide6's classes behave like PythonQt, the Qt binding inside Slicer.
+"""Makes PySide6's classes behave like those of PythonQt, Slicer's Qt binding.
 
 PythonQt reads Qt properties as attributes (``button.checked = True``, ``label.text``), connects by signature
-(``button.connect("clicked(bool)", f)``), drops the arguments a slot does not take, and refuses attributes a Qt object
-does not have. A module written for PySide breaks in Slicer and the reverse, so the classes themselves are changed.
+(``button.connect("clicked(bool)", f)``), drops arguments that a slot does not accept, and refuses attributes that a Qt
+object does not have. Modules written for PySide fail in Slicer and vice versa, so the classes themselves are patched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import weakref
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-# Exceptions raised in slots and observers: Slicer prints them and goes on, a test must not overlook them.
+# Exceptions raised in slots and observers. Slicer only prints them, but tests must not miss them.
 slot_errors: list[str] = []
 
 _CHECKED_KINDS = ("int", "uint", "qlonglong", "double", "float", "QString", "QStringList")
@@ -23,10 +23,10 @@ _CHECKED_KINDS = ("int", "uint", "qlonglong", "double", "float", "QString", "QSt
 # Signals that Qt 5.15, which Slicer is built with, does not have.
 _NOT_IN_QT5 = {"checkStateChanged"}
 
-# While PySide's loader of .ui files runs: it makes attributes of the children, which Slicer does not.
+# True while PySide loads a .ui file, because its loader sets the children as attributes, unlike Slicer's.
 loading_ui = False
 
-# What is connected to the signals of each object: (receiver, what delivers to it). An object is not kept alive by it.
+# The connections of each object's signals: (receiver, function that calls it). They do not keep the object alive.
 _connections: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -38,12 +38,12 @@ def report_exception(kind: type, value: BaseException, trace: object) -> None:
 
 
 def is_plain_qt(obj: object) -> bool:
-    """True for an object of a Qt class itself, not of a Python class derived from one."""
+    """True for an instance of a Qt class itself, not of a Python class derived from it."""
     return type(obj).__module__.startswith("PySide6.")
 
 
 class QtProperty:
-    """A Qt property as an attribute of instances; the class attribute stays the method of that name, if there is."""
+    """A Qt property as an attribute of instances; the class attribute is still the method of that name, if any."""
 
     def __init__(self, prop: QtCore.QMetaProperty, getter: object, setter: object, class_attribute: object) -> None:
         self.name = prop.name()
@@ -62,9 +62,9 @@ class QtProperty:
 
 
 def convert(value: object, kind: str, name: str) -> object:
-    """Return ``value`` as a property of the C++ type ``kind`` takes it; raise AttributeError where PythonQt would.
+    """Convert ``value`` for a property of the C++ type ``kind``; raise AttributeError where PythonQt would.
 
-    PythonQt makes a text of anything (``label.text = None`` shows "None"): here only a text is taken for a text.
+    PythonQt converts anything to a string (``label.text = None`` shows "None"). Here, only a string is accepted.
     """
     number = isinstance(value, (bool, int, float))
     if kind == "bool":
@@ -110,7 +110,7 @@ def _patch_properties(cls: type) -> None:
     for index in range(meta.propertyCount()):
         prop = meta.property(index)
         if cls is QtCore.QTimer and prop.name() == "singleShot":
-            continue  # PythonQt has the static function of that name only: an instance takes setSingleShot(True)
+            continue  # in PythonQt, this is only a static function; instances have setSingleShot(True)
         # A class that overrides the method of an inherited property (QPushButton.sizeHint) would hide the property.
         if index >= meta.propertyOffset() or prop.name() in cls.__dict__:
             setattr(cls, prop.name(), QtProperty(prop, *_accessors(cls, prop)))
@@ -124,8 +124,8 @@ def _is_dynamic_property(obj: QtCore.QObject, name: str) -> bool:
 
 def _attribute_getter(original: object) -> object:
     def get_attribute(self: QtCore.QObject, name: str) -> object:
-        # PySide answers "connect" and "disconnect" of instances before it looks at the class, so that a class attribute
-        # is of no use. Its own code (QTimer.singleShot) calls connect too, with a sender or a SIGNAL() text, "2...".
+        # PySide resolves "connect" and "disconnect" of instances before it looks at the class, so a class attribute has
+        # no effect. Its own code (QTimer.singleShot) calls connect, too, with a sender or a SIGNAL() string, "2...".
         if name == "connect":
             qt_connect = original(self, name)
             return lambda *a: connect(self, *a) if isinstance(a[0], str) and a[0][:1] != "2" else qt_connect(*a)
@@ -144,12 +144,12 @@ def _attribute_getter(original: object) -> object:
 def _set_attribute(self: object, name: str, value: object) -> None:
     own = inspect.getattr_static(type(self), name, None)
     closed = is_plain_qt(self) or (getattr(type(self), "_closed", False) and not name.startswith("_"))
-    if type(own) is QtCore.Property:  # no Python descriptor: PySide's own attribute setting, replaced here, knows it
+    if type(own) is QtCore.Property:  # not a Python descriptor; PySide's __setattr__, replaced here, handles it
         own.fset(self, value)
     elif hasattr(type(own), "__set__"):
         type(own).__set__(own, self, value)
     elif type(value) is QtCore.SignalInstance or (not closed and (name.startswith("_") or not loading_ui)):
-        self.__dict__[name] = value  # PySide keeps an object's signals there too, once they are asked for
+        self.__dict__[name] = value  # PySide also stores an object's signals there on first use
     elif _is_dynamic_property(self, name):
         QtCore.QObject.setProperty(self, name, value)
     elif not loading_ui:
@@ -157,7 +157,7 @@ def _set_attribute(self: object, name: str, value: object) -> None:
 
 
 def _arity(receiver: object) -> int | None:
-    """Return how many arguments a Python function takes; None for any number and for what is no Python function."""
+    """Return the number of arguments of a Python function; None for any number, or if it is not a Python function."""
     function = receiver.__func__ if inspect.ismethod(receiver) else receiver
     if not inspect.isfunction(function) or function.__code__.co_flags & inspect.CO_VARARGS:
         return None
@@ -170,7 +170,7 @@ def _argument_count(signature: str) -> int:
 
 
 def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
-    """Return the normalized signature and the bound signal; ValueError when the object has no such signal."""
+    """Return the normalized signature and the bound signal; ValueError if the object has no such signal."""
     if "(" not in signature:
         raise ValueError(f"'{signature}' is not a signal's signature: it needs argument types, e.g. clicked(bool)")
     normalized = bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
@@ -178,7 +178,7 @@ def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
     declared = getattr(type(obj), "SIGNALS", {})
     if normalized in declared:
         return normalized, getattr(obj, declared[normalized])
-    # Looked up in the class: an object's own may be deleted with it, and is then dead for the whole class.
+    # Looked up in the class, because an object's meta-object may be deleted with it, which breaks the whole class.
     known = type(obj).staticMetaObject.indexOfSignal(normalized) >= 0 and name not in _NOT_IN_QT5
     if not known or "PyObject" in normalized:
         raise ValueError(f"{type(obj).__name__} has no signal {normalized}")
@@ -193,7 +193,7 @@ def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
 
 
 def connections_of(obj: QtCore.QObject, normalized: str) -> list[tuple[object, object]]:
-    """Return what was connected to a signal: (receiver, what delivers to it) for each."""
+    """Return the connections of a signal: (receiver, function that calls it)."""
     return _connections.setdefault(obj, {}).setdefault(normalized, [])
 
 
@@ -220,7 +220,7 @@ def connect(self: QtCore.QObject, signature: str, receiver: object, slot: str | 
 
 
 def disconnect(self: QtCore.QObject, signature: str, receiver: object = None, slot: str | None = None) -> bool:
-    """Undo ``connect``; without a receiver all connections made of that signal. False when there was none."""
+    """Undo ``connect``; without a receiver, remove all connections of the signal. Returns False if there was none."""
     if slot is not None:
         receiver = find_slot(receiver, slot)
     normalized, signal = find_signal(self, signature)
@@ -233,7 +233,7 @@ def disconnect(self: QtCore.QObject, signature: str, receiver: object = None, sl
 
 
 def find_slot(obj: object, signature: str) -> object:
-    """Return the bound method for a slot's signature; ValueError when the object has no such slot."""
+    """Return the bound method for a slot's signature; ValueError if the object has no such slot."""
     name = signature.split("(")[0].strip()
     normalized = bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
     known = normalized in getattr(type(obj), "SLOTS", ())
@@ -249,7 +249,7 @@ def _class_name(self: QtCore.QObject) -> str:
 
 
 def install() -> None:
-    """Change the classes of PySide6, once in a process."""
+    """Patch the classes of PySide6, once per process."""
     if isinstance(inspect.getattr_static(QtCore.QObject, "objectName"), QtProperty):
         return
     classes = {

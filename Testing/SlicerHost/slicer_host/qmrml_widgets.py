@@ -17,7 +17,7 @@ _SCENE_SLOT = ("setMRMLScene(vtkMRMLScene*)",)
 
 
 class qMRMLWidget(QtWidgets.QWidget):
-    """A widget that knows the scene and hands it on."""
+    """A widget that stores the scene and passes it on."""
 
     _closed = True
     SIGNALS, SLOTS = _SCENE_SIGNAL, _SCENE_SLOT
@@ -37,7 +37,7 @@ class qMRMLWidget(QtWidgets.QWidget):
 
 
 class qSlicerWidget(qMRMLWidget):
-    """The older name of a module's top widget."""
+    """The earlier name of a module's top-level widget."""
 
 
 class _WithScene:
@@ -65,13 +65,13 @@ class qMRMLSpinBox(_WithScene, ctkDoubleSpinBox):
 
 
 class qMRMLCollapsibleButton(_WithScene, ctkCollapsibleButton):
-    """A titled section that knows the scene."""
+    """A titled section that stores the scene."""
 
     SLOTS = ctkCollapsibleButton.SLOTS + _SCENE_SLOT
 
 
-class _OfSegmentation:
-    """Shows something of a segmentation, and again whenever anything in it changes."""
+class _SegmentationView:
+    """Shows a segmentation, and updates whenever it changes."""
 
     _node, _tag = None, None
 
@@ -87,7 +87,7 @@ class _OfSegmentation:
         self._show()
 
 
-class qMRMLSegmentsTableView(_OfSegmentation, qMRMLWidget):
+class qMRMLSegmentsTableView(_SegmentationView, qMRMLWidget):
     """A table of a segmentation's segments: visibility, color, name."""
 
     SIGNALS = _SCENE_SIGNAL
@@ -136,8 +136,8 @@ class qMRMLSegmentsTableView(_OfSegmentation, qMRMLWidget):
             self._table.setItem(row, 1, QtWidgets.QTableWidgetItem(segment.GetName()))
 
 
-class qMRMLSegmentationShow3DButton(_OfSegmentation, QtWidgets.QPushButton):
-    """Makes, shows and removes the surfaces of a segmentation."""
+class qMRMLSegmentationShow3DButton(_SegmentationView, QtWidgets.QPushButton):
+    """Creates, shows and removes the surfaces of a segmentation."""
 
     _closed = True
     SLOTS = ("setSegmentationNode(vtkMRMLSegmentationNode*)", "setLocked(bool)")
@@ -182,6 +182,6 @@ WIDGETS = {cls.__name__: cls for cls in _CLASSES}
 
 
 def install() -> None:
-    """Put the widgets where scripted modules find them: ``slicer.qMRMLNodeComboBox`` and so on."""
+    """Make the widgets available as ``slicer.qMRMLNodeComboBox`` and so on."""
     for name, cls in WIDGETS.items():
         setattr(slicer, name, cls)

@@ -1,4 +1,4 @@
-"""``SampleData``: what modules register as sample data is checked and recorded; nothing is downloaded."""
+"""``SampleData``: the sample data that modules register are checked and recorded; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SampleDataLogic:
         checksums: object = None,
         loadFileType: object = None,
     ) -> None:
-        """Record a data set; ValueError where its lists do not fit or a checksum or thumbnail is wrong."""
+        """Record a data set; ValueError if its lists differ in length, or a checksum or the thumbnail is invalid."""
         source = SampleDataSource(
             category, sampleName, *map(_listed, (uris, fileNames, nodeNames, checksums)), thumbnailFileName
         )
@@ -55,5 +55,5 @@ class SampleDataLogic:
         if any(re.fullmatch(r"SHA256:[0-9a-f]{64}", checksum) is None for checksum in source.checksums):
             raise ValueError(f"{sampleName}: a checksum is written SHA256:<64 digits>")
         if thumbnailFileName is not None and not os.path.isfile(thumbnailFileName):
-            raise ValueError(f"{sampleName}: there is no thumbnail {thumbnailFileName}")
+            raise ValueError(f"{sampleName}: the thumbnail {thumbnailFileName} does not exist")
         sources.append(source)

@@ -1,4 +1,4 @@
-"""The scene, the application logic and the module logics of slicer-core, put together as Slicer's start-up does."""
+"""The scene, the application logic and the module logics of slicer-core, set up as when Slicer starts."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ _VIEW_CLASSES_3D = (
 )
 
 
-# Color tables that Slicer reads from files of its own; matplotlib, of which VTK needs parts, has them by these names.
+# Color tables that Slicer reads from its own files; matplotlib, a dependency of VTK, has them under these names.
 _COLOR_FILES = ("Cividis", "Inferno", "Magma", "Plasma", "Viridis")
 
 
 def start_scene(terminologies: Path, temporary: Path, home: Path) -> tuple[object, dict[str, object]]:
     """Create ``slicer.mrmlScene`` with its logics and default color tables.
 
-    ``terminologies``: the folder that holds the terminology files. ``temporary``: where bundles are unpacked.
+    ``terminologies``: folder with the terminology files. ``temporary``: folder in which bundles are unpacked.
     ``home``: the application's folder.
     Returns the application logic and the module logics by module name.
     """
@@ -105,7 +105,7 @@ def _write_color_files(folder: Path) -> None:
 
 
 def _start_remote_io(scene: object, temporary: Path) -> object:
-    """Give the scene its cache folder, without which no bundle (.mrb) is read."""
+    """Give the scene its cache folder, without which bundles (.mrb) cannot be read."""
     cache, manager, logic = slicer.vtkCacheManager(), slicer.vtkDataIOManager(), slicer.vtkMRMLRemoteIOLogic()
     cache.SetRemoteCacheDirectory(os.fspath(temporary))
     manager.SetCacheManager(cache)
@@ -118,7 +118,7 @@ def _start_remote_io(scene: object, temporary: Path) -> object:
 
 
 def add_default_nodes(scene: object) -> None:
-    """Add what every Slicer scene has: crosshair, selection, interaction, subject hierarchy, orientation presets."""
+    """Add the nodes of every Slicer scene: crosshair, selection, interaction, subject hierarchy, orientations."""
     for class_name, tag in (
         ("vtkMRMLCrosshairNode", "default"),
         ("vtkMRMLSelectionNode", "Singleton"),

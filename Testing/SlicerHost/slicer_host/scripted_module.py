@@ -58,7 +58,7 @@ class ScriptedLoadableModule:
 
 
 class ScriptedLoadableModuleWidget:
-    """The module's panel; ``parent`` is the widget that hosts it."""
+    """The module's panel; ``parent`` is the widget that contains it."""
 
     def __init__(self, parent: object = None) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ScriptedLoadableModuleWidget:
         return _resource(slicer.util.modulePath(self.moduleName), filename)
 
     def setup(self) -> None:
-        """Build the panel. The real one adds "Reload & Test" in developer mode."""
+        """Build the panel. Slicer's own method adds "Reload & Test" in developer mode."""
 
     def cleanup(self) -> None:
         """Called when the application is about to unload the module."""
@@ -95,7 +95,7 @@ class ScriptedLoadableModuleWidget:
 
 
 class ScriptedLoadableModuleLogic:
-    """The module's work, without its panel; keeps its parameters in a node of the scene."""
+    """The module's computations, without the panel. Its parameters are stored in a node of the scene."""
 
     def __init__(self, parent: object = None) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class ScriptedLoadableModuleLogic:
         self.isSingletonParameterNode = True
 
     def getParameterNode(self) -> object:
-        """Return the module's parameter node; a new one when the scene has none."""
+        """Return the module's parameter node, which is created if the scene has none."""
         if self.isSingletonParameterNode:
             found = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
         else:
@@ -141,7 +141,7 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         slicer.app.processEvents()
 
     def runTest(self) -> None:
-        """Run every method whose name has "test" in it, in alphabetical order."""
+        """Run every method whose name contains "test", in alphabetical order."""
         for name in sorted(n for n in dir(self) if "test" in n and callable(getattr(self, n))):
             self.setUp()
             getattr(self, name)()

@@ -1,6 +1,6 @@
-"""Slicer's own Python layer in place of the stand-ins, for anyone who has a copy of Slicer or of its sources.
+"""Slicer's own Python layer in place of the stand-ins, for developers who have a copy of Slicer or its sources.
 
-``SLICER_PY`` names a folder that holds Slicer's ``slicer`` Python package, such as ``Base/Python`` in Slicer's sources
+``SLICER_PY`` is a folder that contains Slicer's ``slicer`` Python package, such as ``Base/Python`` in Slicer's sources
 or ``bin/Python`` in an installed Slicer. With it, the module tests run on Slicer's real ``parameterNodeWrapper``,
 ``ScriptedLoadableModule``, ``i18n`` and ``util``. None of these files are part of this repository.
 """
@@ -20,10 +20,10 @@ _REAL = ("util", "i18n", "ScriptedLoadableModule", "parameterNodeWrapper")
 
 
 def folder() -> Path | None:
-    """The folder of Slicer's own ``slicer`` package; None where the variable is not set.
+    """The folder of Slicer's own ``slicer`` package; None if the variable is not set.
 
     Raises:
-        FileNotFoundError: the variable names a folder that does not hold one.
+        FileNotFoundError: the folder does not contain the package.
     """
     value = os.environ.get(VARIABLE)
     if not value:
@@ -35,22 +35,22 @@ def folder() -> Path | None:
 
 
 def install(package: Path) -> None:
-    """Load Slicer's own files as ``slicer.util`` and so on; qt, ctk and the stand-ins of widgets must be there."""
+    """Load Slicer's own files as ``slicer.util`` and so on; qt, ctk and the stand-ins for widgets must exist."""
     _add_placeholders(package / "parameterNodeWrapper")
     slicer.__path__.insert(0, str(package))
     for name in _REAL:
         sys.modules.pop(f"slicer.{name}", None)
         setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
     for name, value in vars(slicer.util).items():
-        # The names that slicer-core's package has copied from its own util at start.
+        # Names that slicer-core's package copied from its own util when it was imported.
         if hasattr(slicer, name) and getattr(value, "__module__", "") == "slicer.util":
             setattr(slicer, name, value)
 
 
 def _add_placeholders(package: Path) -> None:
-    """Name the widget classes that Slicer's connectors mention and the stand-in does not have.
+    """Add placeholders for widget classes that Slicer's connectors mention and the stand-in does not have.
 
-    The connectors are declared for all of Slicer's widgets; none of these can be made here.
+    The connectors are declared for all of Slicer's widgets. Placeholders cannot be instantiated.
     """
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(package.glob("*.py")))
     for owner, name in set(re.findall(r"\b(ctk|qt|slicer)\.((?:ctk|Q|qMRML)\w+)", text)):

@@ -1,4 +1,4 @@
-"""What the stand-ins for CTK's and Slicer's own widgets share: properties stored in the widget."""
+"""Properties stored in the widget, for the stand-ins for CTK's and Slicer's widgets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KINDS = {bool: "bool", int: "int", float: "double", str: "QString", "QStringLis
 def stored(
     name: str, kind: object, default: object, changed: Callable | None = None
 ) -> tuple[QtCore.Property, Callable]:
-    """Return a Qt property that keeps its value in the widget, and its setter.
+    """Return a Qt property that stores its value in the widget, and its setter.
 
-    ``changed(widget)`` runs after each change. Enumerations and flags are stored as they are (``kind`` object).
+    ``changed(widget)`` runs after each change. Enumerations and flags are stored unchanged (``kind`` object).
     """
 
     def get(self: QtCore.QObject) -> object:
@@ -24,7 +24,7 @@ def stored(
 
     def set_(self: QtCore.QObject, value: object) -> None:
         value = convert(value, _KINDS.get(kind, ""), name)
-        value = tuple(value) if kind == "QStringList" else value  # as PythonQt returns lists of texts
+        value = tuple(value) if kind == "QStringList" else value  # as PythonQt returns lists of strings
         if value != get(self):
             self.__dict__["_" + name] = value
             if changed is not None:

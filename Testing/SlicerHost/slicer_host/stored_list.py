@@ -1,4 +1,4 @@
-"""The list that a parameter of a list type reads as."""
+"""The value of a parameter of a list type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import slicer
 
 
 class StoredList(collections.abc.MutableSequence):
-    """A list whose changes reach the parameter node at once."""
+    """A list whose changes are written to the parameter node immediately."""
 
     def __init__(self, node: object, name: str, codec: object, values: list) -> None:
         self._node, self._name, self._codec, self._values = node, name, codec, values
@@ -48,7 +48,7 @@ class StoredList(collections.abc.MutableSequence):
         return self
 
     def _no_copy(self, other: object) -> StoredList:
-        """+ and * would make a list that no longer reaches the node: Slicer refuses them."""
+        """Refuse + and *, as Slicer does, because they would create a list that is not connected to the node."""
         raise NotImplementedError("Lists of a parameter node can be changed in place only, by += and *=")
 
     __add__ = __radd__ = __mul__ = __rmul__ = _no_copy

@@ -1,4 +1,4 @@
-"""Subject hierarchy items for nodes, which a plugin of the application creates in Slicer, and scripted plugins."""
+"""Subject hierarchy items for nodes, which one of Slicer's plugins creates in Slicer, and scripted plugins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLUGINS = (
 
 
 def follow(scene: object) -> None:
-    """Give every shown data node of the scene an item, now and as nodes come; take it away when its node goes."""
+    """Create an item for each visible data node, including those added later, and remove it along with its node."""
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def added(caller: object, event: str, node: object) -> None:
@@ -30,7 +30,7 @@ def follow(scene: object) -> None:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def removed(caller: object, event: str, node: object) -> None:
-        # Asking for the hierarchy makes one where there is none, and resolves one that is just being loaded.
+        # GetSubjectHierarchyNode would create a hierarchy if there is none, or resolve one that is being loaded.
         if node is None or scene.IsClosing() or scene.IsImporting() or node.IsA("vtkMRMLSubjectHierarchyNode"):
             return
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
@@ -49,16 +49,16 @@ def follow(scene: object) -> None:
 
 
 def delete(node: object) -> None:
-    """What Delete in the Data module does with the only selected item: its children are removed with it, unasked.
+    """Delete a node's item as the Data module does, which removes its children, too, without asking.
 
-    As qMRMLSubjectHierarchyTreeView::deleteSelectedItems, in Slicer 5.10 and 5.12.
+    See qMRMLSubjectHierarchyTreeView::deleteSelectedItems in Slicer 5.10 and 5.12.
     """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), True, True)
 
 
 class qSlicerSubjectHierarchyPluginHandler:
-    """The registered scripted plugins, and the item on which a context menu is open."""
+    """The registered scripted plugins, and the item whose context menu is open."""
 
     _instance: qSlicerSubjectHierarchyPluginHandler | None = None
 
@@ -85,13 +85,13 @@ class qSlicerSubjectHierarchyPluginHandler:
 
 
 class qSlicerSubjectHierarchyScriptedPlugin(QtCore.QObject):
-    """Creates the Python class that has the name of its file, and calls its methods."""
+    """Creates the Python class that is named like its file, and calls its methods."""
 
     name = ""
 
     def setPythonSource(self, path: str) -> bool:
         if not self.name:
-            raise ValueError("the name of a plugin is set before its source")
+            raise ValueError("the name of a plugin must be set before its source")
         name = Path(path).stem
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
@@ -101,7 +101,7 @@ class qSlicerSubjectHierarchyScriptedPlugin(QtCore.QObject):
 
 
 def context_menu(node: object) -> list[QtGui.QAction]:
-    """The actions of scripted plugins that a right click on a node's item in the Data module shows."""
+    """The actions of scripted plugins in the context menu of a node's item in the Data module."""
     handler = qSlicerSubjectHierarchyPluginHandler.instance()
     handler._current = handler.subjectHierarchyNode().GetItemByDataNode(node)
     shown = []

@@ -1,4 +1,4 @@
-"""The few codes that Slicer's terminology logic needs to start; Slicer's own long lists come with the application."""
+"""The few codes that Slicer's terminology logic needs at start. Slicer's own lists are part of the application."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CATEGORIES = (
     ("Morphologically Altered Structure", "49755003", "Neoplasm", "108369006", [144, 238, 144]),
 )
 
-# From Slicer's DICOM master list, which has them in no other category: a type, with the modifiers that it may have.
+# Types from Slicer's DICOM master list, which has them in no other category, and whether they have modifiers.
 _STRUCTURES = (
     ("Hippocampus", "5366008", True),
     ("Cerebrospinal Fluid", "65216001", True),

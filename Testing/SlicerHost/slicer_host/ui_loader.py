@@ -1,7 +1,7 @@
-"""Load .ui files as Slicer does, CTK's and Slicer's widgets included; refuse what is unknown.
+"""Loads .ui files with CTK's and Slicer's widgets, as Slicer does, and refuses unknown names.
 
-Qt's own loader builds the widgets of Qt. It would quietly replace an unknown class by its base class, make a dynamic
-property of a misspelt one, and only warn of a wrong connection; this one raises ``UiError``.
+Qt's own loader creates Qt's widgets. It would silently replace an unknown class by its base class, create a dynamic
+property for a misspelled one, and only print a warning about an invalid connection. This loader raises ``UiError``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ custom_classes: dict[str, type] = {}
 
 
 class UiError(RuntimeError):
-    """A .ui file asks for something that Slicer does not have."""
+    """A .ui file uses something that Slicer does not have."""
 
 
 def widget_class(name: str) -> type:
-    """Return the class that a .ui file names; UiError when there is none."""
+    """Return the class that a .ui file names; UiError if there is none."""
     if name in custom_classes:
         return custom_classes[name]
     found = getattr(QtWidgets, "QFrame" if name == "Line" else name, None)
@@ -39,7 +39,7 @@ def widget_class(name: str) -> type:
 
 
 class QUiLoader(QtUiTools.QUiLoader):
-    """Qt's loader, with CTK's and Slicer's widgets and without its leniency."""
+    """Qt's loader with CTK's and Slicer's widgets and with strict checks."""
 
     def createWidget(self, name: str, parent: QtWidgets.QWidget | None = None, object_name: str = "") -> object:
         cls = widget_class(name)
@@ -52,8 +52,8 @@ class QUiLoader(QtUiTools.QUiLoader):
     def load(self, device: QtCore.QIODevice, parent: QtWidgets.QWidget | None = None) -> QtWidgets.QWidget:
         """Return the widget built from an open .ui file."""
         root = ET.fromstring(bytes(device.readAll().data()))
-        special = _take_custom_properties(root)
-        connections = _take_connections(root)
+        special = _pop_custom_properties(root)
+        connections = _pop_connections(root)
         for element in root.iter("layout"):
             _check(element, getattr(QtWidgets, element.get("class")), _LAYOUT_EXTRAS)
         buffer = QtCore.QBuffer()
@@ -90,9 +90,9 @@ def _check(element: ET.Element, cls: type, extras: set[str]) -> None:
         raise UiError(f"The .ui file sets '{name}' on {where}, which has no such property")
 
 
-def _take_custom_properties(root: ET.Element) -> list[tuple[str, str, object]]:
-    """Check all widgets; take out the properties that only the stand-ins know, to be set through Python."""
-    taken = []
+def _pop_custom_properties(root: ET.Element) -> list[tuple[str, str, object]]:
+    """Check all widgets, and remove the properties that only the stand-ins have, which are set from Python."""
+    popped = []
     for element in root.iter("widget"):
         name = element.get("class")
         cls = widget_class(name)
@@ -104,8 +104,8 @@ def _take_custom_properties(root: ET.Element) -> list[tuple[str, str, object]]:
             known = cls.staticMetaObject.indexOfProperty(prop.get("name")) >= 0
             if known and base.staticMetaObject.indexOfProperty(prop.get("name")) < 0:
                 element.remove(prop)
-                taken.append((element.get("name"), prop.get("name"), _value(prop[0])))
-    return taken
+                popped.append((element.get("name"), prop.get("name"), _value(prop[0])))
+    return popped
 
 
 def _value(element: ET.Element) -> object:
@@ -139,7 +139,7 @@ def _enumerator(name: str) -> object:
     return getattr(cls, member)
 
 
-def _take_connections(root: ET.Element) -> list[tuple[str, ...]]:
+def _pop_connections(root: ET.Element) -> list[tuple[str, ...]]:
     element = root.find("connections")
     if element is None:
         return []

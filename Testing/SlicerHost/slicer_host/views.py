@@ -30,7 +30,7 @@ class OffscreenView:
         raise NotImplementedError
 
     def _start(self) -> None:
-        """Create the window on first use: tests that look at no view need no OpenGL."""
+        """Create the window on first use, because tests without views do not need OpenGL."""
         if self._window is not None:
             return
         self._window = vtk.vtkRenderWindow()
@@ -49,10 +49,10 @@ class OffscreenView:
             self._group.SetMRMLDisplayableNode(None)
 
     def _attach(self) -> None:
-        """Let the displayable managers draw, from the first use of the view and again after a scene was loaded.
+        """Attach the displayable managers at the first use of the view, and again after a scene was loaded.
 
-        While one is loaded, the folders of the subject hierarchy are not there yet, and the managers would look for
-        them forever. Slicer's subject hierarchy resolves them first.
+        While a scene is loaded, the folders of the subject hierarchy do not exist yet, and the managers would search
+        for them forever. In Slicer, the subject hierarchy resolves them first.
         """
         self._start()
         # Plot views have no displayable managers.
@@ -60,8 +60,8 @@ class OffscreenView:
             return
         self._group.SetMRMLDisplayableNode(self._node())
         for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
-            # Their displayable manager draws only those that come while there is a view, as there always is in Slicer.
-            # The managers of other views receive these events too. Without the first one, they would draw it twice.
+            # Their displayable manager draws only legends added while a view exists, as one always does in Slicer.
+            # The managers of other views receive these events, too. Without the first event, they would draw it twice.
             for event in (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.NodeAddedEvent):
                 slicer.mrmlScene.InvokeEvent(event, legend)
 
@@ -74,7 +74,7 @@ class OffscreenView:
         return self._renderer
 
     def scheduleRender(self) -> None:
-        """Nothing to do: a view is drawn when it is looked at."""
+        """Do nothing, because a view is rendered only on request."""
 
     def forceRender(self) -> None:
         self.renderWindow().Render()
@@ -117,8 +117,8 @@ class SliceView(OffscreenView):
             return
         super()._start()
         self._renderer.GetActiveCamera().ParallelProjectionOn()
-        # The picture of the volumes has a renderer of its own below the one that the displayable managers draw on, as
-        # in Slicer: on one and the same, translucent fills would replace the picture.
+        # As in Slicer, the picture of the volumes has a separate renderer below that of the displayable managers. With
+        # a single renderer, translucent fills would replace the picture.
         self._renderer.SetLayer(1)
         below = vtk.vtkRenderer()
         below.InteractiveOff()
@@ -174,9 +174,9 @@ class ThreeDView(OffscreenView):
             self._renderer.SetUseDepthPeeling(1)
 
     def look(self, direction: tuple[float, float, float] = (0.6, 0.7, 0.35), zoom: float = 1.2) -> None:
-        """Look at everything from a direction (RAS, from the center toward the camera), the head's top up.
+        """Show everything from a direction (RAS, from the center toward the camera), with superior up.
 
-        ``zoom``: at 1 the sphere around everything fills the view.
+        ``zoom``: at 1, the bounding sphere fills the view.
         """
         self._attach()
         bounds = vtk.vtkBoundingBox(self._renderer.ComputeVisiblePropBounds())
@@ -243,7 +243,7 @@ def _draw_bar(painter: QtGui.QPainter, place: QtCore.QRect, color: tuple, label:
 def four_views(width: int = 1200, height: int = 900, direction: tuple | None = None) -> np.ndarray:
     """Return Slicer's conventional four views in one picture: axial and 3D above, coronal and sagittal below.
 
-    ``direction``: from where to look in 3D (see ``ThreeDView.look``); None keeps the camera.
+    ``direction``: direction of the 3D view (see ``ThreeDView.look``); None keeps the camera.
     """
     manager = slicer.app.layoutManager()
     w, h = width // 2 - 2, height // 2 - 2 - _BAR
