@@ -1,4 +1,4 @@
-"""The module's tests run in the stand-in application, on real MRML, most of them with a real engine process."""
+"""Fixtures for the tests of ConRes Segmentation in the stand-in application, most with a real engine process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["no_main_window", "slicer_app", "slicer_session"]
 
 @pytest.fixture
 def panel(slicer_app: object, repository: Path, request: pytest.FixtureRequest) -> Iterator[PanelDriver]:
-    """The module's panel, open, the model of the hippocampus chosen; unloaded afterwards, which ends its engine.
+    """The open panel with the model *hippocampus*; the module is unloaded afterwards, which ends its engine.
 
-    The engine is not started by opening the panel, as few tests need it.
-    In a test file that uses ``warm_engine``, the engine process is handed on to the next test: it starts slowly.
+    Opening the panel does not start the engine, because few tests need it. In test files that use ``warm_engine``, the
+    next test reuses the engine process, because it starts slowly.
     """
     kept = _our_modules()
     slicer_app.userSettings().setValue("ConResSegmentation/StartEngine", False)
@@ -33,12 +33,12 @@ def panel(slicer_app: object, repository: Path, request: pytest.FixtureRequest) 
     driver.choose_model("hippocampus")
     engines = request.getfixturevalue("warm_engine") if "warm_engine" in request.fixturenames else None
     if engines:
-        _hand_over(engines.pop(), driver.widget.logic.engine)
+        _attach_process(engines.pop(), driver.widget.logic.engine)
     yield driver
-    if engines is not None and (connection := _taken_from(driver.widget.logic.engine)):
+    if engines is not None and (connection := _detach_process(driver.widget.logic.engine)):
         engines.append(connection)
     slicer_app.moduleManager().unload("ConResSegmentation")
-    # A reload of the module imports everything anew, while other tests hold the classes of before.
+    # Reloading the module imports everything again, but other tests still use the earlier classes.
     for name in _our_modules():
         del sys.modules[name]
     sys.modules.update(kept)
@@ -46,7 +46,7 @@ def panel(slicer_app: object, repository: Path, request: pytest.FixtureRequest) 
 
 @pytest.fixture(scope="module")
 def warm_engine() -> Iterator[list]:
-    """The idle engine process of the test before, if it has one: a list of at most one EngineConnection."""
+    """The idle engine process of the previous test: a list of at most one EngineConnection."""
     engines: list = []
     yield engines
     for connection in engines:
@@ -54,14 +54,14 @@ def warm_engine() -> Iterator[list]:
         connection.waitUntilClosed()
 
 
-def _hand_over(connection: object, engine: object) -> None:
-    """Give an engine a running process."""
+def _attach_process(connection: object, engine: object) -> None:
+    """Let an engine use a running process."""
     connection._onMessage, connection._onEnded = engine._onMessage, engine._onEnded
     engine._connection, engine._lastId = connection, connection.lastId
 
 
-def _taken_from(engine: object) -> object:
-    """Take the process away from an engine; None if it is not running or not idle."""
+def _detach_process(engine: object) -> object:
+    """Detach an engine's process from it and return it; None if it is not running or not idle."""
     connection = engine._connection
     if connection is None or not connection.isRunning or not connection.hello or engine._current or engine._waiting:
         return None
@@ -95,9 +95,9 @@ def head(slicer_app: object, head_image: Path) -> object:
 
 @pytest.fixture
 def many_windows(panel: PanelDriver, tmp_path: Path) -> Iterator[object]:
-    """A volume of so many windows of a small model, which is chosen, that the engine is busy with it for a while.
+    """A volume that takes a while to segment, because it has many windows of the chosen small model.
 
-    The engine is idle again afterwards, so that the next test can have it.
+    Afterwards, the fixture waits until the engine is idle, so that the next test can use it.
     """
     import slicer
 
@@ -105,13 +105,13 @@ def many_windows(panel: PanelDriver, tmp_path: Path) -> Iterator[object]:
     panel.widget.modelPanel.refresh()
     panel.choose(panel.ui.modelSelector, "An organ")
     array = np.random.default_rng(0).normal(100, 20, (112, 48, 48)).astype(np.float32)
-    yield slicer.util.addVolumeFromArray(array, name="T1 of many windows")
+    yield slicer.util.addVolumeFromArray(array, name="T1 with many windows")
     panel.wait(lambda: not panel.widget.logic.engine.isSegmenting)
 
 
 @pytest.fixture
 def labels(volume: object, hippocampus_label: Path) -> np.ndarray:
-    """The expert's labels of the crop."""
+    """The expert's labels for the crop."""
     import slicer
 
     node = slicer.util.loadVolume(str(hippocampus_label))
@@ -122,7 +122,7 @@ def labels(volume: object, hippocampus_label: Path) -> np.ndarray:
 
 @pytest.fixture
 def result(volume: object, labels: np.ndarray) -> object:
-    """A segmentation as the module makes it."""
+    """A result with two segments, as the module adds it to the scene."""
     import slicer
 
     from ConResSegmentationLib import ResultSegmentation

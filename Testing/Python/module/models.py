@@ -15,11 +15,11 @@ WEIGHTS = "network.safetensors"
 
 
 def write_four_channels(path: Path, metrics: bytes | None = None) -> Path:
-    """A package as for brain tumors, with random weights and a very narrow network; with figures if given."""
+    """Write a package like those for brain tumors, with random weights, a very narrow network and optional metrics."""
     arguments = {"input_channels": 4, "outputs": 3, "residual_outputs": 3, "base_width": 8}
     torch.manual_seed(0)
     weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
-    words = {
+    keywords_of = {
         "FLAIR": (["flair"], []),
         "T1": (["t1"], ["t1c", "t1ce", "t1gd"]),
         "T1c": (["t1c", "t1ce", "t1gd"], []),
@@ -34,8 +34,8 @@ def write_four_channels(path: Path, metrics: bytes | None = None) -> Path:
             "title": "Four channels",
             "version": "0.1.0",
             "license": "CC0-1.0",
-            "intended_use": "Tests alone.",
-            "limitations": "Knows nothing.",
+            "intended_use": "Tests only.",
+            "limitations": "It is not trained.",
             "inputs": [
                 {
                     "name": name,
@@ -44,7 +44,7 @@ def write_four_channels(path: Path, metrics: bytes | None = None) -> Path:
                     "exclude_keywords": excluded,
                     "intensity": [{"step": "z_score", "over": "foreground", "outside": "zero"}],
                 }
-                for name, (keywords, excluded) in words.items()
+                for name, (keywords, excluded) in keywords_of.items()
             ],
             "preparation": {"orientation": "SAR", "spacing": None, "foreground": "all"},
             "system": {
@@ -64,13 +64,13 @@ def write_four_channels(path: Path, metrics: bytes | None = None) -> Path:
         },
         "model.json",
     )
-    figures = {METRICS_FILE: metrics} if metrics else {}
-    write_package(description, {WEIGHTS: weights, **figures}, path)
+    extra_files = {METRICS_FILE: metrics} if metrics else {}
+    write_package(description, {WEIGHTS: weights, **extra_files}, path)
     return path
 
 
 def write_broken(path: Path) -> Path:
-    """A folder that would be a package, had its description been written to the end."""
+    """Write a folder with a truncated model.json."""
     path.mkdir(parents=True)
     (path / "model.json").write_text('{"format": "conresnet-model", ', encoding="utf-8")
     return path

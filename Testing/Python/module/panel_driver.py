@@ -9,7 +9,7 @@ from slicer_host.module_driver import ModuleDriver
 
 
 class PanelDriver(ModuleDriver):
-    """The panel of the module, which is loaded already."""
+    """The panel of the loaded module."""
 
     moduleName = "ConResSegmentation"
 
@@ -20,27 +20,27 @@ class PanelDriver(ModuleDriver):
 
     @property
     def status(self) -> str:
-        """The sentence below the buttons."""
+        """The status message below the buttons."""
         return self.ui.statusLabel.text
 
     @property
     def warnings(self) -> str:
-        """The warnings of the last result, above the sentence below the buttons."""
+        """The warnings about the last result, shown above the status."""
         label = self.ui.warningsLabel
         assert bool(label.text) is label.isVisibleTo(self.representation)
         return label.text
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         return self.status
 
     def leave(self) -> None:
-        """Go to no module."""
+        """Leave the module without opening another one."""
         self.app.moduleManager().select("")
         self.settle()
 
     def choose(self, selector: object, text: str) -> None:
-        """Choose an entry of a combo box by its text, as a click does."""
+        """Choose an entry of a combo box by its text, as a click on it does."""
         index = selector.findText(text)
         assert index >= 0, f"no entry {text!r}"
         selector.setCurrentIndex(index)
@@ -64,22 +64,22 @@ class PanelDriver(ModuleDriver):
         self.ui.applyButton.click()
 
     def segment(self) -> object:
-        """Click Segment, wait for the end, and return the chosen segmentation."""
+        """Click Segment, wait until the run has ended, and return the chosen segmentation."""
         self.click_segment()
         self.wait(lambda: not self.widget.runPanel.isRunning)
         return self.choices.segmentation
 
-    def wait_until_asked(self) -> None:
-        """Wait until the engine has been asked; before, its Python is looked at."""
+    def wait_until_requested(self) -> None:
+        """Wait until the panel has checked the engine's Python and sent the request."""
         self.wait(lambda: self.status != "Looking for the engine")
 
     def wait_until_computing(self) -> None:
-        """Wait until the network computes."""
+        """Wait until the network is running."""
         self.wait(lambda: self.status.startswith("Segmenting") and self.ui.progressBar.value > 0)
 
 
 def result_nodes() -> list[object]:
-    """Everything that a segmentation puts into the scene."""
+    """The segmentations and maps in the scene."""
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     maps = [node for node in maps if node.GetAttribute("ConResNet.Map")]
     return slicer.util.getNodesByClass("vtkMRMLSegmentationNode") + maps
@@ -95,13 +95,13 @@ def folders() -> list[str]:
 
 
 def slice_composites() -> list[object]:
-    """What Slicer's own slice views show. The views of Compare stay in the scene, hidden, once a test has used it."""
+    """Composite nodes of Slicer's own slice views. The views of Compare stay in the scene after a test used them."""
     nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     return [node for node in nodes if node.GetLayoutName() in ("Red", "Yellow", "Green")]
 
 
 def label_array(segmentation: object, volume: object) -> object:
-    """The segments as one labelmap on the grid of a volume: 1 for the first, 2 for the second."""
+    """The segments as one label map on the voxel grid of a volume: 1 for the first segment, 2 for the second."""
     labels = slicer.util.arrayFromVolume(volume).astype("uint8") * 0
     content = segmentation.GetSegmentation()
     for number in range(content.GetNumberOfSegments()):

@@ -1,4 +1,4 @@
-"""A result of two segments as tests of the scene need it."""
+"""A result with two segments, for tests of results in the scene."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def origin_of(volume: object, roi: BoxROI | None = None, model: str = MODEL) -> 
 
 
 def fill(node: object, segments: list[tuple[str, object]], volume: object) -> None:
-    """Put segments into a node and show them in 3D, as a run does."""
+    """Add segments to a node and show them in 3D, as a run does."""
     ResultSegmentation.fill(node, segments, volume)
     for _step in ResultSegmentation.showSurfaces(node):
         pass
@@ -33,7 +33,7 @@ def fill(node: object, segments: list[tuple[str, object]], volume: object) -> No
 def put_maps(
     arrays: dict[str, np.ndarray], node: object, volume: object, names: tuple[str, ...] = ("Anterior", "Posterior")
 ) -> list[object]:
-    """Put maps into the scene, as a run does."""
+    """Add maps to the scene, as a run does."""
     for _step in ResultParts.putMaps(ResultParts.splitMaps(arrays, list(names)), node, volume):
         pass
     return ResultParts.mapNodes(node)

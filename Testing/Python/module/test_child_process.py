@@ -1,4 +1,4 @@
-"""Processes behind the launcher of Slicer's Python, which leaves its child running when it ends."""
+"""Processes behind the launcher of Slicer's Python: if only the launcher is ended, its child continues to run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def wait_until(app: object, condition: Callable[[], bool], seconds: float = 20.0
         assert time.monotonic() < end
 
 
-@pytest.mark.parametrize("how", ["stop", "stop of a deaf one", "drop"])
-def test_no_process_is_left_behind_the_launcher(slicer_app: object, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["stop", "stop with SIGTERM ignored", "drop"])
+def test_child_of_launcher_is_ended(slicer_app: object, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[ChildProcess.__module__], "SECONDS_TO_TERMINATE", 1)
-    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if "deaf" in how else ""
-    program = f"import os, signal, time; {deaf}print(os.getpid(), flush=True); time.sleep(60)"
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " if "ignored" in how else ""
+    program = f"import os, signal, time; {ignore}print(os.getpid(), flush=True); time.sleep(60)"
     lines, endings = [], []
     launch = ProcessLaunch(shutil.which("PythonSlicer"), ("-c", program), dict(os.environ))
     process = ChildProcess(launch, lambda *ending: endings.append(ending), lines.append)

@@ -1,4 +1,4 @@
-"""`make demo` writes what it promises."""
+"""``make demo`` writes all files that the documentation lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 
 @pytest.mark.slow
-def test_the_demo_writes_segments_maps_surfaces_and_pictures(
+def test_demo_writes_segments_maps_surfaces_and_pictures(
     repository: Path, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "demo ü"

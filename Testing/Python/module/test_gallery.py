@@ -1,4 +1,4 @@
-"""The gallery, by clicks: cards and search, an example, and downloads from a real server on this computer."""
+"""The gallery: cards, search, examples, and downloads from a real server on this computer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["content", "server"]
 
 @pytest.fixture
 def catalog(server: Server, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A catalog with one model, which the server offers and the gallery reads."""
+    """A catalog that lists one model, which the server provides."""
     server.files["/tiny.zip"] = content
     path = write_catalog(tmp_path / "catalog.json", server, content, name="organ", version="1.2.0", modality="CT")
     monkeypatch.setenv("CONRESNET_CATALOG", str(path))
@@ -31,7 +31,7 @@ def catalog(server: Server, content: bytes, tmp_path: Path, monkeypatch: pytest.
 
 
 def cards(dialog: QtWidgets.QDialog) -> dict[str, str]:
-    """The text of each card that is shown, by the model's name."""
+    """The text of each visible card, by the model's name."""
     frames = [frame for frame in dialog.findChildren(QtWidgets.QFrame) if frame.objectName.startswith("card ")]
     return {
         frame.objectName.removeprefix("card "): "\n".join(label.text for label in frame.findChildren(QtWidgets.QLabel))
@@ -56,7 +56,7 @@ def end(panel: PanelDriver) -> str:
     return panel.status
 
 
-def test_every_model_has_a_card_and_a_search_finds_structures(panel: PanelDriver, tmp_path: Path) -> None:
+def test_every_model_has_a_card_and_search_finds_structures(panel: PanelDriver, tmp_path: Path) -> None:
     found = {}
 
     def look(dialog: QtWidgets.QDialog) -> int:
@@ -75,8 +75,10 @@ def test_every_model_has_a_card_and_a_search_finds_structures(panel: PanelDriver
     text = found["all"]["brain-structures"]
     assert "MR · 32 structures: Left cerebral white matter" in text and "and 26 more" in text
     few = "too few cases for a reliable figure"
-    told = f"Measured: mean Dice 0.824 on 3 cases not used for training; {few}; data set: Brain structures\nLicense: "
-    assert told in text and "learned from synthetic images only" in text
+    measured = (
+        f"Measured: mean Dice 0.824 on 3 cases not used for training; {few}; data set: Brain structures\nLicense: "
+    )
+    assert measured in text and "learned from synthetic images only" in text
     assert "silver labels" in found["all"]["brain-tissue"].partition("Measured: ")[2]
     assert few not in found["all"]["hippocampus"]
     assert "Not run on this computer yet" in text
@@ -85,7 +87,7 @@ def test_every_model_has_a_card_and_a_search_finds_structures(panel: PanelDriver
     assert panel.choices.model == "hippocampus"
 
 
-def test_return_in_the_search_stays_in_the_gallery_and_escape_leaves_it(panel, catalog, server, monkeypatch) -> None:
+def test_return_in_search_keeps_gallery_open_and_escape_closes_it(panel, catalog, server, monkeypatch) -> None:
     monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
     results = []
 
@@ -103,7 +105,7 @@ def test_return_in_the_search_stays_in_the_gallery_and_escape_leaves_it(panel, c
     assert results == [(True, {"hippocampus"}), False] and server.requests == []
 
 
-def test_an_example_is_loaded_once_and_does_not_disturb_what_runs(panel: PanelDriver, many_windows: object) -> None:
+def test_example_is_loaded_once_and_does_not_affect_current_run(panel: PanelDriver, many_windows: object) -> None:
     panel.click_segment()
     panel.wait_until_computing()
     for _click in range(2):
@@ -115,19 +117,19 @@ def test_an_example_is_loaded_once_and_does_not_disturb_what_runs(panel: PanelDr
     role = panel.choices.segmentation.GetReferenceImageGeometryReferenceRole()
     assert panel.choices.segmentation.GetNodeReference(role) is many_windows
     assert panel.choices.model == "hippocampus" and panel.ui.applyButton.enabled
-    # What was changed is not the example any more.
+    # A changed image is no longer the example, so the example is loaded again.
     slicer.util.updateVolumeFromArray(example, slicer.util.arrayFromVolume(example) + 1)
     panel.ui.exampleButton.click()
     assert panel.choices.channels[0] is not example
 
 
-def test_an_example_that_is_gone_is_a_sentence(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+def test_missing_example_is_reported(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
     panel.widget.loadPanel._example = tmp_path / "gone.nii.gz"
     panel.ui.exampleButton.click()
     assert "gone.nii.gz" in dialogs.shown[-1].text and panel.widget.channels.nodes == [volume]
 
 
-def test_an_example_is_loaded_and_its_time_is_remembered(panel: PanelDriver) -> None:
+def test_card_shows_time_of_last_run(panel: PanelDriver) -> None:
     panel.choose_model("brain-structures")
     open_gallery(panel, lambda dialog: click(dialog, "hippocampus", "exampleButton"))
     assert panel.choices.model == "hippocampus"
@@ -138,7 +140,7 @@ def test_an_example_is_loaded_and_its_time_is_remembered(panel: PanelDriver) -> 
     assert "Last run on this computer: " in texts[0]
 
 
-def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, server, content) -> None:
+def test_model_from_catalog_is_downloaded_after_confirmation(panel, catalog, server, content) -> None:
     texts = []
 
     def download(dialog: QtWidgets.QDialog) -> int:
@@ -150,7 +152,7 @@ def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, serve
     assert "Not installed: 0.2 MB from 127.0.0.1" in texts[0] and "License: CC0-1.0" in texts[0]
     assert server.requests == [] and not panel.widget.runPanel.isRunning
 
-    # The first try breaks off in the middle; the second one continues.
+    # The first download is interrupted in the middle; the second one continues it.
     server.stops_after = len(content) // 2
     dialogs.answer(download, "OK")
     panel.ui.galleryButton.click()
@@ -159,14 +161,14 @@ def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, serve
     dialogs.answer(download, "OK")
     panel.ui.galleryButton.click()
     assert end(panel) == "Installed organ."
-    assert server.requests[-1][1], "only the rest is asked for"
+    assert server.requests[-1][1], "only the rest is requested"
     assert panel.choices.model == "organ"
-    left = []
-    open_gallery(panel, lambda dialog: left.append(cards(dialog)["organ"]) or 0)
-    assert "Not installed" not in left[0], "now it is an installed model"
+    texts.clear()
+    open_gallery(panel, lambda dialog: texts.append(cards(dialog)["organ"]) or 0)
+    assert "Not installed" not in texts[0]
 
 
-def test_another_model_than_the_catalog_promises_is_not_installed(panel, catalog, server, content) -> None:
+def test_downloaded_model_must_have_name_from_catalog(panel, catalog, server, content) -> None:
     write_catalog(catalog, server, content, name="lung")
     dialogs.answer(lambda dialog: click(dialog, "lung", "downloadButton"), "OK")
     panel.ui.galleryButton.click()
@@ -175,7 +177,7 @@ def test_another_model_than_the_catalog_promises_is_not_installed(panel, catalog
     assert [choice.title for choice in panel.widget.modelPanel._choices if "Tiny" in choice.title] == []
 
 
-def test_a_downloaded_model_that_cannot_be_installed_is_not_reported_as_canceled(
+def test_downloaded_model_that_cannot_be_installed_is_not_reported_as_canceled(
     panel, catalog, server, content, monkeypatch
 ) -> None:
     def fail(_source: str) -> str:
@@ -188,7 +190,7 @@ def test_a_downloaded_model_that_cannot_be_installed_is_not_reported_as_canceled
     assert "not enough disk space" in dialogs.shown[-1].text
 
 
-def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:
+def test_download_can_be_canceled(panel, catalog, server, content) -> None:
     server.stalls_after = len(content) // 2
     dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")
     panel.ui.galleryButton.click()
@@ -196,14 +198,14 @@ def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:
     assert panel.status.startswith("Downloading organ")
     panel.ui.cancelButton.click()
     assert end(panel) == "Canceled." and panel.choices.model == "hippocampus"
-    # The process behind the launcher of Slicer's Python has ended, too: it would hold the file.
+    # The child of the launcher of Slicer's Python has ended, too. Otherwise, it would keep the file open.
     server.stalls_after = None
     dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")
     panel.ui.galleryButton.click()
     assert end(panel) == "Installed organ."
 
 
-def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, monkeypatch) -> None:
+def test_catalog_on_the_web_is_fetched_on_request(panel, catalog, server, monkeypatch) -> None:
     server.files["/catalog.json"] = catalog.read_bytes()
     monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
     before, after, messages = [], [], []
@@ -222,7 +224,7 @@ def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, 
             without.setattr(EnginePython, "launchModule", no_engine)
             button.click()
         messages.append(dialog.findChild(QtWidgets.QLabel, "messageLabel").text)
-        assert button.enabled, "it can be tried again"
+        assert button.enabled, "the user can try again"
         return 0
 
     def no_engine(*_arguments: object) -> None:
@@ -234,14 +236,12 @@ def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, 
     assert "cannot be downloaded (404" in messages[0] and "ls" in messages[1]
 
 
-def test_the_message_about_more_models_stays_after_a_search(
-    panel, catalog, server, content, tmp_path, monkeypatch
-) -> None:
+def test_message_about_more_models_stays_after_a_search(panel, catalog, server, content, tmp_path, monkeypatch) -> None:
     server.files["/catalog.json"] = catalog.read_bytes()
     monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
     (tmp_path / "organ.zip").write_bytes(content)
     panel.drop(tmp_path / "organ.zip")
-    said = []
+    messages = []
 
     def look(dialog: QtWidgets.QDialog) -> int:
         button, search = dialog.findChild(QtWidgets.QPushButton, "catalogButton"), dialog.findChild(QtWidgets.QLineEdit)
@@ -250,30 +250,30 @@ def test_the_message_about_more_models_stays_after_a_search(
             button.click()
             panel.wait(lambda: button.enabled)
             search.setText(text)
-            said.append(message.text)
+            messages.append(message.text)
         server.files.clear()
         button.click()
         search.setText("hippo")
-        said.append(message.text)
+        messages.append(message.text)
         panel.wait(lambda: button.enabled)
         search.setText("hippocampus")
-        said.append(message.text)
+        messages.append(message.text)
         search.setText("kneecap")
         button.click()
         panel.wait(lambda: button.enabled)
-        said.append(message.text)
+        messages.append(message.text)
         return 0
 
     open_gallery(panel, look)
-    assert said[:3] == [
+    assert messages[:3] == [
         "No model matches the search.",
         "There are no other models to download.",
         "Looking for more models...",
     ]
-    assert "404" in said[3] and "404" in said[4]
+    assert "404" in messages[3] and "404" in messages[4]
 
 
-def test_names_of_a_catalog_are_text_and_a_damaged_one_hides_no_model(panel, catalog, server, content) -> None:
+def test_names_in_catalog_are_plain_text_and_damaged_catalog_hides_no_model(panel, catalog, server, content) -> None:
     write_catalog(catalog, server, content, title="<img src='/dev/zero'>", measured="<b>best</b>")
     formats, texts = [], []
 

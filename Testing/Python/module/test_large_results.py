@@ -1,4 +1,4 @@
-"""A result with many segments is added to the scene piece by piece, and Slicer handles events between the pieces."""
+"""Large results are added to the scene piece by piece, and Slicer handles events in between."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from conresnet.package import read_package
 from conresnet.package.store import find_model
-from ConResSegmentationLib import SegmentationRun  # noqa: F401, as `module` finds it
+from ConResSegmentationLib import SegmentationRun  # noqa: F401, loaded for `module`
 from module.panel_driver import PanelDriver, result_nodes
 from module.result_cases import put_maps
 from slicer_host import slot_errors
@@ -55,16 +55,16 @@ class Listener:
 
 
 class Ticks:
-    """Records what another timer sees each time it runs."""
+    """Records a value at each tick of another timer."""
 
-    def __init__(self, look: Callable[[], object]) -> None:
-        self._look, self.seen = look, []
+    def __init__(self, read: Callable[[], object]) -> None:
+        self._read, self.seen = read, []
         self._timer = qt.QTimer()
         self._timer.connect("timeout()", self._tick)
         self._timer.start(0)
 
     def _tick(self) -> None:
-        self.seen.append(self._look())
+        self.seen.append(self._read())
 
     def stop(self) -> list:
         self._timer.stop()
@@ -78,25 +78,25 @@ def module(name: str) -> object:
 
 
 @pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The surfaces that were made so far; they are put into the scene together."""
-    results, made = module("ResultSegmentation"), []
+def created(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The surfaces created so far; all of them are added to the scene together."""
+    results, created = module("ResultSegmentation"), []
     plain = results._makeSurface
-    monkeypatch.setattr(results, "_makeSurface", lambda *given: made.append(plain(*given)) or made[-1])
-    return made
+    monkeypatch.setattr(results, "_makeSurface", lambda *arguments: created.append(plain(*arguments)) or created[-1])
+    return created
 
 
 @pytest.fixture
 def labels(head: object) -> np.ndarray:
-    """A box for each segment of the model of the brain's structures, except for one that was not found."""
+    """A box for each segment of *brain-structures*, except for one that was not found."""
     labels = np.zeros(slicer.util.arrayFromVolume(head).shape, np.uint8)
-    for number, segment in enumerate(segments_of_the_model()[1:]):
+    for number, segment in enumerate(model_segments()[1:]):
         place = np.array(np.unravel_index(number, (2, 4, 4))) * (40, 28, 28) + 4
         labels[tuple(slice(start, start + 20) for start in place)] = segment.label
     return labels
 
 
-def segments_of_the_model() -> tuple:
+def model_segments() -> tuple:
     return read_package(find_model("brain-structures"), verify=False).description.output.segments
 
 
@@ -116,7 +116,7 @@ class Run:
         self.run = runs.SegmentationRun(task, engine, self.listener)
         checksum = module("ResultOrigin").checksum(slicer.util.arrayFromVolume(head))
         engine.observer.onSent((checksum,))
-        masks = [labels == segment.label for segment in segments_of_the_model()]
+        masks = [labels == segment.label for segment in model_segments()]
         self.maps = {"probability": np.stack(masks).astype(np.float16)} if has_maps else {}
         result = module("EngineConnection").EngineResult(labels, self.maps, {"volumes_ml": {}})
         engine.observer.onDone(result)
@@ -124,12 +124,12 @@ class Run:
 
 @pytest.fixture
 def process_events(slicer_app: object) -> Iterator[Callable[[Callable[[], bool]], None]]:
-    """Let Slicer handle events until a condition is true."""
+    """Let Slicer handle events until a condition is met."""
 
-    def process(isSo: Callable[[], bool]) -> None:
+    def process(condition: Callable[[], bool]) -> None:
         end = time.monotonic() + 60
-        while not isSo():
-            assert time.monotonic() < end, "it never is"
+        while not condition():
+            assert time.monotonic() < end, "the condition was never met"
             slicer_app.processEvents()
 
     yield process
@@ -140,17 +140,17 @@ def largest_step(numbers: list[int]) -> int:
     return max(np.diff(numbers))
 
 
-def test_surfaces_and_maps_of_a_result_come_one_at_a_time(
-    head: object, labels: np.ndarray, made: list, process_events: Callable
+def test_surfaces_and_maps_are_added_one_at_a_time(
+    head: object, labels: np.ndarray, created: list, process_events: Callable
 ) -> None:
-    ticks = Ticks(lambda: (len(made), len(result_nodes())))
+    ticks = Ticks(lambda: (len(created), len(result_nodes())))
     run = Run(head, labels)
     process_events(lambda: run.listener.ends)
     counts, nodes = zip(*ticks.stop(), strict=True)
-    count = len(segments_of_the_model())
+    count = len(model_segments())
     assert (counts[0], counts[-1], nodes[-1]) == (0, count, 1 + count) and count == 32
-    assert largest_step(counts) == 1, "surfaces between two looks"
-    assert largest_step(nodes) == 1, "segmentation and maps between two looks"
+    assert largest_step(counts) == 1, "surfaces between two ticks"
+    assert largest_step(nodes) == 1, "nodes between two ticks"
     (outcome,) = run.listener.ends
     assert outcome.mapNodes == result_nodes()[1:]
     for node, values in zip(outcome.mapNodes, run.maps["probability"], strict=True):
@@ -161,28 +161,28 @@ def test_surfaces_and_maps_of_a_result_come_one_at_a_time(
     node.RemoveClosedSurfaceRepresentation()
     node.CreateClosedSurfaceRepresentation()
     assert one_by_one[0].GetNumberOfPoints() == surfaces()[0].GetNumberOfPoints() == 0
-    for surface, slicers in zip(one_by_one[1:], surfaces()[1:], strict=True):
+    for surface, expected in zip(one_by_one[1:], surfaces()[1:], strict=True):
         assert surface.GetNumberOfPoints() > 1000 and surface.GetPointData().GetNormals()
-        pair = (surface, slicers)
+        pair = (surface, expected)
         np.testing.assert_array_equal(*(vtk_to_numpy(one.GetPoints().GetData()) for one in pair))
         np.testing.assert_array_equal(*(vtk_to_numpy(one.GetPolys().GetConnectivityArray()) for one in pair))
 
 
 @pytest.mark.parametrize("when", ["maps", "surfaces"])
-def test_a_result_that_is_there_is_kept_when_the_rest_is_canceled(
-    head: object, labels: np.ndarray, made: list, process_events: Callable, when: str
+def test_segments_are_kept_when_the_rest_of_the_result_is_canceled(
+    head: object, labels: np.ndarray, created: list, process_events: Callable, when: str
 ) -> None:
     earlier = Run(head, labels)
     process_events(lambda: earlier.listener.ends)
     node = earlier.listener.ends[0].segmentationNode
     later = Run(head, labels[::-1], node)
-    there = set(result_nodes())
-    made.clear()
-    process_events(lambda: not surfaces() and len(made) == (0 if when == "maps" else 5))
+    nodes_before = set(result_nodes())
+    created.clear()
+    process_events(lambda: not surfaces() and len(created) == (0 if when == "maps" else 5))
     later.run.cancel()
     (outcome,) = later.listener.ends
     assert outcome.segmentationNode is node and not node.GetDisplayNode().GetVisibility3D()
-    assert set(outcome.mapNodes) == set(result_nodes()[1:]) <= there, "no map of the earlier result is left"
+    assert set(outcome.mapNodes) == set(result_nodes()[1:]) <= nodes_before, "no map of the earlier result remains"
     assert len(outcome.mapNodes) == 32 if when == "surfaces" else len(outcome.mapNodes) < 32
     before = len(surfaces())
     for _turn in range(20):
@@ -190,24 +190,24 @@ def test_a_result_that_is_there_is_kept_when_the_rest_is_canceled(
     assert len(surfaces()) == before and len(later.listener.ends) == 1
 
 
-def test_closing_the_scene_ends_what_is_left_of_a_run(
-    head: object, labels: np.ndarray, made: list, process_events: Callable
+def test_closing_scene_ends_a_run_that_adds_its_result(
+    head: object, labels: np.ndarray, created: list, process_events: Callable
 ) -> None:
     run = Run(head, labels, has_maps=False)
-    made.clear()
-    process_events(lambda: len(made) == 3)
+    created.clear()
+    process_events(lambda: len(created) == 3)
     slicer.mrmlScene.Clear(0)
     for _turn in range(20):
         slicer.app.processEvents()
     assert run.listener.ends == ["canceled"] and result_nodes() == []
 
 
-def test_a_run_ends_when_its_result_is_removed_or_replaced(
-    head: object, labels: np.ndarray, made: list, process_events: Callable
+def test_run_ends_when_its_result_is_removed_or_replaced(
+    head: object, labels: np.ndarray, created: list, process_events: Callable
 ) -> None:
     first = Run(head, labels, has_maps=False)
-    made.clear()
-    process_events(lambda: len(made) == 3)
+    created.clear()
+    process_events(lambda: len(created) == 3)
     (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     second = Run(head, labels, node)
     process_events(lambda: first.listener.ends)
@@ -215,8 +215,8 @@ def test_a_run_ends_when_its_result_is_removed_or_replaced(
     process_events(lambda: second.listener.ends)
     assert second.listener.ends[0].mapNodes == result_nodes()[1:] and len(surfaces()) == 32
     third = Run(head, labels, node, has_maps=False)
-    made.clear()
-    process_events(lambda: len(made) == 3)
+    created.clear()
+    process_events(lambda: len(created) == 3)
     slicer.mrmlScene.RemoveNode(node)
     process_events(lambda: third.listener.ends)
     assert "removed or replaced" in third.listener.ends[0]
@@ -232,7 +232,7 @@ def shown(panel: PanelDriver, head: object, labels: np.ndarray, process_events: 
     return panel.choices.segmentation
 
 
-def test_the_smoothing_slider_makes_surfaces_anew_one_at_a_time(
+def test_smoothing_slider_updates_surfaces_one_at_a_time(
     panel: PanelDriver, shown: object, process_events: Callable
 ) -> None:
     before = [surface for surface in surfaces() if surface.GetNumberOfPoints()]
@@ -241,8 +241,8 @@ def test_the_smoothing_slider_makes_surfaces_anew_one_at_a_time(
     assert len(surfaces()) == 32 and shown.GetDisplayNode().GetVisibility3D()
 
 
-def test_surfaces_are_painted_one_at_a_time_and_a_toggled_map_is_painted_to_the_end(
-    panel: PanelDriver, shown: object, head: object, labels: np.ndarray, made: list, process_events: Callable
+def test_surfaces_are_painted_one_at_a_time_even_if_the_map_is_toggled(
+    panel: PanelDriver, shown: object, head: object, labels: np.ndarray, created: list, process_events: Callable
 ) -> None:
     (attention,) = put_maps({"attention": np.ones((1, *labels.shape), np.float16)}, shown, head)
     map3D, painter = module("Map3D"), panel.widget.map3DPanel
@@ -259,7 +259,7 @@ def test_surfaces_are_painted_one_at_a_time_and_a_toggled_map_is_painted_to_the_
     assert largest_step([0, *painted]) == 1 and len(map3D.nodes(shown)) == 31
 
 
-def test_an_isosurface_and_a_map_are_made_in_slabs(
+def test_map_and_isosurface_are_created_in_slabs(
     panel: PanelDriver,
     shown: object,
     head: object,
@@ -270,7 +270,7 @@ def test_an_isosurface_and_a_map_are_made_in_slabs(
     maps, map3D = module("ResultParts"), module("Map3D")
     turn, slabs, plain = [0], [], maps.slabs
 
-    def noted(*arguments: object) -> Iterator[slice]:
+    def recorded(*arguments: object) -> Iterator[slice]:
         for slab in plain(*arguments):
             slabs.append((turn[0], slab.stop - slab.start))
             yield slab
@@ -279,7 +279,7 @@ def test_an_isosurface_and_a_map_are_made_in_slabs(
         turn[0] += 1
 
     monkeypatch.setattr(maps, "_VOXELS_AT_ONCE", 2 * 120 * 120)
-    monkeypatch.setattr(maps, "slabs", noted)
+    monkeypatch.setattr(maps, "slabs", recorded)
     ticks = Ticks(tick)
     uncertainty = np.zeros((1, *labels.shape), np.float16)
     uncertainty[0, 5:-5, 5:-5, 5:-5] = 0.9

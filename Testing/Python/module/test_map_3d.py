@@ -1,4 +1,4 @@
-"""A map in 3D: what is painted, in which colors, and that it comes and goes with the result."""
+"""A map in 3D: values, colors, and that it is shown, hidden and removed along with the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOX = np.s_[2:-2, 3:-3, 3:-3]
 
 @pytest.fixture
 def maps(result: object, volume: object) -> list[object]:
-    """A residual for each of the two segments, and one attention map, all computed in a box."""
+    """A residual for each of the two segments, and one attention map, all limited to a box."""
     shape = slicer.util.arrayFromVolume(volume).shape
     residual, attention = np.zeros((2, *shape), np.float16), np.zeros((1, *shape), np.float16)
     numbers = np.random.default_rng(3)
@@ -34,7 +34,7 @@ def points_of(model: object) -> np.ndarray:
 
 
 def values_at(node: object, points: np.ndarray) -> np.ndarray:
-    """A map at points (n, 3) in the coordinates of the node: scipy's interpolation of the array."""
+    """A map's values at points (n, 3) in the node's coordinates, interpolated by scipy."""
     matrix = vtk.vtkMatrix4x4()
     node.GetRASToIJKMatrix(matrix)
     to_ijk = slicer.util.arrayFromVTKMatrix(matrix)
@@ -47,16 +47,16 @@ def painted_values(model: object) -> np.ndarray:
 
 
 class Driver3D(PanelDriver):
-    """The panel with its choices of a map in 3D."""
+    """The panel with its controls for maps in 3D."""
 
     def show(self, node: object, how: str) -> list[object]:
-        """Choose a map and how to show it in 3D; returns what then shows it."""
+        """Choose a map and how to show it in 3D; returns the nodes that show it."""
         self.choices.shownMap = node
         self.choose(self.ui.map3DSelector, how)
         return self.shown()
 
     def shown(self) -> list[object]:
-        """What shows a map of the only segmentation in 3D, once all of it is there."""
+        """The nodes that show a map in 3D, once all of them are complete."""
         self.settle()
         self.wait(lambda: not self.widget.map3DPanel.isBusy)
         segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
@@ -75,7 +75,7 @@ class Driver3D(PanelDriver):
         return ConResSegmentationLib.ResultParts
 
     def legend(self, node: object) -> object:
-        """The legend of something shown in 3D."""
+        """The color legend of a node shown in 3D."""
         return slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
 
 
@@ -84,8 +84,8 @@ def panel(panel: PanelDriver) -> Driver3D:
     return Driver3D(panel.app)
 
 
-def left_over() -> set[str]:
-    """Names of all nodes that a map in 3D may consist of."""
+def nodes_in_3d() -> set[str]:
+    """Names of all nodes that can be part of a map in 3D."""
     classes = (
         "vtkMRMLModelNode", "vtkMRMLModelDisplayNode", "vtkMRMLModelStorageNode", "vtkMRMLColorLegendDisplayNode",
         "vtkMRMLMarkupsROINode", "vtkMRMLVolumeRenderingDisplayNode", "vtkMRMLVolumePropertyNode",
@@ -95,7 +95,7 @@ def left_over() -> set[str]:
     return {node.GetName() for node in nodes if "Slice" not in node.GetName() and node.GetSaveWithScene()}
 
 
-def test_surfaces_are_painted_with_the_map_at_their_points(
+def test_surfaces_are_painted_with_the_maps_values_at_their_points(
     panel: Driver3D, result: object, volume: object, maps: list[object]
 ) -> None:
     volume.SetAndObserveTransformNodeID(add_transform(rotation(40, (1, 2, 3))).GetID())
@@ -106,7 +106,7 @@ def test_surfaces_are_painted_with_the_map_at_their_points(
         assert model.GetParentTransformNode() is volume.GetParentTransformNode()
         np.testing.assert_allclose(painted_values(model), values_at(maps[2], points_of(model)), atol=1e-3)
         assert painted_values(model).std() > 0.05
-    # A residual is that of a segment: each is painted with its own.
+    # Each segment is painted with its own residual.
     models = panel.show(maps[0], "On surfaces")
     assert models == [anterior, posterior]
     for model, node in zip(models, maps, strict=False):
@@ -114,13 +114,13 @@ def test_surfaces_are_painted_with_the_map_at_their_points(
         np.testing.assert_allclose(painted_values(model), values_at(node, points_of(model)), atol=1e-3)
 
 
-def test_a_map_that_was_moved_is_sampled_where_it_lies(panel: Driver3D, maps: list[object]) -> None:
+def test_moved_map_is_sampled_at_its_new_position(panel: Driver3D, maps: list[object]) -> None:
     maps[2].SetAndObserveTransformNodeID(add_transform(rotation(0, (1.5, 0, 0))).GetID())
     model, _other = panel.show(maps[2], "On surfaces")
     np.testing.assert_allclose(painted_values(model), values_at(maps[2], points_of(model) - (1.5, 0, 0)), atol=1e-3)
 
 
-def test_overlapping_segments_have_a_painted_surface_each(panel: Driver3D, result: object, maps: list[object]) -> None:
+def test_overlapping_segments_each_have_a_painted_surface(panel: Driver3D, result: object, maps: list[object]) -> None:
     whole = result.GetSegmentation().GetNthSegmentID(0)
     labels = slicer.util.arrayFromSegmentBinaryLabelmap(result, whole, panel.choices.channels[0])
     slicer.util.updateSegmentBinaryLabelmapFromArray(
@@ -133,7 +133,7 @@ def test_overlapping_segments_have_a_painted_surface_each(panel: Driver3D, resul
         np.testing.assert_allclose(painted_values(model), values_at(maps[2], points_of(model)), atol=1e-3)
 
 
-def test_the_isosurface_lies_where_the_map_has_the_chosen_value(panel: Driver3D, maps: list[object]) -> None:
+def test_isosurface_is_where_the_map_has_the_chosen_value(panel: Driver3D, maps: list[object]) -> None:
     panel.ui.mapThresholdSlider.value = 0.6
     (model,) = panel.show(maps[0], "Isosurface")
     points = points_of(model)
@@ -149,10 +149,10 @@ def test_the_isosurface_lies_where_the_map_has_the_chosen_value(panel: Driver3D,
     assert not panel.ui.mapThresholdSlider.isHidden()
     maps[0].GetDisplayNode().SetWindowLevelMinMax(0, 0.5)
     panel.shown()
-    np.testing.assert_allclose(painted_values(model), 0.3, atol=1e-3, err_msg="follows the range")
+    np.testing.assert_allclose(painted_values(model), 0.3, atol=1e-3, err_msg="updated with the range")
 
 
-def test_the_isosurface_of_a_very_large_map_is_coarser_and_in_the_same_place(
+def test_isosurface_of_a_very_large_map_is_coarser_but_in_the_same_place(
     panel: Driver3D, result: object, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Linear, so that interpolation between every second or third voxel is exact.
@@ -167,12 +167,12 @@ def test_the_isosurface_of_a_very_large_map_is_coarser_and_in_the_same_place(
         counts.append(model.GetPolyData().GetNumberOfPoints())
         values = values_at(node, points_of(model))
         inside = np.abs(values - panel.ui.mapThresholdSlider.value) < 1e-3
-        # The rest closes it around the map.
+        # The other points close the surface at the map's borders.
         assert inside.sum() > 0.1 * counts[-1] and values.min() > panel.ui.mapThresholdSlider.value - 1e-3
     assert counts[0] > 2 * counts[1] > 2 * counts[2]
 
 
-def test_colors_range_and_opacity_are_those_of_the_overlay(panel: Driver3D, result: object, maps: list[object]) -> None:
+def test_colors_range_and_opacity_match_the_overlay(panel: Driver3D, result: object, maps: list[object]) -> None:
     display = maps[0].GetDisplayNode()
     for how in ("On surfaces", "Isosurface", "Volume rendering"):
         panel.ui.mapOpacitySlider.value = 0.5
@@ -204,7 +204,7 @@ def test_colors_range_and_opacity_are_those_of_the_overlay(panel: Driver3D, resu
 
 
 @pytest.mark.parametrize("how", ["On surfaces", "Isosurface"])
-def test_the_legend_names_the_map_that_is_shown(panel: Driver3D, maps: list[object], how: str) -> None:
+def test_legend_has_name_of_shown_map(panel: Driver3D, maps: list[object], how: str) -> None:
     residual, _other, attention = maps
     (legend,) = filter(None, map(panel.legend, panel.show(residual, how)))
     panel.ui.mapSelector.setCurrentNode(attention)
@@ -218,7 +218,7 @@ def test_the_legend_names_the_map_that_is_shown(panel: Driver3D, maps: list[obje
     assert panel.legend(panel.shown()[0]).GetTitleText() == "My own title"
 
 
-def test_a_hidden_or_translucent_segment_is_so_when_painted(
+def test_hidden_or_translucent_segment_stays_so_when_painted(
     panel: Driver3D, result: object, maps: list[object]
 ) -> None:
     panel.ui.mapOpacitySlider.value = 0.5
@@ -232,7 +232,7 @@ def test_a_hidden_or_translucent_segment_is_so_when_painted(
 
 
 @pytest.mark.parametrize("how", ["On surfaces", "Isosurface", "Volume rendering"])
-def test_what_is_in_3d_goes_with_the_result_and_comes_back_with_the_scene(
+def test_map_in_3d_is_removed_with_the_result_and_restored_with_the_scene(
     panel: Driver3D, result: object, maps: list[object], tmp_path: Path, how: str
 ) -> None:
     count = len(panel.show(maps[0], how))
@@ -242,13 +242,13 @@ def test_what_is_in_3d_goes_with_the_result_and_comes_back_with_the_scene(
             places = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in (model, maps[0])}
             assert len(places) == 1, "next to its map"
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
-    names = left_over()
+    names = nodes_in_3d()
     slicer.mrmlScene.Clear(0)
     panel.settle()
-    assert not left_over()
+    assert not nodes_in_3d()
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     shown = panel.shown()
-    assert left_over() == names and len(shown) == count
+    assert nodes_in_3d() == names and len(shown) == count
     assert panel.ui.map3DSelector.currentText == how
     assert panel.legend(shown[0]).GetTitleText() == "Residual"
     (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
@@ -259,10 +259,10 @@ def test_what_is_in_3d_goes_with_the_result_and_comes_back_with_the_scene(
         np.testing.assert_allclose(own.GetScalarRange(), (0, 0.5))
     slicer.mrmlScene.RemoveNode(segmentation)
     panel.shown()
-    assert not left_over()
+    assert not nodes_in_3d()
 
 
-def test_it_is_hidden_with_the_overlay_and_removed_when_it_is_no_longer_wanted(
+def test_map_in_3d_is_hidden_with_the_overlay_and_removed_when_turned_off(
     panel: Driver3D, result: object, maps: list[object]
 ) -> None:
     models = panel.show(maps[2], "On surfaces")
@@ -272,17 +272,19 @@ def test_it_is_hidden_with_the_overlay_and_removed_when_it_is_no_longer_wanted(
     assert result.GetDisplayNode().GetVisibility3D()
     panel.widget.overlayPanel.toggle()
     assert panel.shown() == models and all(model.GetDisplayNode().GetVisibility() for model in models)
-    assert panel.show(maps[2], "Not shown") == [] and not left_over()
+    assert panel.show(maps[2], "Not shown") == [] and not nodes_in_3d()
     assert result.GetDisplayNode().GetVisibility3D()
     before = panel.show(maps[2], "Volume rendering")
     slicer.mrmlScene.RemoveNode(maps[2])
-    # The selector chooses another map.
+    # The selector selects another map.
     (after,) = panel.shown()
     assert panel.parts.mapOf(after) is panel.choices.shownMap and after is not before[0]
-    assert len(left_over()) == 3, "one rendering, its property and its legend"
+    assert len(nodes_in_3d()) == 3, "one rendering, its property and its legend"
 
 
-def test_what_the_user_removes_in_other_modules(panel: Driver3D, result: object, maps: list[object]) -> None:
+def test_map_in_3d_survives_removal_of_its_nodes_in_other_modules(
+    panel: Driver3D, result: object, maps: list[object]
+) -> None:
     (rendering,) = panel.show(maps[2], "Volume rendering")
     slicer.mrmlScene.RemoveNode(rendering.GetVolumePropertyNode())
     panel.ui.mapOpacitySlider.value = 0.9
@@ -302,21 +304,21 @@ def test_what_the_user_removes_in_other_modules(panel: Driver3D, result: object,
     panel.shown()
     selector = panel.ui.map3DSelector
     assert panel.ui.mapSelector.currentNode() is maps[2] and not selector.enabled
-    assert "was removed" in selector.toolTip, "the user is told why"
+    assert "was removed" in selector.toolTip, "explains why"
     panel.ui.mapSelector.setCurrentNode(None)
     panel.shown()
     assert selector.enabled and selector.toolTip.startswith("Also show the map in 3D")
 
 
 @pytest.mark.parametrize("how", ["On surfaces", "Isosurface", "Volume rendering"])
-def test_a_map_is_shown_in_3d_although_the_segmentations_display_was_removed(
+def test_map_is_shown_in_3d_even_if_display_of_segmentation_was_removed(
     panel: Driver3D, result: object, maps: list[object], how: str
 ) -> None:
     slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
     assert panel.show(maps[2], how) and result.GetDisplayNode() is not None
 
 
-def test_a_new_result_is_painted_anew_on_the_same_nodes(
+def test_new_result_is_painted_on_the_same_nodes(
     panel: Driver3D, result: object, volume: object, maps: list[object]
 ) -> None:
     before = panel.show(maps[2], "On surfaces")

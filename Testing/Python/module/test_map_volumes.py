@@ -1,4 +1,4 @@
-"""Maps in the scene: where they lie, how they are drawn and compared, and which of them stay with a new result."""
+"""Maps in the scene: position, display, comparison, and which of them are kept with a new result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from module.result_cases import put_maps
 from module.test_scene_inputs import add_transform, rotation
 
 
-def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, volume: object) -> None:
+def test_maps_have_geometry_of_input_and_names_of_segments(result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     residual = np.random.default_rng(0).random((2, *shape)).astype(np.float16)
     maps = {"residual": residual, "features": np.stack([residual[0], residual[1] * 5])}
@@ -36,13 +36,13 @@ def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, v
     assert nodes[0].GetDisplayNode().GetApplyThreshold()
 
 
-def test_one_residual_for_all_segments_is_named_for_none(result: object, volume: object) -> None:
+def test_residual_of_all_segments_together_has_no_segment_name(result: object, volume: object) -> None:
     residual = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)
     (node,) = put_maps({"residual": residual}, result, volume)
     assert node.GetName() == f"{volume.GetName()} residual"
 
 
-def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(result: object, volume: object) -> None:
+def test_new_result_updates_its_maps_and_removes_the_others(result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     residual, attention = np.zeros((1, *shape), np.float16), np.ones((1, *shape), np.float16)
     first = put_maps({"residual": residual, "attention": attention}, result, volume, ("A",))
@@ -54,7 +54,7 @@ def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(resu
     assert first[0].GetScene() is None
 
 
-def test_maps_are_kept_if_the_language_of_slicer_was_changed(
+def test_maps_are_updated_if_slicers_language_was_changed(
     result: object, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     array = np.ones((2, *slicer.util.arrayFromVolume(volume).shape), np.float16)
@@ -67,8 +67,8 @@ def test_maps_are_kept_if_the_language_of_slicer_was_changed(
     assert new.GetName().endswith("features after attention in French")
 
 
-def test_a_display_that_is_removed_while_maps_are_added_is_there_again(result: object, volume: object) -> None:
-    """Without one, Slicer's slice views end the process when the segmentation gets a reference."""
+def test_display_removed_while_maps_are_added_is_restored(result: object, volume: object) -> None:
+    """Without a display node, Slicer's slice views crash when the segmentation gets a node reference."""
     arrays = {"attention": np.ones((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)}
     steps = ResultParts.putMaps(ResultParts.splitMaps(arrays, ["Anterior", "Posterior"]), result, volume)
     next(steps)
@@ -79,8 +79,8 @@ def test_a_display_that_is_removed_while_maps_are_added_is_there_again(result: o
     assert result.GetDisplayNode() is not None and not result.GetDisplayNode().GetVisibility3D()
 
 
-def put_computed_in(box: tuple[slice, ...], result: object, volume: object, kind: str = "attention") -> object:
-    """A map of values from 0.2 to 0.8, computed in a box [k, j, i] only, in the scene."""
+def put_map_in(box: tuple[slice, ...], result: object, volume: object, kind: str = "attention") -> object:
+    """Add a map to the scene that has values from 0.2 to 0.8 in a box [k, j, i] and none elsewhere."""
     array = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)
     part = array[(0, *box)]
     part[...] = np.random.default_rng(1).uniform(0.2, 0.8, part.shape)
@@ -95,13 +95,13 @@ def ijk_to_world(node: object) -> np.ndarray:
     return slicer.util.arrayFromVTKMatrix(to_world) @ slicer.util.arrayFromVTKMatrix(matrix)
 
 
-def test_a_map_holds_what_was_computed_where_it_was_computed(result: object, volume: object) -> None:
+def test_map_is_cropped_to_the_computed_voxels(result: object, volume: object) -> None:
     volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(rotation(25, (30, -20, 10)) @ np.diag((-0.9, 0.8, 2.5, 1))))
     volume.SetAndObserveTransformNodeID(add_transform(rotation(40, (1, 2, 3))).GetID())
     for box in (np.s_[9:14, 21:40, 3:17], np.s_[2:4, 0:30, 15:36]):
         array = np.zeros((2, *slicer.util.arrayFromVolume(volume).shape), np.float16)
         array[(slice(None), *box)] = np.random.default_rng(1).normal(size=array[(slice(None), *box)].shape)
-        # A value of the network's may be 0 anywhere; what was computed ends where both of the maps do.
+        # A network's value can be 0 anywhere: a voxel counts as not computed only if all maps are 0 there.
         array[0, :, :, 16:] = 0
         nodes = put_maps({"features": array}, result, volume)
         for node, component in zip(nodes, array, strict=True):
@@ -114,29 +114,27 @@ def test_a_map_holds_what_was_computed_where_it_was_computed(result: object, vol
             assert node.GetParentTransformNode() is volume.GetParentTransformNode()
 
 
-def test_the_scale_of_a_map_is_that_of_what_was_computed_in_however_few_slices(result: object, volume: object) -> None:
+def test_display_range_covers_only_computed_voxels_even_in_a_single_slice(result: object, volume: object) -> None:
     tall = slicer.util.addVolumeFromArray(np.zeros((65, 4, 4), np.int16))
-    display = put_computed_in(np.s_[33:34, 0:4, 0:4], result, tall).GetDisplayNode()
+    display = put_map_in(np.s_[33:34, 0:4, 0:4], result, tall).GetDisplayNode()
     assert 0.2 <= display.GetWindowLevelMin() < display.GetWindowLevelMax() <= 0.8
 
 
-def test_nothing_is_drawn_where_no_attention_was_computed_unless_the_user_wants_it(
-    result: object, volume: object
-) -> None:
+def test_voxels_without_attention_are_hidden_unless_user_changes_the_threshold(result: object, volume: object) -> None:
     box = np.s_[9:14, 21:40, 3:17]
-    node = put_computed_in(box, result, volume)
+    node = put_map_in(box, result, volume)
     display, lowest = node.GetDisplayNode(), slicer.util.arrayFromVolume(node).min()
     assert display.GetApplyThreshold() and 0.2 <= lowest == display.GetLowerThreshold()
     display.SetWindowLevelMinMax(0.25, 0.75)
     other = np.s_[10:12, 21:23, 3:5]
-    assert put_computed_in(other, result, volume) is node
+    assert put_map_in(other, result, volume) is node
     assert display.GetLowerThreshold() == slicer.util.arrayFromVolume(node).min() > lowest
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.25, 0.75)
     display.SetThreshold(0.6, 1)
-    put_computed_in(box, result, volume)
-    assert display.GetLowerThreshold() == 0.6, "which the user has chosen"
+    put_map_in(box, result, volume)
+    assert display.GetLowerThreshold() == 0.6, "chosen by the user"
     display.SetApplyThreshold(False)
-    put_computed_in(box, result, volume)
+    put_map_in(box, result, volume)
     assert not display.GetApplyThreshold()
 
 

@@ -1,4 +1,4 @@
-"""Many cases in one go: volumes, folders and series, with one that fails among them, driven by clicks."""
+"""Many cases in one run: volumes, folders and sequences, with cases that fail among them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECKED, UNCHECKED = QtCore.Qt.CheckState.Checked, QtCore.Qt.CheckState.Unchecke
 
 @pytest.fixture
 def batch(panel: PanelDriver) -> PanelDriver:
-    """The panel with the list open, and without surfaces and maps, which take time."""
+    """The panel with the list open, without surfaces and maps, which take time."""
     panel.ui.show3DCheckBox.checked = False
     for kind in ("residual", "attention"):
         panel.map_box(kind).click()
@@ -39,13 +39,13 @@ def batch(panel: PanelDriver) -> PanelDriver:
 
 
 def cases(panel: PanelDriver) -> dict[str, str]:
-    """What the list says about each case."""
+    """The result text of each case in the list."""
     table = panel.ui.batchTable
     return {table.item(row, 0).text(): table.item(row, 1).text() for row in range(table.rowCount)}
 
 
 def check(panel: PanelDriver, *titles: str) -> None:
-    """Click the boxes of these cases."""
+    """Check these cases in the list."""
     table = panel.ui.batchTable
     for row in range(table.rowCount):
         if table.item(row, 0).text() in titles:
@@ -53,7 +53,7 @@ def check(panel: PanelDriver, *titles: str) -> None:
 
 
 def add(panel: PanelDriver, entry: str, answer: object) -> None:
-    """Choose an entry of the button Add."""
+    """Choose an entry in the menu of the button Add."""
     dialogs.answer(answer)
     next(action for action in panel.ui.addBatchButton.menu().actions() if action.text == entry).trigger()
     panel.wait(lambda: panel.ui.addBatchButton.enabled)
@@ -69,14 +69,14 @@ def run(panel: PanelDriver) -> None:
 
 
 def volumes() -> dict[str, list]:
-    """The columns of the newest table of volumes."""
+    """The columns of the latest table of volumes."""
     table = slicer.util.getNodesByClass("vtkMRMLTableNode")[-1].GetTable()
     columns = [table.GetColumn(number) for number in range(table.GetNumberOfColumns())]
     return {column.GetName(): [column.GetValue(row) for row in range(table.GetNumberOfRows())] for column in columns}
 
 
 def write_series(path: Path, image: Path, frames: int) -> np.ndarray:
-    """A 4D file of an image that moves from frame to frame; returns it, (frame, k, j, i)."""
+    """Write a 4D file of an image that moves from frame to frame; returns its array [frame, k, j, i]."""
     one = nibabel.load(image)
     array = one.get_fdata().astype(np.float32)
     series = np.stack([np.roll(array, 2 * number, axis=1) for number in range(frames)], axis=-1)
@@ -84,9 +84,7 @@ def write_series(path: Path, image: Path, frames: int) -> np.ndarray:
     return series.T
 
 
-def test_one_broken_volume_among_five_does_not_stop_the_others(
-    batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
-) -> None:
+def test_broken_volume_does_not_stop_the_others(batch: PanelDriver, hippocampus_image: Path, tmp_path: Path) -> None:
     names = [hippocampus_image.name, "hippocampus_123.nii.gz", "hippocampus_210.nii.gz"]
     nodes = [slicer.util.loadVolume(str(hippocampus_image.with_name(name))) for name in names]
     nodes.append(slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(nodes[0]).copy(), name="copy"))
@@ -94,66 +92,68 @@ def test_one_broken_volume_among_five_does_not_stop_the_others(
     batch.settle()
     assert len(cases(batch)) == 5 and batch.ui.batchButton.toolTip == "Check at least one case."
     batch.ui.checkAllButton.click()
-    told = []
-    batch.ui.progressBar.valueChanged.connect(told.append)
+    values = []
+    batch.ui.progressBar.valueChanged.connect(values.append)
     run(batch)
     batch.picture(tmp_path / "batch.png")
-    said = cases(batch)
-    assert all("Anterior hippocampus" in said[node.GetName()] for node in nodes)
-    assert "broken" in said["broken"] and "mL" not in said["broken"]
+    texts = cases(batch)
+    assert all("Anterior hippocampus" in texts[node.GetName()] for node in nodes)
+    assert "broken" in texts["broken"] and "mL" not in texts["broken"]
     table = volumes()
-    assert table["Case"] == list(said) and len(table["Case"]) == 5
+    assert table["Case"] == list(texts) and len(table["Case"]) == 5
     row = table["Case"].index("hippocampus_004")
     assert table["Anterior hippocampus (mL)"][row] == pytest.approx(1.84, abs=0.01)
     failed = table["Case"].index("broken")
-    assert math.isnan(table["Anterior hippocampus (mL)"][failed]) and table["Problem"][failed] == said["broken"]
+    assert math.isnan(table["Anterior hippocampus (mL)"][failed]) and table["Problem"][failed] == texts["broken"]
     results = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert {node.GetName().split(" ")[0] for node in results} == {node.GetName() for node in nodes}
     assert "4 of 5" in batch.status and table is not None and broken is not None
-    rising = [value for value in told if value > 0]
-    assert rising == sorted(rising), "one bar for all cases"
+    values = [value for value in values if value > 0]
+    assert values == sorted(values), "one progress bar for all cases"
     assert batch.ui.batchButton.enabled and batch.ui.applyButton.enabled
 
 
-def test_warnings_are_marked_in_the_list_and_kept_in_the_table(batch: PanelDriver, volume: object) -> None:
+def test_warnings_are_marked_in_the_list_and_saved_in_the_table(batch: PanelDriver, volume: object) -> None:
     ct = np.full((48, 48, 48), -1000, np.int16)
     ct[8:40, 8:40, 8:40] = np.random.default_rng(0).normal(40, 20, (32, 32, 32))
     slicer.util.addVolumeFromArray(ct, name="thorax")
     batch.settle()
     batch.ui.checkAllButton.click()
     run(batch)
-    said, table, list_ = cases(batch), volumes(), batch.ui.batchTable
-    assert said["thorax"].startswith("\N{WARNING SIGN} Anterior") and said["hippocampus_004"].startswith("Anterior")
+    texts, table, list_ = cases(batch), volumes(), batch.ui.batchTable
+    assert texts["thorax"].startswith("\N{WARNING SIGN} Anterior") and texts["hippocampus_004"].startswith("Anterior")
     warnings = dict(zip(table["Case"], table["Warnings"], strict=True))
     assert warnings["hippocampus_004"] == "" != warnings["thorax"] and table["Problem"] == ["", ""]
     tips = {list_.item(row, 0).text(): list_.item(row, 1).toolTip() for row in range(list_.rowCount)}
     first = tips["thorax"].splitlines()[0]
     assert first in warnings["thorax"] and first in batch.ui.logTextEdit.toPlainText()
     assert "With warnings: 1." in batch.status
-    # Each frame of a long sequence may have one.
+    # Each frame of a long sequence can have a warning.
     key = batch.widget.batchPanel.chosen[0].key
     batch.widget.batchPanel.setText(key, "300 of 300", [f"Frame {number % 200}." for number in range(300)])
     assert len(list_.item(0, 1).toolTip().splitlines()) == 12
 
 
-def test_no_volume_gets_the_result_of_another_one(batch: PanelDriver, volume: object, hippocampus_image: Path) -> None:
+def test_results_are_not_shown_for_other_models_or_volumes(
+    batch: PanelDriver, volume: object, hippocampus_image: Path
+) -> None:
     batch.settle()
     batch.ui.checkAllButton.click()
     run(batch)
     assert "mL" in cases(batch)["hippocampus_004"]
     batch.choose_model("brain-tissue")
-    assert cases(batch) == {"hippocampus_004": ""}, "another model did not find that"
+    assert cases(batch) == {"hippocampus_004": ""}, "not the result of this model"
     batch.choose_model("hippocampus")
     assert "mL" in cases(batch)["hippocampus_004"]
     slicer.mrmlScene.Clear(0)
     other = slicer.util.loadVolume(str(hippocampus_image.with_name("hippocampus_123.nii.gz")))
     batch.settle()
-    assert other.GetID() == "vtkMRMLScalarVolumeNode1", "the ID of the volume of the closed scene"
+    assert other.GetID() == "vtkMRMLScalarVolumeNode1", "the same ID as the volume of the closed scene"
     assert cases(batch) == {"hippocampus_123": ""} and batch.widget.batchPanel.chosen == []
 
 
-def test_a_sequence_of_label_maps_is_not_a_case(batch: PanelDriver, volume: object) -> None:
-    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "labels in time")
+def test_sequence_of_label_maps_is_not_a_case(batch: PanelDriver, volume: object) -> None:
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "labels over time")
     label_map = slicer.vtkMRMLLabelMapVolumeNode()
     label_map.SetAndObserveImageData(volume.GetImageData())
     sequence.SetDataNodeAtValue(label_map, "0")
@@ -161,7 +161,7 @@ def test_a_sequence_of_label_maps_is_not_a_case(batch: PanelDriver, volume: obje
     assert list(cases(batch)) == ["hippocampus_004"]
 
 
-def test_frames_that_are_removed_during_the_run_are_problems_of_theirs_alone(
+def test_frame_removed_during_the_run_does_not_affect_other_frames(
     batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     write_series(tmp_path / "cine.nii.gz", hippocampus_image, 3)
@@ -173,8 +173,8 @@ def test_frames_that_are_removed_during_the_run_are_problems_of_theirs_alone(
     first, second, third = (node.GetNthIndexValue(number) for number in range(3))
     node.RemoveDataNodeAtValue(second)
     batch.wait(lambda: not batch.widget.runPanel.isRunning)
-    said = cases(batch)["cine (2 frames)"]
-    assert said.startswith("2 of 3 frames segmented.") and f"cine [{second}] was removed from its sequence" in said
+    texts = cases(batch)["cine (2 frames)"]
+    assert texts.startswith("2 of 3 frames segmented.") and f"cine [{second}] was removed from its sequence" in texts
     results = slicer.util.getNodesByClass("vtkMRMLSequenceNode")[-1]
     assert [results.GetNthIndexValue(number) for number in range(2)] == [first, third]
     batch.ui.batchButton.click()
@@ -184,7 +184,7 @@ def test_frames_that_are_removed_during_the_run_are_problems_of_theirs_alone(
     assert "was removed from its sequence" in volumes()["Problem"][-1]
 
 
-def test_long_names_and_unexpected_errors_stop_no_batch(
+def test_long_names_and_unexpected_errors_do_not_stop_a_batch(
     batch: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume.SetName("ü" * 140 + "1")
@@ -197,10 +197,10 @@ def test_long_names_and_unexpected_errors_stop_no_batch(
     assert {path.name for path in tmp_path.glob("*.nrrd")} == {"ü" * 75 + end for end in (".seg.nrrd", " 2.seg.nrrd")}
     save, failures = slicer.util.saveNode, [OSError("the network is gone"), ValueError("a bug")]
 
-    def fail(*given: object) -> object:
+    def fail(*arguments: object) -> object:
         if failures:
             raise failures.pop(0)
-        return save(*given)
+        return save(*arguments)
 
     monkeypatch.setattr(slicer.util, "saveNode", fail)
     run(batch)
@@ -208,10 +208,10 @@ def test_long_names_and_unexpected_errors_stop_no_batch(
     one, other = cases(batch).values()
     assert "the network is gone" in one and other == "The result could not be kept; see the log."
     assert "a bug" in batch.ui.logTextEdit.toPlainText()
-    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2, "what is not saved stays in the scene"
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2, "unsaved results stay in the scene"
 
 
-def test_a_missing_folder_for_results_is_said_before_the_first_case(
+def test_missing_results_folder_is_reported_before_the_first_case(
     batch: PanelDriver, volume: object, tmp_path: Path
 ) -> None:
     batch.ui.batchFolderPathEdit.currentPath = str(tmp_path / "missing")
@@ -222,13 +222,13 @@ def test_a_missing_folder_for_results_is_said_before_the_first_case(
     assert not batch.widget.runPanel.isRunning and cases(batch) == {"hippocampus_004": ""}
 
 
-def test_a_series_becomes_a_series_of_segmentations(
+def test_sequence_becomes_a_sequence_of_segmentations(
     batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     write_series(tmp_path / "cine.nii.gz", hippocampus_image, 3)
     assert isSeries(tmp_path / "cine.nii.gz") and not isSeries(hippocampus_image)
     add(batch, "Image files...", [str(tmp_path / "cine.nii.gz")])
-    assert list(cases(batch)) == ["cine (sequence)"], "it is checked at once"
+    assert list(cases(batch)) == ["cine (sequence)"], "it is checked immediately"
     run(batch)
     assert cases(batch)["cine (sequence)"] == "3 of 3 frames segmented."
     images, results = slicer.util.getNodesByClass("vtkMRMLSequenceNode")
@@ -240,22 +240,22 @@ def test_a_series_becomes_a_series_of_segmentations(
     assert len(table["Case"]) == 3 and min(table["Anterior hippocampus (mL)"]) > 0.5
     frame = results.GetNthDataNode(0)
     assert frame.IsA("vtkMRMLSegmentationNode") and frame.GetSegmentation().GetNumberOfSegments() == 2
-    left = [
+    nodes = [
         *slicer.util.getNodesByClass("vtkMRMLSegmentationNode"),
         *slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"),
     ]
     proxies = {browser.GetProxyNode(node) for node in (images, results)}
-    assert set(left) <= proxies, "frames do not stay in the scene"
+    assert set(nodes) <= proxies, "frames do not stay in the scene"
     assert list(cases(batch)) == ["cine (3 frames)", "cine (sequence)"]
 
 
-def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image: Path, tmp_path: Path) -> None:
+def test_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "scans", tmp_path / "results"
     (source / "deep").mkdir(parents=True)
     target.mkdir()
     for name in ("a.nii.gz", "deep/b.nii.gz"):
         (source / name).write_bytes(hippocampus_image.read_bytes())
-    (source / "bad.nii.gz").write_bytes(b"no image")
+    (source / "bad.nii.gz").write_bytes(b"not an image")
     (source / "notes.txt").write_text("not an image")
     add(batch, "A folder...", str(source))
     assert list(cases(batch)) == ["a", "bad", "deep/b"]
@@ -271,10 +271,10 @@ def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_ima
     assert "bad.nii.gz" in rows["bad"]["Problem"]
     assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), "the scene does not fill up"
     assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-    assert folders() == [], "nor the Data tree"
+    assert folders() == [], "no folder in the Data tree"
 
 
-def test_a_disk_that_runs_full_loses_no_result(
+def test_no_result_is_lost_when_the_disk_is_full(
     batch: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save, bytes_written, free = slicer.util.saveNode, [400, 3000, -1], [0, 0, 1 << 40]
@@ -294,15 +294,15 @@ def test_a_disk_that_runs_full_loses_no_result(
         run(batch)
         assert "0 of 1" in batch.status and words in next(iter(cases(batch).values()))
         assert not list(tmp_path.glob("*.nrrd"))
-    left = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    assert len(left) == 3 and all(node.GetModifiedSinceRead() for node in left)
-    assert not any(node.GetStorageNode().GetFileName() for node in left)
+    unsaved = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert len(unsaved) == 3 and all(node.GetModifiedSinceRead() for node in unsaved)
+    assert not any(node.GetStorageNode().GetFileName() for node in unsaved)
 
 
-def test_a_result_that_cannot_be_moved_to_its_place_is_not_saved(
+def test_result_that_cannot_be_moved_into_place_counts_as_unsaved(
     batch: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(made: object, path: object) -> None:
+    def refuse(source: object, path: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     batch.ui.batchFolderPathEdit.currentPath = str(tmp_path)
@@ -310,12 +310,12 @@ def test_a_result_that_cannot_be_moved_to_its_place_is_not_saved(
     batch.ui.checkAllButton.click()
     monkeypatch.setattr("conresnet.files.move", refuse)
     run(batch)
-    (left,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    assert left.GetModifiedSinceRead() and not left.GetStorageNode().GetFileName()
+    (unsaved,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert unsaved.GetModifiedSinceRead() and not unsaved.GetStorageNode().GetFileName()
 
 
-def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver, volume: object, head: object) -> None:
-    # What is shown comes first; the head takes minutes.
+def test_cancel_keeps_finished_cases(batch: PanelDriver, volume: object, head: object) -> None:
+    # The volume shown in the slices is segmented first; the head takes minutes.
     slicer.util.setSliceViewerLayers(background=volume)
     batch.settle()
     batch.ui.checkAllButton.click()
@@ -330,7 +330,7 @@ def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver
     assert batch.ui.batchButton.enabled
 
 
-def test_cancel_while_a_result_is_shown_ends_the_run_after_that_case(
+def test_cancel_while_a_result_is_added_ends_the_run_after_that_case(
     batch: PanelDriver, volume: object, head: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.ui.show3DCheckBox.checked = True
@@ -341,10 +341,10 @@ def test_cancel_while_a_result_is_shown_ends_the_run_after_that_case(
     runs = sys.modules["ConResSegmentationLib.SegmentationRun"]
     make = runs.ResultSegmentation._makeSurface
 
-    def cancel_next(*given: object) -> object:
-        # Before the next piece of the result.
+    def cancel_next(*arguments: object) -> object:
+        # Runs before the next piece of the result is added.
         runs.callLater(batch.ui.cancelButton.click)
-        return make(*given)
+        return make(*arguments)
 
     monkeypatch.setattr(runs.ResultSegmentation, "_makeSurface", cancel_next)
     batch.ui.batchButton.click()
@@ -354,7 +354,7 @@ def test_cancel_while_a_result_is_shown_ends_the_run_after_that_case(
     assert cases(batch)[second] == "" and not batch.widget.logic.engine.isSegmenting
 
 
-def test_closing_the_scene_ends_the_run(batch: PanelDriver, volume: object, head: object) -> None:
+def test_closing_scene_ends_the_batch(batch: PanelDriver, volume: object, head: object) -> None:
     batch.settle()
     batch.ui.checkAllButton.click()
     batch.ui.batchButton.click()
@@ -377,11 +377,11 @@ def test_images_of_several_channels_are_grouped_by_folder(
     add(batch, "A folder...", str(tmp_path / "scans"))
     assert list(cases(batch)) == ["one", "two"]
     run(batch)
-    said = cases(batch)
-    assert "Whole" in said["one"] and "FLAIR" in said["two"] and "mL" not in said["two"]
+    texts = cases(batch)
+    assert "Whole" in texts["one"] and "FLAIR" in texts["two"] and "mL" not in texts["two"]
 
 
-def test_images_are_read_one_by_one_and_cancel_works_between_them(
+def test_images_are_read_one_by_one_and_reading_can_be_canceled(
     batch: PanelDriver, tumor_images: list[Path], tmp_path: Path
 ) -> None:
     dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
@@ -397,25 +397,25 @@ def test_images_are_read_one_by_one_and_cancel_works_between_them(
     batch.wait(lambda: slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
     assert "Reading the images" in batch.status
     read = len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
-    assert read < len(tumor_images), "the list grew while images were read"
+    assert read < len(tumor_images), "a folder was added to the list while images were read"
     batch.ui.cancelButton.click()
     batch.settle()
     assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == read
     assert batch.status == "Canceled." and batch.ui.batchButton.enabled
     chosen = [entry.title for entry in batch.widget.batchPanel.chosen]
-    assert chosen == ["one", "two"], "what was added during the run is checked, too"
+    assert chosen == ["one", "two"], "cases added during the run are checked, too"
 
 
-def test_a_folder_is_looked_through_without_holding_up_slicer(
+def test_slicer_stays_responsive_while_a_folder_is_searched(
     batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     for number in range(30):
         (tmp_path / f"{number:02}.nii.gz").write_bytes(hippocampus_image.read_bytes())
-    turns = []
+    enabled = []
     timer = QtCore.QTimer()
-    timer.timeout.connect(lambda: turns.append(batch.ui.addBatchButton.enabled))
+    timer.timeout.connect(lambda: enabled.append(batch.ui.addBatchButton.enabled))
     timer.start(0)
     add(batch, "A folder...", str(tmp_path))
     timer.stop()
-    assert turns.count(False) >= 30, "other events are handled after each file"
+    assert enabled.count(False) >= 30, "other events are handled after each file"
     assert len(cases(batch)) == 30 and len(batch.widget.batchPanel.chosen) == 30

@@ -1,4 +1,4 @@
-"""The panel before anything runs: models, channels, what Segment says when it cannot start, saved choices."""
+"""The panel before a run: models, channels, why Segment is disabled, and saved choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conresnet.package.store import SHIPPED_FOLDER, find_model, install_model
 from module.checkpoints import checkpoint
 from module.models import write_broken, write_four_channels
 from module.panel_driver import PanelDriver, result_nodes
-from module.test_scene_inputs import add_region
+from module.test_scene_inputs import add_roi
 from slicer_host import dialogs
 
 __all__ = ["checkpoint"]
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.usefixtures("warm_engine")
 
 @pytest.fixture
 def models_folder() -> Path:
-    """The user's models folder of this test."""
+    """The test's models folder."""
     return Path(os.environ["CONRESNET_MODELS"])
 
 
 @pytest.fixture
 def four_channels(panel: PanelDriver, tmp_path: Path) -> PanelDriver:
-    """The panel with the model of four channels chosen."""
+    """The panel with a model with four channels."""
     install_model(write_four_channels(tmp_path / "four"))
     panel.widget.modelPanel.refresh()
     panel.choose(panel.ui.modelSelector, "Four channels")
@@ -48,7 +48,7 @@ def titles(panel: PanelDriver) -> list[str]:
     return [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
 
 
-def test_the_chosen_model_is_described(panel: PanelDriver) -> None:
+def test_chosen_model_is_described(panel: PanelDriver) -> None:
     assert panel.choices.model == "hippocampus"
     assert "Anterior hippocampus" in panel.ui.modelSummaryLabel.text
     details = panel.ui.modelDetailsLabel.text
@@ -56,7 +56,7 @@ def test_the_chosen_model_is_described(panel: PanelDriver) -> None:
         assert text in details, text
 
 
-def test_a_new_scene_gets_the_model_that_was_chosen_last_else_the_first(four_channels: PanelDriver) -> None:
+def test_new_scene_gets_the_last_chosen_model_or_else_the_first(four_channels: PanelDriver) -> None:
     panel = four_channels
     panel.choose_model("hippocampus")
     panel.choose_model("four")
@@ -70,7 +70,7 @@ def test_a_new_scene_gets_the_model_that_was_chosen_last_else_the_first(four_cha
     assert panel.choices.model == panel.ui.modelSelector.itemData(0) and panel.ui.modelSelector.currentIndex == 0
 
 
-def test_segment_says_why_it_cannot_start(panel: PanelDriver) -> None:
+def test_tooltip_of_segment_says_why_it_is_disabled(panel: PanelDriver) -> None:
     assert not panel.ui.applyButton.enabled
     assert panel.ui.applyButton.toolTip == "Choose the volume for T1."
     add_volume("a T1")
@@ -79,14 +79,14 @@ def test_segment_says_why_it_cannot_start(panel: PanelDriver) -> None:
     assert panel.ui.applyButton.toolTip == "Segment the chosen volumes (Ctrl+Return)."
 
 
-def test_a_volume_that_comes_later_fills_the_empty_channel(panel: PanelDriver) -> None:
+def test_volume_added_later_is_assigned_to_the_empty_channel(panel: PanelDriver) -> None:
     node = add_volume("brain mprage")
     panel.settle()
     assert panel.widget.channels.nodes == [node]
     assert list(panel.choices.channels) == [node]
 
 
-def test_a_choice_of_the_user_is_not_changed(panel: PanelDriver) -> None:
+def test_users_choice_of_a_volume_is_kept(panel: PanelDriver) -> None:
     add_volume("T1")
     other = add_volume("other")
     panel.settle()
@@ -96,7 +96,7 @@ def test_a_choice_of_the_user_is_not_changed(panel: PanelDriver) -> None:
     assert list(panel.choices.channels) == [other]
 
 
-def test_four_channels_are_filled_in_by_name_and_segmented(four_channels: PanelDriver) -> None:
+def test_four_channels_are_assigned_by_name_and_segmented(four_channels: PanelDriver) -> None:
     panel = four_channels
     nodes = {name: add_volume(f"p1_{name}") for name in ("T2", "t1gd", "T1", "FLAIR")}
     panel.settle()
@@ -114,13 +114,13 @@ def test_four_channels_are_filled_in_by_name_and_segmented(four_channels: PanelD
     }
     for number, name in enumerate(("Whole", "Core", "Enhancing")):
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, content.GetNthSegmentID(number), nodes["FLAIR"])
-        sure = np.abs(probability[name] - 0.5) > 1e-3
-        np.testing.assert_array_equal(mask[sure] != 0, probability[name][sure] > 0.5)
+        clear = np.abs(probability[name] - 0.5) > 1e-3
+        np.testing.assert_array_equal(mask[clear] != 0, probability[name][clear] > 0.5)
         assert f"{name} {mask.sum() / 1000:.2f} mL" in panel.status
-    assert (np.minimum(probability["Whole"], probability["Core"]) > 0.5).any(), "no regions overlap"
+    assert (np.minimum(probability["Whole"], probability["Core"]) > 0.5).any(), "the regions do not overlap"
 
 
-def test_one_volume_for_two_channels_is_pointed_out(four_channels: PanelDriver) -> None:
+def test_one_volume_for_two_channels_is_refused(four_channels: PanelDriver) -> None:
     panel = four_channels
     node = add_volume("p1_T1")
     for combo in panel.widget.channels.combos:
@@ -128,13 +128,13 @@ def test_one_volume_for_two_channels_is_pointed_out(four_channels: PanelDriver) 
     assert panel.ui.applyButton.toolTip == "p1_T1 is chosen for both FLAIR and T1."
 
 
-def test_volumes_of_two_patients_are_pointed_out_and_may_be_segmented(four_channels: PanelDriver) -> None:
+def test_volumes_of_two_patients_get_a_hint_but_can_be_segmented(four_channels: PanelDriver) -> None:
     panel = four_channels
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     nodes = {}
     for patient in ("Ada", "Bo"):
-        above = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), patient)
-        study = hierarchy.CreateStudyItem(above, "study")
+        item = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), patient)
+        study = hierarchy.CreateStudyItem(item, "study")
         for name in ("FLAIR", "T1", "T1c", "T2"):
             nodes[patient, name] = add_volume(f"{name} {patient}")
             hierarchy.SetItemParent(hierarchy.GetItemByDataNode(nodes[patient, name]), study)
@@ -158,7 +158,7 @@ def test_volumes_of_two_patients_are_pointed_out_and_may_be_segmented(four_chann
 def test_changing_the_model_keeps_the_channel_of_the_same_name(four_channels: PanelDriver) -> None:
     panel = four_channels
     add_volume("T1 A")
-    chosen = add_volume("no word")
+    chosen = add_volume("unrelated")
     panel.settle()
     panel.widget.channels.combos[1].setCurrentNode(chosen)
     panel.choose_model("hippocampus")
@@ -166,7 +166,7 @@ def test_changing_the_model_keeps_the_channel_of_the_same_name(four_channels: Pa
     assert list(panel.choices.channels) == [chosen]
 
 
-def test_a_broken_model_is_listed_with_its_sentence_and_hides_nothing(panel: PanelDriver, models_folder: Path) -> None:
+def test_broken_model_is_listed_with_its_error_and_hides_no_other(panel: PanelDriver, models_folder: Path) -> None:
     before = titles(panel)
     write_broken(models_folder / "half")
     panel.widget.modelPanel.refresh()
@@ -180,7 +180,7 @@ def test_a_broken_model_is_listed_with_its_sentence_and_hides_nothing(panel: Pan
 
 
 @pytest.mark.parametrize("form", ["A .zip file", "A folder"])
-def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, form: str) -> None:
+def test_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, form: str) -> None:
     source = write_four_channels(tmp_path / ("four.zip" if form == "A .zip file" else "four"))
     dialogs.answer(form, str(source))
     panel.ui.installModelButton.click()
@@ -204,11 +204,11 @@ def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, fo
         ),
     ],
 )
-def test_figures_say_which_weights_were_measured_and_on_what(
+def test_measurements_name_the_weights_and_the_cases_they_are_from(
     panel: PanelDriver, tmp_path: Path, more: dict, expected: str
 ) -> None:
-    figures = {"mean_dice": 0.9, "mean_dice_a_segment": {"Whole": 0.9}, "dice_a_case": {"a": {"Whole": 0.9}}}
-    metrics = json.dumps(figures | {"data": "<b>Few"} | more).encode()
+    measured = {"mean_dice": 0.9, "mean_dice_a_segment": {"Whole": 0.9}, "dice_a_case": {"a": {"Whole": 0.9}}}
+    metrics = json.dumps(measured | {"data": "<b>Few"} | more).encode()
     install_model(write_four_channels(tmp_path / "four", metrics))
     panel.widget.modelPanel.refresh()
     panel.choose_model("four")
@@ -227,18 +227,16 @@ def test_figures_say_which_weights_were_measured_and_on_what(
         b"{",
     ],
 )
-def test_odd_figures_of_a_model_keep_nobody_from_choosing_it(
-    panel: PanelDriver, models_folder: Path, metrics: bytes
-) -> None:
-    """Copied there by hand, because installing refuses what cannot be read."""
+def test_model_with_invalid_metrics_can_be_chosen(panel: PanelDriver, models_folder: Path, metrics: bytes) -> None:
+    """The package is written to the models folder, because installing would refuse it."""
     write_four_channels(models_folder / "four", metrics)
     panel.widget.modelPanel.refresh()
     panel.choose_model("four")
     assert panel.choices.model == "four"
-    assert "Knows nothing." in panel.ui.modelDetailsLabel.text
+    assert "It is not trained." in panel.ui.modelDetailsLabel.text
 
 
-def test_a_model_that_came_beside_slicer_is_there_when_the_module_is_opened_again(
+def test_model_installed_outside_slicer_is_listed_when_the_module_is_opened_again(
     panel: PanelDriver, tmp_path: Path
 ) -> None:
     panel.leave()
@@ -248,7 +246,7 @@ def test_a_model_that_came_beside_slicer_is_there_when_the_module_is_opened_agai
     assert panel.choices.model == "hippocampus"
 
 
-def test_a_model_that_goes_while_slicer_is_open_is_said_and_takes_nothing_with_it(
+def test_model_removed_while_slicer_is_open_is_reported_and_panel_keeps_working(
     panel: PanelDriver, tmp_path: Path, models_folder: Path
 ) -> None:
     install_model(write_four_channels(tmp_path / "four"))
@@ -263,23 +261,25 @@ def test_a_model_that_goes_while_slicer_is_open_is_said_and_takes_nothing_with_i
     panel.open()
     assert "not installed here" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
     panel.choose_model("hippocampus")
-    region = panel.ui.regionSelector.addNode()
+    roi = panel.ui.regionSelector.addNode()
     panel.settle()
-    assert panel.choices.region is region, "the widgets still follow"
+    assert panel.choices.region is roi, "the widgets are still connected"
 
 
-def test_a_model_of_the_same_name_stays_without_a_yes(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
+def test_model_of_the_same_name_is_not_replaced_if_user_declines(
+    panel: PanelDriver, tmp_path: Path, models_folder: Path
+) -> None:
     install_model(write_four_channels(tmp_path / "four"))
     kept = models_folder / "four" / "model.json"
     before = kept.stat()
     dialogs.answer("A folder", str(tmp_path / "four"), "No")
     panel.ui.installModelButton.click()
-    assert "Replace it?" in dialogs.shown[-1].text, "nothing more is said to who has declined"
+    assert "Replace it?" in dialogs.shown[-1].text, "no further message after the user declined"
     assert panel.choices.model == "hippocampus"
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_what_is_no_model_is_not_replaced_by_one(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
+def test_folder_that_is_not_a_model_is_not_replaced(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     (models_folder / "four").mkdir()
     dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
     panel.ui.installModelButton.click()
@@ -287,14 +287,14 @@ def test_what_is_no_model_is_not_replaced_by_one(panel: PanelDriver, tmp_path: P
     assert not list((models_folder / "four").iterdir())
 
 
-def test_a_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
+def test_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     dialogs.answer("A folder", str(write_broken(tmp_path / "broken")))
     panel.ui.installModelButton.click()
     assert "cannot be read as JSON (Expecting property name" in dialogs.shown[-1].text
     assert not list(models_folder.iterdir())
 
 
-def test_a_model_with_the_name_of_a_shipped_one_gets_another_name(panel: PanelDriver, tmp_path: Path) -> None:
+def test_model_with_the_name_of_a_shipped_one_gets_another_name(panel: PanelDriver, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(find_model("hippocampus"), other)
     before = titles(panel)
@@ -307,7 +307,7 @@ def test_a_model_with_the_name_of_a_shipped_one_gets_another_name(panel: PanelDr
     assert find_model("hippocampus") == SHIPPED_FOLDER / "hippocampus"
 
 
-def test_a_shipped_model_that_an_installed_one_hides_is_listed_too(panel: PanelDriver) -> None:
+def test_shipped_model_is_listed_along_with_an_installed_one_of_the_same_name(panel: PanelDriver) -> None:
     install_model(find_model("hippocampus"))
     panel.widget.modelPanel.refresh()
     (installed,) = [title for title in titles(panel) if title.endswith("(installed)")]
@@ -325,9 +325,7 @@ def test_a_shipped_model_that_an_installed_one_hides_is_listed_too(panel: PanelD
     assert panel.widget.modelPanel.choice.path == SHIPPED_FOLDER / "hippocampus"
 
 
-def test_a_checkpoint_is_not_called_a_broken_package_and_no_dialog_is_left_behind(
-    panel: PanelDriver, checkpoint: Path
-) -> None:
+def test_checkpoint_opens_the_import_dialog_and_no_dialog_remains(panel: PanelDriver, checkpoint: Path) -> None:
     for _time in range(2):
         dialogs.answer("A .zip file", str(checkpoint), lambda dialog: 0)
         panel.ui.installModelButton.click()
@@ -337,8 +335,8 @@ def test_a_checkpoint_is_not_called_a_broken_package_and_no_dialog_is_left_behin
     assert slicer.util.mainWindow().findChildren(QtWidgets.QDialog) == []
 
 
-def drawn_markup() -> list[str]:
-    """The widgets in which Qt would interpret markup: they could load any file of this computer."""
+def widgets_with_markup() -> list[str]:
+    """Names of the widgets in which Qt would interpret markup, which could load any file of this computer."""
     found = []
     for widget in QtWidgets.QApplication.allWidgets():
         texts = [widget.toolTip]
@@ -348,7 +346,7 @@ def drawn_markup() -> list[str]:
     return found
 
 
-def test_markup_in_the_names_of_models_and_volumes_is_shown_as_text(panel: PanelDriver, tmp_path: Path) -> None:
+def test_markup_in_names_of_models_and_volumes_is_shown_as_text(panel: PanelDriver, tmp_path: Path) -> None:
     picture = f'<img src="{tmp_path}/picture.png">'
     source = write_four_channels(tmp_path / "four")
     content = json.loads((source / "model.json").read_text(encoding="utf-8"))
@@ -365,17 +363,17 @@ def test_markup_in_the_names_of_models_and_volumes_is_shown_as_text(panel: Panel
         add_volume(name + picture)
     panel.settle()
     assert picture in panel.ui.modelSummaryLabel.text
-    assert drawn_markup() == []
+    assert widgets_with_markup() == []
     dialogs.answer("A folder", str(source), "No")
     panel.ui.installModelButton.click()
     node = add_volume(f"p1_T1 {picture}")
     for combo in panel.widget.channels.combos:
         combo.setCurrentNode(node)
     assert picture not in panel.ui.applyButton.toolTip and "p1_T1" in panel.ui.applyButton.toolTip
-    assert drawn_markup() == []
+    assert widgets_with_markup() == []
 
 
-def test_a_model_that_a_scene_names_but_is_not_here_is_said(panel: PanelDriver) -> None:
+def test_model_of_a_scene_that_is_not_installed_is_reported(panel: PanelDriver) -> None:
     add_volume("T1")
     panel.leave()
     panel.choices.model = "liver"
@@ -384,7 +382,7 @@ def test_a_model_that_a_scene_names_but_is_not_here_is_said(panel: PanelDriver) 
     assert panel.choices.model == "liver"
 
 
-def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDriver, tmp_path: Path) -> None:
+def test_choices_are_restored_with_a_saved_scene(four_channels: PanelDriver, tmp_path: Path) -> None:
     panel = four_channels
     names = ["FLAIR", "T1", "T1c", "T2"]
     for name in names:
@@ -395,8 +393,8 @@ def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDrive
     panel.ui.show3DCheckBox.click()
     panel.ui.precisionSelector.setCurrentIndex(1)
     panel.ui.mapOpacitySlider.value = 0.3
-    region = panel.ui.regionSelector.addNode()
-    region.SetName("my region")
+    roi = panel.ui.regionSelector.addNode()
+    roi.SetName("my ROI")
     result = panel.segment()
     assert result is not None, panel.status
     shown = panel.choices.shownMap.GetName()
@@ -411,7 +409,7 @@ def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDrive
     choices = panel.choices
     assert choices.model == "four" and panel.ui.modelSelector.currentText == "Four channels"
     assert [node.GetName() for node in panel.widget.channels.nodes] == names
-    assert panel.ui.regionSelector.currentNode().GetName() == "my region"
+    assert panel.ui.regionSelector.currentNode().GetName() == "my ROI"
     assert panel.ui.segmentationSelector.currentNode().GetName() == result.GetName()
     assert panel.ui.mapSelector.currentNode().GetName() == shown
     boxes = (panel.map_box("residual"), panel.map_box("attention"), panel.map_box("features"), panel.ui.show3DCheckBox)
@@ -422,7 +420,7 @@ def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDrive
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1, "the unedited result is replaced"
 
 
-def test_an_edited_segmentation_of_an_opened_scene_is_kept(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+def test_edited_segmentation_of_an_opened_scene_is_kept(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
     panel.segment().GetSegmentation().GetNthSegment(1).SetName("mine")
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
     slicer.mrmlScene.Clear(0)
@@ -432,22 +430,22 @@ def test_an_edited_segmentation_of_an_opened_scene_is_kept(panel: PanelDriver, v
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2
 
 
-def test_a_removed_parameter_node_takes_its_choices_out_of_the_panel(panel: PanelDriver, volume: object) -> None:
-    region = add_region((0, 0, 0), (10, 10, 10))
-    panel.ui.regionSelector.setCurrentNode(region)
+def test_removing_the_parameter_node_resets_the_panel(panel: PanelDriver, volume: object) -> None:
+    roi = add_roi((0, 0, 0), (10, 10, 10))
+    panel.ui.regionSelector.setCurrentNode(roi)
     panel.ui.fastCheckBox.checked = True
     panel.settle()
-    # As Data > All nodes can do.
+    # Users can do this in the Data module, under All nodes.
     slicer.mrmlScene.RemoveNode(panel.choices.parameterNode)
     panel.settle()
     assert panel.ui.regionSelector.currentNode() is panel.choices.region is None
     assert not panel.ui.fastCheckBox.checked and panel.widget.channels.firstNode is volume
-    panel.ui.regionSelector.setCurrentNode(region)
+    panel.ui.regionSelector.setCurrentNode(roi)
     panel.ui.fastCheckBox.checked = True
-    assert panel.choices.region is region and panel.choices.fast, "the panel and the new node are connected"
+    assert panel.choices.region is roi and panel.choices.fast, "the panel and the new node are connected"
 
 
-def test_closing_the_scene_leaves_an_empty_panel(panel: PanelDriver, volume: object) -> None:
+def test_closing_scene_empties_the_panel(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     slicer.mrmlScene.Clear(0)
     panel.settle()

@@ -1,4 +1,4 @@
-"""The panel's dealings with the engine's Python and its processes, and the self-test."""
+"""The engine's Python and processes as the panel manages them, and the self-test."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from module.panel_driver import PanelDriver
 
 
 def children() -> set[int]:
-    """The processes that this one has started, and those started by them; not the tests' own readers and helpers."""
+    """IDs of this process's children and their children, without image readers and Python's resource tracker."""
     found = set()
     for child in psutil.Process().children(recursive=True):
-        # One that has ended meanwhile has no command line any more.
+        # A process that has ended in the meantime has no command line.
         with contextlib.suppress(psutil.NoSuchProcess):
-            own = ("images.files import serve", "multiprocessing.resource_tracker")
-            if not any(name in word for word in child.cmdline() for name in own):
+            others = ("images.files import serve", "multiprocessing.resource_tracker")
+            if not any(name in word for word in child.cmdline() for name in others):
                 found.add(child.pid)
     return found
 
@@ -32,7 +32,7 @@ def open_advanced(panel: PanelDriver) -> None:
     panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
 
 
-def test_devices_are_listed_when_they_are_looked_for(panel: PanelDriver) -> None:
+def test_devices_are_listed_when_advanced_section_is_opened(panel: PanelDriver) -> None:
     selector = panel.ui.deviceSelector
     assert [selector.itemText(n) for n in range(selector.count)] == ["Automatic"]
     open_advanced(panel)
@@ -42,7 +42,7 @@ def test_devices_are_listed_when_they_are_looked_for(panel: PanelDriver) -> None
     assert panel.choices.device == "cpu"
 
 
-def test_another_python_is_remembered_and_one_that_is_none_is_said(
+def test_another_python_is_remembered_and_a_missing_one_is_reported(
     panel: PanelDriver, volume: object, tmp_path: Path
 ) -> None:
     panel.ui.pythonPathEdit.currentPath = sys.executable
@@ -57,7 +57,7 @@ def test_another_python_is_remembered_and_one_that_is_none_is_said(
     assert not panel.ui.advancedCollapsibleButton.collapsed
 
 
-def test_an_emptied_path_goes_back_to_slicers_python(panel: PanelDriver) -> None:
+def test_clearing_the_path_restores_slicers_python(panel: PanelDriver) -> None:
     panel.ui.pythonPathEdit.currentPath = "/no/python"
     panel.wait(lambda: "does not exist" in panel.ui.engineStatusLabel.text)
     panel.ui.pythonPathEdit.currentPath = ""
@@ -67,7 +67,7 @@ def test_an_emptied_path_goes_back_to_slicers_python(panel: PanelDriver) -> None
     panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
 
 
-def test_typing_the_path_of_another_python_stops_nothing_that_is_computed(
+def test_typing_the_path_of_another_python_does_not_stop_a_run(
     panel: PanelDriver, volume: object, tmp_path: Path
 ) -> None:
     panel.click_segment()
@@ -78,13 +78,11 @@ def test_typing_the_path_of_another_python_stops_nothing_that_is_computed(
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert panel.status.startswith("Done in")
     panel.segment()
-    assert "does not exist" in panel.status, "the next run is the other Python's"
+    assert "does not exist" in panel.status, "the next run uses the other Python"
 
 
-def test_a_path_is_used_when_its_typing_has_finished_and_only_a_python_is_run(
-    panel: PanelDriver, tmp_path: Path
-) -> None:
-    # Its name is the beginning of the path that is typed.
+def test_typed_path_is_used_after_editing_and_only_if_it_is_a_python(panel: PanelDriver, tmp_path: Path) -> None:
+    # A program whose path is the beginning of the typed path.
     (tmp_path / "clean").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/ran"\n', encoding="utf-8")
     (tmp_path / "clean").chmod(0o755)
     python = tmp_path / "clean-env" / "bin" / "python"
@@ -95,7 +93,7 @@ def test_a_path_is_used_when_its_typing_has_finished_and_only_a_python_is_run(
     for end in range(len(str(tmp_path)), len(str(python)) + 1):
         edit.text = str(python)[:end]
         panel.settle()
-    assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == "", "editing has not finished"
+    assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == "", "editing is not finished"
     edit.editingFinished.emit()
     panel.wait(lambda: "does not run as a Python" in panel.ui.engineStatusLabel.text)
     assert (tmp_path / "asked").exists() and not (tmp_path / "ran").exists()
@@ -104,19 +102,19 @@ def test_a_path_is_used_when_its_typing_has_finished_and_only_a_python_is_run(
     assert not (tmp_path / "ran").exists()
 
 
-def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: object) -> None:
+def test_cancel_works_before_the_engine_has_started(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
     panel.ui.cancelButton.click()
     assert panel.status == "Canceled."
     panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
-    # What is asked of the engine together with its devices would have come to begin by the time these are listed.
+    # Once the devices are listed, a request sent along with theirs would have started.
     panel.wait(lambda: panel.ui.deviceSelector.count > 1)
     panel.settle()
     assert panel.status == "Canceled." and not panel.widget.runPanel.isRunning
     assert not panel.widget.logic.engine.isSegmenting
 
 
-def test_the_memory_of_an_idle_engine_can_be_freed_but_not_while_it_segments(
+def test_memory_can_be_freed_only_while_the_engine_is_idle(
     panel: PanelDriver, volume: object, many_windows: object
 ) -> None:
     selector = panel.widget.channels.combos[0]
@@ -136,9 +134,7 @@ def test_the_memory_of_an_idle_engine_can_be_freed_but_not_while_it_segments(
 
 
 @pytest.mark.parametrize("value", [["a", "b"], None, 5])
-def test_odd_values_in_the_settings_keep_the_panel_from_nothing(
-    slicer_app: object, repository: Path, value: object
-) -> None:
+def test_invalid_values_in_the_settings_are_ignored(slicer_app: object, repository: Path, value: object) -> None:
     for key in ("EnginePython", "EngineServer", "EngineServerPython", "StartEngine", "Model", "Seconds/hippocampus"):
         slicer_app.userSettings().setValue(f"ConResSegmentation/{key}", value)
     slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
@@ -150,33 +146,33 @@ def test_odd_values_in_the_settings_keep_the_panel_from_nothing(
     slicer_app.moduleManager().unload("ConResSegmentation")
 
 
-def test_opening_the_module_starts_the_engine_and_delays_nothing(panel: PanelDriver, volume: object) -> None:
+def test_opening_the_module_starts_the_engine_in_the_background(panel: PanelDriver, volume: object) -> None:
     engine = panel.widget.logic.engine
     panel.leave()
-    assert not engine.hasProcess and not children(), "the user has switched it off"
+    assert not engine.hasProcess and not children(), "turned off by the user"
     panel.ui.startEngineCheckBox.click()
     panel.settle()
     assert not engine.hasProcess and not children(), "the module is not open"
     panel.open()
-    # It is being looked at and started now, while the panel already takes a click.
+    # The panel can be used while the engine is being checked and started.
     assert not engine.isRunning and panel.ui.applyButton.enabled
     panel.click_segment()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert panel.status.startswith("Done in"), panel.status
     slicer.mrmlScene.Clear(0)
     panel.settle()
-    assert engine.isRunning, "a closed scene does not end it"
+    assert engine.isRunning, "closing the scene does not end it"
     panel.leave()
     panel.settle()
-    assert engine.isRunning, "one that has a model in memory stays"
+    assert engine.isRunning, "it is kept because it has a model in memory"
     panel.ui.freeMemoryButton.click()
     panel.wait(lambda: not children())
     panel.open()
     panel.settle()
-    assert not engine.hasProcess and not children(), "the user wants its memory back"
+    assert not engine.hasProcess and not children(), "the user freed its memory"
 
 
-def test_an_engine_that_nobody_has_used_ends_when_the_module_is_left(panel: PanelDriver) -> None:
+def test_unused_engine_ends_when_the_module_is_left(panel: PanelDriver) -> None:
     engine = panel.widget.logic.engine
     panel.ui.startEngineCheckBox.click()
     panel.leave()
@@ -187,7 +183,7 @@ def test_an_engine_that_nobody_has_used_ends_when_the_module_is_left(panel: Pane
     assert engine.isRunning and children()
     panel.leave()
     panel.wait(lambda: not children())
-    # While its Python is still being looked at, too.
+    # This is also true while its Python is still being checked.
     panel.open()
     panel.leave()
     panel.wait(lambda: not children())
@@ -199,24 +195,24 @@ def test_an_engine_that_nobody_has_used_ends_when_the_module_is_left(panel: Pane
     assert not engine.isRunning and not children()
 
 
-def test_the_engine_is_gone_when_the_module_is(panel: PanelDriver, volume: object) -> None:
+def test_engine_ends_with_the_module(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     engine = panel.widget.logic.engine
     panel.widget.cleanup()
     assert not engine.isRunning
 
 
-def test_an_answer_that_comes_after_the_panel_has_gone_starts_no_engine(panel: PanelDriver, volume: object) -> None:
+def test_no_engine_is_started_after_the_panel_is_closed(panel: PanelDriver, volume: object) -> None:
     others = children()
     panel.click_segment()
-    assert children() - others, "the engine's Python is looked at"
+    assert children() - others, "the engine's Python is being checked"
     panel.widget.cleanup()
     panel.wait(lambda: not children() - others)
     panel.settle()
     assert not children() - others
 
 
-def test_the_modules_own_test_passes(panel: PanelDriver, caplog: pytest.LogCaptureFixture) -> None:
+def test_self_test_passes(panel: PanelDriver, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         slicer.selfTests["ConResSegmentation"]()
     assert "Self-test: segmented with" in caplog.text
@@ -232,7 +228,7 @@ from slicer_host import start_application
 import slicer
 app = start_application()
 module = app.moduleManager().load(sys.argv[1])
-assert "SimpleITK" not in sys.modules, "it takes time at each start of Slicer"
+assert "SimpleITK" not in sys.modules, "importing it would delay the start of Slicer"
 module.widgetRepresentation()
 slicer.util.selectModule("ConResSegmentation")
 print(module.widgetRepresentation().self().ui.modelSelector.findData("hippocampus"))

@@ -1,4 +1,4 @@
-"""A checkpoint by the paper's authors becomes a model from the panel: questions, process, and what can go wrong."""
+"""Importing a checkpoint by the paper's authors in the panel: dialog, process and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def end(panel: PanelDriver) -> None:
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
 
 
-def test_a_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpoint: Path, tmp_path: Path) -> None:
+def test_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpoint: Path, tmp_path: Path) -> None:
     shown = []
 
     def look(dialog: QtWidgets.QDialog) -> int:
@@ -42,7 +42,7 @@ def test_a_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpo
     assert read_package(find_model("BraTS-final")).description.inference.tiling == "authors"
 
 
-def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Path) -> None:
+def test_dialog_accepts_the_same_values_as_the_command(panel: PanelDriver, checkpoint: Path) -> None:
     wrong = answers(nameEdit="mine", segmentsEdit="Big")
     several = [answers(segmentsEdit="Big=1"), answers(segmentsEdit="", orientationEdit="XYZ")]
     right = answers(
@@ -56,9 +56,9 @@ def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Pa
     dialogs.answer("A checkpoint", str(checkpoint), wrong, *several, right)
     panel.ui.installModelButton.click()
     end(panel)
-    said = [shown.text for shown in dialogs.shown if shown.text]
-    for words, text in zip(("Big", "1 segments were named", "orientation"), said[-3:], strict=True):
-        assert words in text, "the dialog comes again, with what was filled in"
+    shown_texts = [shown.text for shown in dialogs.shown if shown.text]
+    for words, text in zip(("Big", "1 segments were named", "orientation"), shown_texts[-3:], strict=True):
+        assert words in text, "the dialog is shown again with its contents"
     description = read_package(find_model("mine")).description
     assert (description.title, description.license) == ("Mine", "CC0-1.0")
     assert [item.name for item in description.inputs] == ["A", "B", "C", "D"]
@@ -70,10 +70,10 @@ def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Pa
     assert (description.preparation.orientation, description.preparation.spacing) == ("SAR", (2, 1, 1))
 
 
-def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
+def test_failed_or_canceled_import_is_reported_and_nothing_is_installed(
     panel: PanelDriver, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     titles = [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
     panel.drop(tmp_path / "broken.pth")
     end(panel)

@@ -1,4 +1,4 @@
-"""Installing what the engine needs: in a process of its own, with progress and Cancel, and everything else disabled."""
+"""Installing the engine's packages in a separate process, with progress and Cancel, and other controls disabled."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NEEDED = "The engine needs packages."
 
 
 class FakePip:
-    """A PythonSlicer whose pip writes down what it is asked for.
+    """A PythonSlicer whose pip only records its arguments.
 
     Args:
-        folder: for the program and its files.
-        panel: whose check of the engine's Python reports as missing what was not installed yet.
+        folder: folder for the program and its files.
+        panel: the panel; its check of the engine's Python reports the packages that were not installed yet.
         missing: the packages that are missing at first.
     """
 
@@ -47,30 +47,31 @@ class FakePip:
 
     def _check(self, on_checked: object) -> None:
         done = self.calls.read_text(encoding="utf-8")
-        succeeds = "exit 0" in self.behavior.read_text(encoding="utf-8")
-        missing = tuple(name for name in self._missing if not succeeds or f"{name}>=" not in done)
+        is_successful = "exit 0" in self.behavior.read_text(encoding="utf-8")
+        missing = tuple(name for name in self._missing if not is_successful or f"{name}>=" not in done)
         found = self._library.EngineCheck(missing, NEEDED if missing else "", bool(missing))
         callLater(lambda: on_checked(found))
 
     @property
-    def asked(self) -> list[str]:
+    def requests(self) -> list[str]:
+        """The arguments of each call of pip."""
         return self.calls.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture
 def torch_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slicer's PyTorch extension is loaded."""
+    """Simulate that Slicer's PyTorch extension is loaded."""
     monkeypatch.setitem(sys.modules, "PyTorchUtils", types.ModuleType("PyTorchUtils"))
 
 
 def end(panel: PanelDriver) -> None:
-    """Click Segment and wait for the end; then the panel must be ready for the next click."""
+    """Click Segment and wait until the run has ended and the panel is ready for the next one."""
     panel.click_segment()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert panel.ui.applyButton.enabled and not panel.ui.cancelButton.enabled
 
 
-def test_everything_missing_is_installed_by_processes_and_the_run_continues(
+def test_missing_packages_are_installed_and_the_run_continues(
     panel: PanelDriver, volume: object, tmp_path: Path, torch_extension: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip(tmp_path, panel, ("torch", "safetensors"), monkeypatch)
@@ -79,14 +80,14 @@ def test_everything_missing_is_installed_by_processes_and_the_run_continues(
     assert panel.status.startswith("Done in") and len(dialogs.shown) == 1
     versions = [f"{name}>={PACKAGES[name]}" for name in ("torch", "safetensors")]
     assert all(version in dialogs.shown[0].text for version in versions)
-    chooser, torch, rest = pip.asked
+    chooser, torch, rest = pip.requests
     assert chooser.startswith("-m pip install") and "light-the-torch" in chooser
-    assert torch == f"-m light_the_torch install {versions[0]}", "it chooses the build for the graphics card"
+    assert torch == f"-m light_the_torch install {versions[0]}", "it selects the build for the GPU"
     assert rest.startswith("-m pip install") and rest.endswith(f"--no-deps {versions[1]}")
     assert "Collecting it" in panel.ui.logTextEdit.toPlainText()
 
 
-def test_a_failed_installation_ends_the_run_with_its_last_line(
+def test_failed_installation_ends_the_run_and_shows_its_last_line(
     panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
@@ -96,16 +97,16 @@ def test_a_failed_installation_ends_the_run_with_its_last_line(
     assert panel.status == "The installation failed (No space left on device); see the log."
 
 
-def test_a_user_who_declines_is_asked_once(
+def test_user_who_declines_is_asked_once(
     panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
     dialogs.answer("Cancel")
     end(panel)
-    assert panel.status == NEEDED and len(dialogs.shown) == 1 and pip.asked == []
+    assert panel.status == NEEDED and len(dialogs.shown) == 1 and pip.requests == []
 
 
-def test_while_packages_are_installed_nothing_else_can_be_started_and_cancel_works(
+def test_only_cancel_is_enabled_during_an_installation(
     panel: PanelDriver, volume: object, tmp_path: Path, torch_extension: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip(tmp_path, panel, ("torch",), monkeypatch)
@@ -125,24 +126,24 @@ def test_while_packages_are_installed_nothing_else_can_be_started_and_cancel_wor
     ui.cancelButton.click()
     assert panel.status == "Canceled."
     panel.wait(lambda: not child.is_running() and ui.installEngineButton.isEnabled())
-    assert len(pip.asked) == 1 and ui.modelSelector.isEnabled() and ui.applyButton.enabled
+    assert len(pip.requests) == 1 and ui.modelSelector.isEnabled() and ui.applyButton.enabled
 
 
-def test_closing_the_scene_stops_no_installation_but_what_waits_for_it(
+def test_closing_scene_cancels_the_waiting_run_but_not_the_installation(
     panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
     pip.behavior.write_text("sleep 1; exit 0\n", encoding="utf-8")
     dialogs.answer("OK")
     panel.click_segment()
-    panel.wait(lambda: pip.asked)
+    panel.wait(lambda: pip.requests)
     slicer.mrmlScene.Clear(0)
     assert panel.widget.runPanel.isRunning
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert panel.status == "The engine is ready." and len(pip.asked) == 1
+    assert panel.status == "The engine is ready." and len(pip.requests) == 1
 
 
-def test_the_button_installs_without_segmenting(
+def test_install_button_does_not_start_a_segmentation(
     panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
@@ -156,18 +157,18 @@ def test_the_button_installs_without_segmenting(
     panel.wait(lambda: panel.ui.deviceSelector.count > 1)
 
 
-def test_a_pytorch_extension_that_is_installed_but_disabled_is_not_offered_again_and_again(
+def test_disabled_pytorch_extension_is_reported_instead_of_offered_again(
     panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pip = FakePip(tmp_path, panel, ("torch",), monkeypatch)
     panel.app.extensionsManagerModel().installed.append("PyTorch")
     end(panel)
     assert "enable it in the Extensions Manager" in panel.status and "another Engine Python" in panel.status
-    assert pip.asked == [] and dialogs.shown == []
+    assert pip.requests == [] and dialogs.shown == []
 
 
 @pytest.mark.parametrize("answer", ["Yes", "No"])
-def test_a_missing_pytorch_extension_is_offered(
+def test_missing_pytorch_extension_is_offered(
     panel: PanelDriver, volume: object, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakePip(tmp_path, panel, ("torch",), monkeypatch)
@@ -178,7 +179,7 @@ def test_a_missing_pytorch_extension_is_offered(
     assert ("Restart Slicer, then" if answer == "Yes" else "is not installed") in panel.status
 
 
-def test_an_internal_error_at_the_click_ends_the_run(
+def test_internal_error_at_the_start_ends_the_run(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panel.widget.runPanel, "_task", lambda: 1 / 0)
@@ -195,4 +196,4 @@ def test_opening_the_module_installs_nothing(
     panel.open()
     panel.wait(lambda: panel.ui.engineStatusLabel.text == NEEDED)
     panel.settle()
-    assert not panel.widget.logic.engine.hasProcess and pip.asked == [] and dialogs.shown == []
+    assert not panel.widget.logic.engine.hasProcess and pip.requests == [] and dialogs.shown == []

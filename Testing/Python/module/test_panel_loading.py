@@ -1,4 +1,4 @@
-"""Images come into the scene from the panel, and results go on to the Segment Editor: buttons, drops and shortcuts."""
+"""Loading images from the panel, opening results in the Segment Editor, drag and drop, menus and shortcuts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SegmentEditor(ScriptedLoadableModule):
 
 
 class Editor:
-    """As qMRMLSegmentEditorWidget."""
+    """Replaces qMRMLSegmentEditorWidget."""
 
     def setSegmentationNode(self, node):
         self.segmentationNode = node
@@ -49,11 +49,11 @@ class SegmentEditorWidget(ScriptedLoadableModuleWidget):
 
 
 def load_action(panel: PanelDriver, text: str) -> object:
-    """The entry of the button's menu."""
+    """An entry of the button's menu."""
     return next(action for action in panel.ui.loadButton.menu().actions() if action.text == text)
 
 
-def test_an_example_is_segmented_without_a_file_or_a_network(panel: PanelDriver) -> None:
+def test_example_is_segmented_with_one_click(panel: PanelDriver) -> None:
     assert panel.ui.exampleButton.enabled
     panel.ui.exampleButton.click()
     (volume,) = panel.widget.channels.nodes
@@ -64,26 +64,26 @@ def test_an_example_is_segmented_without_a_file_or_a_network(panel: PanelDriver)
         assert 1 < float(re.search(rf"{name} hippocampus (\S+) mL", panel.status)[1]) < 3
     panel.choose_model("brain-tissue")
     panel.ui.exampleButton.click()
-    assert panel.widget.channels.nodes == [volume], "the same head, which is loaded once"
+    assert panel.widget.channels.nodes == [volume], "the same head is loaded only once"
     panel.choose_model("head-neck-organs")
     panel.ui.exampleButton.click()
     assert panel.widget.channels.nodes != [volume] and panel.ui.applyButton.enabled
 
 
-def test_the_examples_are_offered_as_sample_data_with_their_checksums(panel: PanelDriver) -> None:
+def test_examples_are_registered_as_sample_data(panel: PanelDriver) -> None:
     sample_data.sources.clear()
     Loading.registerSampleData()
     offered = {source.nodeNames[0]: Path(source.fileNames[0]).name for source in sample_data.sources}
-    # The panel shows this model with a whole head; the crop is for comparison with the labels of its data set.
+    # The panel uses a whole head as this model's example. The crop is for comparison with the data set's labels.
     assert offered.pop("hippocampus") == "hippocampus.nii.gz"
     assert offered == {name: path.name for name, path in Loading.examples().items() if name != "hippocampus"}
     assert set(Loading.examples()) == {"hippocampus", "brain-structures", "brain-tissue", "head-neck-organs"}
 
 
-def test_a_module_loaded_at_run_time_offers_its_examples_and_its_menu_too(
+def test_module_loaded_at_run_time_registers_its_examples_and_menu(
     slicer_app: object, volume: object, repository: Path
 ) -> None:
-    """Slicer does not report its start again, as after "Select module to load" in the Extension Wizard."""
+    """The module is loaded after Slicer's start, as with "Select module to load" in the Extension Wizard."""
     handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()
     handler._plugins.clear()
     sample_data.sources.clear()
@@ -93,7 +93,7 @@ def test_a_module_loaded_at_run_time_offers_its_examples_and_its_menu_too(
     slicer_app.moduleManager().unload("ConResSegmentation")
 
 
-def test_images_are_loaded_and_chosen_by_name(panel: PanelDriver, tumor_images: list[Path], tmp_path: Path) -> None:
+def test_loaded_images_are_assigned_by_name(panel: PanelDriver, tumor_images: list[Path], tmp_path: Path) -> None:
     dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
     panel.ui.installModelButton.click()
     assert not panel.ui.exampleButton.enabled
@@ -104,7 +104,7 @@ def test_images_are_loaded_and_chosen_by_name(panel: PanelDriver, tumor_images: 
     assert panel.ui.applyButton.enabled
 
 
-def test_a_loaded_image_replaces_the_chosen_one_whatever_its_name(
+def test_loaded_image_replaces_the_chosen_one_regardless_of_its_name(
     panel: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     panel.settle()
@@ -112,13 +112,13 @@ def test_a_loaded_image_replaces_the_chosen_one_whatever_its_name(
     shutil.copy(hippocampus_image, tmp_path / "scan 7.nii.gz")
     panel.drop(tmp_path / "scan 7.nii.gz")
     assert [node.GetName() for node in panel.widget.channels.nodes] == ["scan 7"]
-    (tmp_path / "broken.nii").write_bytes(b"no image")
+    (tmp_path / "broken.nii").write_bytes(b"not an image")
     panel.drop(tmp_path / "broken.nii")
     assert "broken.nii" in dialogs.shown[-1].text or "load" in dialogs.shown[-1].text.casefold()
     assert [node.GetName() for node in panel.widget.channels.nodes] == ["scan 7"]
 
 
-def test_a_dicom_folder_goes_through_slicers_dicom_module(
+def test_dicom_folder_is_loaded_by_slicers_dicom_module(
     panel: PanelDriver, hippocampus_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imported = []
@@ -145,12 +145,12 @@ def test_a_dicom_folder_goes_through_slicers_dicom_module(
     assert imported == [str(tmp_path / "full")] and panel.ui.applyButton.enabled
 
 
-def test_a_dropped_model_package_is_installed(panel: PanelDriver, tmp_path: Path) -> None:
+def test_dropped_model_package_is_installed(panel: PanelDriver, tmp_path: Path) -> None:
     panel.drop(write_four_channels(tmp_path / "four.zip"))
     assert panel.choices.model == "four"
 
 
-def test_a_result_is_opened_in_the_segment_editor(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+def test_result_is_opened_in_the_segment_editor(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
     assert not panel.ui.editButton.enabled
     (tmp_path / "SegmentEditor.py").write_text(EDITOR, encoding="utf-8")
     panel.app.moduleManager().load(tmp_path / "SegmentEditor.py")
@@ -163,11 +163,11 @@ def test_a_result_is_opened_in_the_segment_editor(panel: PanelDriver, volume: ob
     panel.open()
     panel.widget.channels.combos[0].setCurrentNode(other)
     panel.ui.editButton.click()
-    assert editor.sourceVolumeNode is volume, "the one that the result was made from"
+    assert editor.sourceVolumeNode is volume, "the input of the result"
     panel.app.moduleManager().unload("SegmentEditor")
 
 
-def test_a_volume_is_segmented_from_its_context_menu(panel: PanelDriver, volume: object) -> None:
+def test_volume_is_segmented_from_its_context_menu(panel: PanelDriver, volume: object) -> None:
     panel.leave()
     (entry,) = context_menu(volume)
     assert entry.text == "Segment with ConResNet"
@@ -180,7 +180,7 @@ def test_a_volume_is_segmented_from_its_context_menu(panel: PanelDriver, volume:
     assert context_menu(result_nodes()[1]) == [], "a map is not an image"
 
 
-def test_the_context_menu_changes_no_choice_during_a_run(panel: PanelDriver, head: object, volume: object) -> None:
+def test_context_menu_changes_no_choice_during_a_run(panel: PanelDriver, head: object, volume: object) -> None:
     panel.widget.channels.combos[0].setCurrentNode(head)
     panel.click_segment()
     panel.wait_until_computing()
@@ -191,7 +191,7 @@ def test_the_context_menu_changes_no_choice_during_a_run(panel: PanelDriver, hea
     panel.ui.cancelButton.click()
 
 
-def test_a_color_image_is_refused_with_a_sentence(panel: PanelDriver, tmp_path: Path) -> None:
+def test_color_image_is_refused(panel: PanelDriver, tmp_path: Path) -> None:
     colors = np.zeros((4, 5, 6, 3), np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(colors, isVector=True), str(tmp_path / "photo.nrrd"))
     panel.drop(tmp_path / "photo.nrrd")
@@ -199,7 +199,7 @@ def test_a_color_image_is_refused_with_a_sentence(panel: PanelDriver, tmp_path: 
     assert panel.widget.channels.nodes == [None]
 
 
-def test_a_volume_without_a_name_is_segmented(panel: PanelDriver, hippocampus_image: Path) -> None:
+def test_volume_without_a_name_is_segmented(panel: PanelDriver, hippocampus_image: Path) -> None:
     node = slicer.util.loadVolume(str(hippocampus_image))
     node.SetName(None)
     panel.ui.batchCollapsibleButton.collapsed = False
@@ -211,7 +211,7 @@ def test_a_volume_without_a_name_is_segmented(panel: PanelDriver, hippocampus_im
     assert panel.segment() and panel.status.startswith("Done in")
 
 
-def test_shortcuts_work_while_the_module_is_open(panel: PanelDriver, volume: object) -> None:
+def test_shortcuts_work_only_while_the_module_is_open(panel: PanelDriver, volume: object) -> None:
     shortcuts = {shortcut.key.toString(): shortcut for shortcut in panel.widget._shortcuts}
     assert set(shortcuts) == {"Ctrl+Return", "Ctrl+Backspace", "Ctrl+Shift+M"}
     panel.settle()

@@ -1,4 +1,4 @@
-"""Post-processing, the fast mode and smooth surfaces, chosen in the panel."""
+"""Post-processing, the fast mode and the smoothing of surfaces in the panel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def surface(segmentation: object) -> np.ndarray:
     return numpy_support.vtk_to_numpy(polydata.GetPoints().GetData()).copy()
 
 
-def test_a_result_is_fast_and_without_what_is_dropped_and_both_are_said(panel: PanelDriver, volume: object) -> None:
+def test_fast_mode_and_post_processing_are_applied_and_reported(panel: PanelDriver, volume: object) -> None:
     before = label_array(panel.segment(), volume)
     assert "(fast)" not in panel.status and "Removed" not in panel.status
     ui = panel.ui
     for box in (ui.keepLargestCheckBox, ui.fillHolesCheckBox, ui.fastCheckBox):
         box.click()
-    # Of 1.84 mL and 1.74 mL.
+    # The segments have 1.84 mL and 1.74 mL.
     ui.dropBelowSpinBox.value = 1.8
     after = label_array(panel.segment(), volume)
     assert (before == 2).any() and not (after == 2).any() and np.count_nonzero(after == 1) > 1700
@@ -34,7 +34,7 @@ def test_a_result_is_fast_and_without_what_is_dropped_and_both_are_said(panel: P
     assert choices.fast and choices.keepLargest and choices.fillHoles and choices.dropBelow == 1.8
 
 
-def test_surfaces_follow_the_slider_and_so_do_later_results(panel: PanelDriver, volume: object) -> None:
+def test_smoothing_slider_applies_to_current_and_later_results(panel: PanelDriver, volume: object) -> None:
     node = panel.segment()
     name = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule.GetSmoothingFactorParameterName()
     smooth = surface(node)

@@ -1,4 +1,4 @@
-"""The report of a result that the panel writes, on real MRML."""
+"""The report that the panel writes for a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_report(panel: PanelDriver) -> None:
     assert panel.ui.reportButton.enabled
 
 
-def test_the_report_is_one_page_without_names_and_says_what_was_edited(
+def test_report_is_one_page_without_names_and_lists_edits(
     panel: PanelDriver, result: object, volume: object, tmp_path: Path
 ) -> None:
     names = ("Anterior hippocampus", "Posterior hippocampus")
@@ -77,12 +77,12 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
         write_report(panel)
         assert "moved" in panel.ui.reviewLabel.text and not path.exists()
         undo()
-    # All moved together.
+    # The volume and its result are moved together.
     node = add_transform(rotation(20, (5, 0, 0)))
     for one in (volume, result):
         one.SetAndObserveTransformNodeID(node.GetID())
         one.HardenTransform()
-    # Since then another version was installed, with other names for the segments.
+    # Meanwhile, another version of the model was installed, with other segment names.
     result.SetAttribute("ConResNet.Model", "hippocampus 0.9.0")
     segments = [{"name": name, "label": label} for label, name in ((1, "Anterior"), (2, "Posterior"))]
     review().keep(result, {**REPORT, "segments": segments, "located": {}})
@@ -100,7 +100,7 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     assert "gone" in panel.ui.reviewLabel.text and not path.exists()
 
 
-def test_the_report_names_every_channel_that_was_changed_since(
+def test_report_names_every_channel_that_was_changed(
     panel: PanelDriver, tumor_images: list[Path], tmp_path: Path
 ) -> None:
     panel.drop(write_four_channels(tmp_path / "four.zip"))
@@ -122,7 +122,7 @@ def test_the_report_names_every_channel_that_was_changed_since(
     assert changed() == names[1]
     slicer.util.updateVolumeFromArray(chosen[0], slicer.util.arrayFromVolume(chosen[0])[:, ::-1].copy())
     assert changed() == f"{names[0]}, {names[1]}"
-    # A volume that was removed is not one that was changed, and the others keep their numbers.
+    # A removed volume does not count as changed, and the others keep their names.
     slicer.mrmlScene.RemoveNode(chosen[1])
     slicer.util.updateVolumeFromArray(chosen[3], slicer.util.arrayFromVolume(chosen[3])[:, ::-1].copy())
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))

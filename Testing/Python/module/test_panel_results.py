@@ -1,4 +1,4 @@
-"""What becomes of the results there are when one segments again, with another region, image or model."""
+"""Existing results when segmenting again with another ROI, image or model."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from conresnet.package.store import find_model, install_model
 from module.models import write_four_channels
 from module.panel_driver import PanelDriver, label_array, result_nodes, slice_composites
 from module.result_cases import put_maps
-from module.test_scene_inputs import add_region
+from module.test_scene_inputs import add_roi
 from slicer_host import dialogs
 from worker.models import make_model
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
 
-def half_region(volume: object, side: int) -> object:
-    """A region that holds the posterior (-1) or the anterior (1) half of a volume."""
+def half_roi(volume: object, side: int) -> object:
+    """An ROI around the posterior (-1) or the anterior (1) half of a volume."""
     bounds = [0.0] * 6
     volume.GetRASBounds(bounds)
     low, high = np.array(bounds).reshape(3, 2).T
     size = (high - low) * (1, 0.5, 1)
-    return add_region(tuple((low + high) / 2 + (0, side * size[1] / 2, 0)), tuple(size))
+    return add_roi(tuple((low + high) / 2 + (0, side * size[1] / 2, 0)), tuple(size))
 
 
-def region_mask(region: object, volume: object) -> np.ndarray:
-    """The voxels of a volume whose centers lie in a region."""
+def roi_mask(roi: object, volume: object) -> np.ndarray:
+    """Mask of the voxels of a volume whose centers are in an ROI."""
     to_ras = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(to_ras)
     matrix = slicer.util.arrayFromVTKMatrix(to_ras)
     k, j, i = np.indices(slicer.util.arrayFromVolume(volume).shape)
     ras = np.stack([i, j, k], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
-    return (np.abs(ras - region.GetCenter()) <= np.array(region.GetSize()) / 2).all(axis=-1)
+    return (np.abs(ras - roi.GetCenter()) <= np.array(roi.GetSize()) / 2).all(axis=-1)
 
 
 def segmentations() -> list[object]:
@@ -51,24 +51,24 @@ def foregrounds() -> set[str | None]:
     return {c.GetForegroundVolumeID() for c in slice_composites()}
 
 
-def test_a_result_of_another_region_stays(panel: PanelDriver, volume: object) -> None:
-    region = half_region(volume, -1)
-    panel.ui.regionSelector.setCurrentNode(region)
-    back = panel.segment()
-    before = label_array(back, volume)
-    region.SetCenter(half_region(volume, 1).GetCenter())
-    front = panel.segment()
-    assert front is not back
-    np.testing.assert_array_equal(label_array(back, volume), before)
-    assert label_array(front, volume).any() and before.any()
-    region.SetSize(np.array(region.GetSize()) + 2)
-    assert panel.segment() is front, "a region that holds all of a result gives a better one of the same"
+def test_result_of_another_roi_is_kept(panel: PanelDriver, volume: object) -> None:
+    roi = half_roi(volume, -1)
+    panel.ui.regionSelector.setCurrentNode(roi)
+    posterior = panel.segment()
+    before = label_array(posterior, volume)
+    roi.SetCenter(half_roi(volume, 1).GetCenter())
+    anterior = panel.segment()
+    assert anterior is not posterior
+    np.testing.assert_array_equal(label_array(posterior, volume), before)
+    assert label_array(anterior, volume).any() and before.any()
+    roi.SetSize(np.array(roi.GetSize()) + 2)
+    assert panel.segment() is anterior, "a larger ROI around the earlier one replaces its result"
     panel.ui.regionSelector.setCurrentNode(None)
-    assert panel.segment() is front
+    assert panel.segment() is anterior
     assert len(segmentations()) == 2
 
 
-def test_a_result_whose_display_was_deleted_is_computed_again(panel: PanelDriver, volume: object) -> None:
+def test_result_whose_display_was_deleted_is_replaced(panel: PanelDriver, volume: object) -> None:
     node = panel.segment()
     slicer.mrmlScene.RemoveNode(node.GetDisplayNode())
     panel.settle()
@@ -76,7 +76,7 @@ def test_a_result_whose_display_was_deleted_is_computed_again(panel: PanelDriver
     assert node.GetDisplayNode().GetVisibility()
 
 
-def test_slicers_views_never_see_the_memory_of_a_deleted_display(panel: PanelDriver, result: object) -> None:
+def test_deleted_display_is_kept_in_memory_until_the_scene_is_closed(panel: PanelDriver, result: object) -> None:
     deleted = []
     result.GetDisplayNode().AddObserver("DeleteEvent", lambda caller, event: deleted.append(event))
     slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
@@ -88,8 +88,8 @@ def test_slicers_views_never_see_the_memory_of_a_deleted_display(panel: PanelDri
     assert deleted
 
 
-def test_a_module_loaded_at_run_time_guards_displays_that_are_there_already(repository: Path) -> None:
-    """In a process of its own: other tests have loaded the module."""
+def test_module_loaded_at_run_time_also_keeps_existing_displays_in_memory(repository: Path) -> None:
+    """Runs in a separate process, because other tests have loaded the module."""
     program = """
 import gc, sys
 from slicer_host import slot_errors, start_application
@@ -119,21 +119,21 @@ app.quit_host()
     assert run.stdout.splitlines()[-2:] == ["False []", "True []"], run.stderr
 
 
-def test_images_segmented_in_turn_have_a_result_each(
+def test_images_segmented_in_turn_each_keep_their_result(
     panel: PanelDriver, volume: object, hippocampus_image: Path
 ) -> None:
     other = slicer.util.loadVolume(str(hippocampus_image))
     selector = panel.widget.channels.combos[0]
-    made = []
+    results = []
     for node in (volume, other, volume, other):
         selector.setCurrentNode(node)
-        made.append(panel.segment())
+        results.append(panel.segment())
         assert "was kept unchanged" not in panel.warnings
-    assert made[:2] == made[2:] and len(segmentations()) == 2
+    assert results[:2] == results[2:] and len(segmentations()) == 2
     assert len(result_nodes()) == 2 * 4
 
 
-def test_another_image_in_a_further_channel_makes_another_result(panel: PanelDriver, tmp_path: Path) -> None:
+def test_another_image_in_any_channel_creates_another_result(panel: PanelDriver, tmp_path: Path) -> None:
     install_model(write_four_channels(tmp_path / "four"))
     panel.widget.modelPanel.refresh()
     panel.choose_model("four")
@@ -146,7 +146,9 @@ def test_another_image_in_a_further_channel_makes_another_result(panel: PanelDri
     assert panel.segment() is not first
 
 
-def test_what_was_chosen_at_the_click_is_segmented(panel: PanelDriver, volume: object, hippocampus_image: Path) -> None:
+def test_inputs_are_those_chosen_when_segment_was_clicked(
+    panel: PanelDriver, volume: object, hippocampus_image: Path
+) -> None:
     other = slicer.util.loadVolume(str(hippocampus_image))
     panel.widget.channels.combos[0].setCurrentNode(volume)
     panel.click_segment()
@@ -156,9 +158,7 @@ def test_what_was_chosen_at_the_click_is_segmented(panel: PanelDriver, volume: o
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
 
 
-def test_a_model_replaced_after_the_click_is_not_taken_for_the_chosen_one(
-    panel: PanelDriver, volume: object, tmp_path: Path
-) -> None:
+def test_model_replaced_after_the_click_is_refused(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
     install_model(make_model(tmp_path / "first"))
     panel.widget.modelPanel.refresh()
     panel.choose_model("organ")
@@ -167,14 +167,14 @@ def test_a_model_replaced_after_the_click_is_not_taken_for_the_chosen_one(
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was replaced" in panel.status and not segmentations()
     assert panel.segment() is not None
-    # Nor one that was replaced while the panel still showed another one.
+    # The same applies to a model that was replaced while the panel still showed the earlier one.
     install_model(make_model(tmp_path / "third"), overwrite=True)
     panel.click_segment()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was replaced" in panel.status
 
 
-def test_a_fault_of_the_panel_does_not_leave_the_run_running(
+def test_internal_error_of_the_panel_ends_the_run(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panel.widget.runPanel, "_onFinished", lambda outcome: 1 / 0)
@@ -183,22 +183,22 @@ def test_a_fault_of_the_panel_does_not_leave_the_run_running(
     assert "ZeroDivisionError" in panel.ui.logTextEdit.toPlainText()
 
 
-def test_a_region_removed_after_the_click_never_means_the_whole_image(panel: PanelDriver, volume: object) -> None:
-    region = half_region(volume, 1)
-    panel.ui.regionSelector.setCurrentNode(region)
+def test_roi_removed_after_the_click_does_not_mean_the_whole_image(panel: PanelDriver, volume: object) -> None:
+    roi = half_roi(volume, 1)
+    panel.ui.regionSelector.setCurrentNode(roi)
     panel.click_segment()
-    inside = region_mask(region, volume)
-    slicer.mrmlScene.RemoveNode(region)
+    inside = roi_mask(roi, volume)
+    slicer.mrmlScene.RemoveNode(roi)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     if not result_nodes():
         assert panel.status == "R was removed before the segmentation started; choose the inputs and click Segment."
         return
-    # A warm engine may have been asked before the region was gone.
+    # A warm engine may have received the request before the ROI was removed.
     labels = label_array(panel.choices.segmentation, volume)
     assert labels.any() and not labels[~inside].any()
 
 
-def test_a_result_stays_where_the_user_has_put_it_and_is_shown(panel: PanelDriver, volume: object) -> None:
+def test_replaced_result_stays_in_the_users_folder_and_is_shown(panel: PanelDriver, volume: object) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     node = panel.segment()
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Final")
@@ -215,19 +215,20 @@ def test_a_result_stays_where_the_user_has_put_it_and_is_shown(panel: PanelDrive
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(new)) in places.values()
 
 
-def test_a_map_is_laid_over_the_slices_of_who_waits_in_another_module(panel: PanelDriver, volume: object) -> None:
+def test_run_continues_and_map_is_shown_while_another_module_is_open(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
     panel.leave()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     residual = result_nodes()[1]
     assert foregrounds() == {residual.GetID()}
     panel.open()
+    assert panel.ui.segmentationSelector.currentNode() is result_nodes()[0]
     assert panel.ui.mapSelector.currentNode() is residual
     panel.ui.mapOpacitySlider.value = 0.9
     assert {c.GetForegroundOpacity() for c in slice_composites()} == {0.9}
 
 
-def test_a_map_that_something_else_took_the_place_of_comes_back_when_chosen_again(
+def test_map_that_was_replaced_in_the_slices_is_shown_again_when_chosen_again(
     panel: PanelDriver, volume: object
 ) -> None:
     panel.segment()
@@ -238,7 +239,7 @@ def test_a_map_that_something_else_took_the_place_of_comes_back_when_chosen_agai
     assert foregrounds() == {residual.GetID()}
 
 
-def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
+def test_users_foreground_is_restored_when_no_map_is_shown(
     panel: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     pet = slicer.util.loadVolume(str(hippocampus_image), {"name": "PET"})
@@ -260,7 +261,7 @@ def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
     panel.ui.mapSelector.setCurrentNode(attention)
     slicer.util.setSliceViewerLayers(foreground=volume)
     panel.ui.mapSelector.setCurrentNode(None)
-    assert layers() == {(volume.GetID(), 0.5)}, "what the user has put in the map's place stays"
+    assert layers() == {(volume.GetID(), 0.5)}, "the user's replacement for the map is kept"
     slicer.util.setSliceViewerLayers(foreground=pet, foregroundOpacity=0.3)
     panel.ui.mapSelector.setCurrentNode(attention)
     for node in result_nodes()[1:]:
@@ -281,7 +282,7 @@ def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
     assert layers() == {(None, 0.3)}
 
 
-def test_the_map_of_a_scene_that_is_imported_into_another_one_can_be_hidden_and_shown(
+def test_map_of_an_imported_scene_can_be_hidden_and_shown(
     panel: PanelDriver, result: object, volume: object, hippocampus_image: Path, tmp_path: Path
 ) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
@@ -312,7 +313,7 @@ def test_the_map_of_a_scene_that_is_imported_into_another_one_can_be_hidden_and_
     assert foregrounds() == {None}
 
 
-def test_who_chose_no_map_gets_none_over_the_next_result(panel: PanelDriver, volume: object) -> None:
+def test_no_map_is_shown_for_the_next_result_if_none_was_chosen(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     panel.ui.mapSelector.setCurrentNode(None)
     node = panel.segment()
@@ -321,7 +322,7 @@ def test_who_chose_no_map_gets_none_over_the_next_result(panel: PanelDriver, vol
 
 
 @pytest.mark.parametrize("names", [("FLAIR", "T1", "T1c", "T2"), ("a", "b", "c", "d")])
-def test_a_scene_keeps_its_channels_while_its_model_is_not_here(
+def test_channels_of_a_scene_are_kept_while_its_model_is_not_installed(
     panel: PanelDriver, tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     source = write_four_channels(tmp_path / "four")
@@ -347,11 +348,11 @@ def test_a_scene_keeps_its_channels_while_its_model_is_not_here(
     assert [node.GetName() for node in panel.widget.channels.nodes] == list(names)
 
 
-def test_a_map_that_takes_the_place_of_a_removed_volume_is_not_segmented(panel: PanelDriver, volume: object) -> None:
+def test_map_selected_after_removal_of_the_volume_is_not_segmented(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     slicer.mrmlScene.RemoveNode(volume)
     panel.settle()
-    (taken,) = panel.widget.channels.nodes
-    assert taken is result_nodes()[1]
+    (selected,) = panel.widget.channels.nodes
+    assert selected is result_nodes()[1]
     assert not panel.ui.applyButton.enabled
-    assert panel.ui.applyButton.toolTip == f"{taken.GetName()} is a map; choose an image for T1."
+    assert panel.ui.applyButton.toolTip == f"{selected.GetName()} is a map; choose an image for T1."

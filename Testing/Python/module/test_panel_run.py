@@ -1,4 +1,4 @@
-"""Segmenting by clicks, with a real engine process: results, progress, cancelling, faults, and care for the scene."""
+"""Segmenting from the panel with a real engine process: results, progress, Cancel, errors, and changes of the scene."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import slicer
 
 from module.panel_driver import PanelDriver, folders, label_array, result_nodes, slice_composites
-from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
+from module.test_scene_inputs import add_roi, add_transform, add_warp_transform, rotation
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
@@ -26,7 +26,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
 
 
-def test_a_click_segments_a_real_scan(panel: PanelDriver, volume: object, hippocampus_label: object) -> None:
+def test_real_scan_is_segmented_with_one_click(panel: PanelDriver, volume: object, hippocampus_label: object) -> None:
     node = panel.segment()
     expert = slicer.util.arrayFromVolume(slicer.util.loadVolume(str(hippocampus_label)))
     labels = label_array(node, volume)
@@ -37,22 +37,22 @@ def test_a_click_segments_a_real_scan(panel: PanelDriver, volume: object, hippoc
     assert not panel.ui.cancelButton.enabled and not panel.ui.progressBar.isVisible()
 
 
-def test_a_region_beside_the_structure_is_said_to_be_empty(panel: PanelDriver, volume: object) -> None:
+def test_roi_without_the_structure_gets_a_warning(panel: PanelDriver, volume: object) -> None:
     bounds = [0.0] * 6
     volume.GetRASBounds(bounds)
-    panel.ui.regionSelector.setCurrentNode(add_region((bounds[1] - 4, bounds[3] - 4, bounds[5] - 4), (6, 6, 6)))
+    panel.ui.regionSelector.setCurrentNode(add_roi((bounds[1] - 4, bounds[3] - 4, bounds[5] - 4), (6, 6, 6)))
     node = panel.segment()
     assert not label_array(node, volume).any()
     assert "found nothing in the ROI; move it" in panel.warnings and "in this image" not in panel.warnings
 
 
-def test_warnings_are_seen_before_the_volumes(panel: PanelDriver, result: object, tmp_path: Path) -> None:
+def test_warnings_are_shown_above_the_volumes(panel: PanelDriver, result: object, tmp_path: Path) -> None:
     from ConResSegmentationLib.SegmentationRun import SegmentationOutcome
 
     def finish(count: int, notes: list[str]) -> None:
         volumes = {f"Structure {number}": 1.0 for number in range(count - 1)} | {"<b>Last": 0.0}
-        kept = {"model": {"name": "organ"}, "volumes_ml": volumes, "postprocessing": {"removed_ml": volumes}}
-        panel.widget.runPanel.onFinished(SegmentationOutcome(result, [], kept, 2.0, notes))
+        report = {"model": {"name": "organ"}, "volumes_ml": volumes, "postprocessing": {"removed_ml": volumes}}
+        panel.widget.runPanel.onFinished(SegmentationOutcome(result, [], report, 2.0, notes))
 
     ui = panel.ui
     finish(32, ["T1 is a CT."])
@@ -69,29 +69,29 @@ def test_warnings_are_seen_before_the_volumes(panel: PanelDriver, result: object
     assert panel.warnings == "" and "Structure 4 1.00 mL" in panel.status
     finish(6, ["A warning."])
     panel.widget.runPanel.launch(lambda: lambda: None)
-    assert panel.warnings == "", "it was about the last result"
+    assert panel.warnings == "", "the warning was about the last result"
     panel.widget.runPanel.cancel()
     finish(6, ["A warning."])
     slicer.mrmlScene.Clear(0)
     assert panel.warnings == panel.status == ""
 
 
-def test_the_time_that_is_told_is_what_the_user_waited(panel: PanelDriver, volume: object) -> None:
-    """With the start of the engine and the loading of the model."""
+def test_reported_time_is_the_users_waiting_time(panel: PanelDriver, volume: object) -> None:
+    """It includes starting the engine and loading the model."""
     panel.widget.logic.engine.stop()
     panel.segment()
-    told = float(re.match(r"Done in (\S+) s", panel.status)[1])
+    reported = float(re.match(r"Done in (\S+) s", panel.status)[1])
     phases = panel.ui.logTextEdit.toPlainText().partition("seconds: ")[2]
     computing = sum(float(seconds) for seconds in re.findall(r"\d+\.\d+", phases))
-    assert told - computing > 0.1 < computing, "more than their rounding"
+    assert reported - computing > 0.1 < computing, "more than rounding errors"
 
 
-def test_a_slicer_without_a_main_window_segments_too(
+def test_slicer_without_a_main_window_can_segment(
     panel: PanelDriver, volume: object, no_main_window: Callable[[], None]
 ) -> None:
     no_main_window()
     assert slicer.app.layoutManager() is None and slicer.util.mainWindow() is None
-    # What Slicer's generic tests of a module do.
+    # Slicer's generic tests of a module do this.
     another = panel.app.moduleManager().module(panel.moduleName).createNewWidgetRepresentation().self()
     assert another.logic
     another.cleanup()
@@ -99,7 +99,7 @@ def test_a_slicer_without_a_main_window_segments_too(
     assert panel.status.startswith("Done in")
 
 
-def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: object) -> None:
+def test_map_of_a_result_is_shown_over_the_slices(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     composites = slice_composites()
     residual, _other, attention = result_nodes()[1:]
@@ -116,7 +116,7 @@ def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: ob
     assert {c.GetForegroundVolumeID() for c in composites} == {None}
 
 
-def test_segments_are_outlines_while_a_map_lies_under_them(panel: PanelDriver, volume: object) -> None:
+def test_segments_are_outlines_while_a_map_is_shown(panel: PanelDriver, volume: object) -> None:
     display = panel.segment().GetDisplayNode()
     residual, _other, attention = result_nodes()[1:]
 
@@ -135,15 +135,15 @@ def test_segments_are_outlines_while_a_map_lies_under_them(panel: PanelDriver, v
     display.SetVisibility2DFill(True)
     panel.leave()
     panel.open()
-    assert drawn() == (True, True), "the views stay as the user has arranged them"
+    assert drawn() == (True, True), "the user's setting is kept"
     panel.ui.mapSelector.setCurrentNode(None)
     display.SetVisibility2DFill(False)
     for node in (attention, None):
         panel.ui.mapSelector.setCurrentNode(node)
-        assert drawn() == (False, True), "nor is what was not filled"
+        assert drawn() == (False, True), "unfilled segments stay unfilled"
 
 
-def test_only_the_chosen_maps_are_made(panel: PanelDriver, volume: object) -> None:
+def test_only_the_chosen_maps_are_created(panel: PanelDriver, volume: object) -> None:
     for box in (panel.map_box("residual"), panel.map_box("attention")):
         box.click()
     panel.map_box("probability").click()
@@ -153,14 +153,7 @@ def test_only_the_chosen_maps_are_made(panel: PanelDriver, volume: object) -> No
     assert sorted(kinds) == ["features", "features", "probability", "probability"]
 
 
-def test_the_second_result_takes_the_place_of_the_first(panel: PanelDriver, volume: object) -> None:
-    first = panel.segment()
-    nodes = result_nodes()
-    assert panel.segment() is first
-    assert result_nodes() == nodes
-
-
-def test_an_edited_segmentation_is_kept(panel: PanelDriver, volume: object) -> None:
+def test_edited_segmentation_is_kept(panel: PanelDriver, volume: object) -> None:
     first = panel.segment()
     before = label_array(first, volume)
     first.GetSegmentation().GetNthSegment(0).SetName("corrected by hand")
@@ -171,7 +164,7 @@ def test_an_edited_segmentation_is_kept(panel: PanelDriver, volume: object) -> N
     assert f"{first.GetName()} was kept unchanged" in panel.warnings and second.GetName() in panel.warnings
 
 
-def test_a_result_lies_right_under_any_linear_transform(panel: PanelDriver, volume: object) -> None:
+def test_result_is_in_the_right_place_under_a_linear_transform(panel: PanelDriver, volume: object) -> None:
     plain = label_array(panel.segment(), volume)
     panel.choices.segmentation = None
     transform = add_transform(rotation(0, (30, -20, 10)))
@@ -187,49 +180,49 @@ def test_a_result_lies_right_under_any_linear_transform(panel: PanelDriver, volu
     assert (low > np.array(bounds[1])[::2]).all() and (high < np.array(bounds[1])[1::2]).all()
 
 
-def test_a_region_limits_the_result(panel: PanelDriver, volume: object) -> None:
+def test_result_and_maps_are_limited_to_the_roi(panel: PanelDriver, volume: object) -> None:
     whole = label_array(panel.segment(), volume)
     panel.choices.segmentation = None
     bounds = [0.0] * 6
     volume.GetRASBounds(bounds)
     low, high = np.array(bounds).reshape(3, 2).T
-    # The posterior half of the image, where no anterior hippocampus is.
-    region = add_region(tuple((low + high) / 2 - (0, (high - low)[1] / 4, 0)), tuple((high - low) * (1, 0.5, 1)))
-    panel.ui.regionSelector.setCurrentNode(region)
+    # The posterior half of the image, which does not contain the anterior hippocampus.
+    roi = add_roi(tuple((low + high) / 2 - (0, (high - low)[1] / 4, 0)), tuple((high - low) * (1, 0.5, 1)))
+    panel.ui.regionSelector.setCurrentNode(roi)
     labels = label_array(panel.segment(), volume)
     assert labels.any() and labels.sum() < whole.sum()
     inside = np.argwhere(labels)[:, 1]
     assert inside.max() - inside.min() <= labels.shape[1] / 2 + 1
     for node in result_nodes()[-3:]:
-        assert node.GetImageData().GetNumberOfPoints() < 0.6 * labels.size, "a map ends with its region"
+        assert node.GetImageData().GetNumberOfPoints() < 0.6 * labels.size, "maps are cropped to the ROI"
         node.GetRASBounds(bounds)
         assert bounds[3] < (low + high)[1] / 2 + 2 * max(node.GetSpacing())
 
 
-@pytest.mark.parametrize("place", ["volume", "region"])
-def test_a_non_linear_transform_is_refused_with_a_sentence(panel: PanelDriver, volume: object, place: str) -> None:
-    region = add_region()
-    panel.ui.regionSelector.setCurrentNode(region)
-    node = {"volume": volume, "region": region}[place]
-    node.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+@pytest.mark.parametrize("place", ["volume", "roi"])
+def test_non_linear_transform_is_refused(panel: PanelDriver, volume: object, place: str) -> None:
+    roi = add_roi()
+    panel.ui.regionSelector.setCurrentNode(roi)
+    node = {"volume": volume, "roi": roi}[place]
+    node.SetAndObserveTransformNodeID(add_warp_transform().GetID())
     assert panel.segment() is None
-    assert panel.status.startswith(f"{node.GetName()} is under the transform bent, which is not linear")
+    assert panel.status.startswith(f"{node.GetName()} is under the transform warp, which is not linear")
     assert result_nodes() == []
 
 
-def test_a_panel_with_such_a_volume_and_no_region_opens_and_says_so(panel: PanelDriver, head: object) -> None:
-    head.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+def test_panel_opens_with_a_volume_under_a_non_linear_transform(panel: PanelDriver, head: object) -> None:
+    head.SetAndObserveTransformNodeID(add_warp_transform().GetID())
     panel.leave()
     panel.open()
-    region = panel.ui.regionSelector.addNode()
-    assert region.GetNumberOfControlPoints() == 0, "it cannot be placed"
-    slicer.mrmlScene.RemoveNode(region)
+    roi = panel.ui.regionSelector.addNode()
+    assert roi.GetNumberOfControlPoints() == 0, "it cannot be placed"
+    slicer.mrmlScene.RemoveNode(roi)
     assert panel.segment() is None
-    assert panel.status.startswith(f"{head.GetName()} is under the transform bent, which is not linear")
+    assert panel.status.startswith(f"{head.GetName()} is under the transform warp, which is not linear")
 
 
-def test_an_error_of_the_engine_is_a_sentence_and_changes_nothing(panel: PanelDriver, volume: object) -> None:
-    panel.ui.regionSelector.setCurrentNode(add_region((5000, 0, 0)))
+def test_error_of_the_engine_is_reported_and_changes_nothing(panel: PanelDriver, volume: object) -> None:
+    panel.ui.regionSelector.setCurrentNode(add_roi((5000, 0, 0)))
     assert panel.segment() is None
     assert "ROI" in panel.status
     assert panel.status in panel.ui.logTextEdit.toPlainText()
@@ -238,7 +231,7 @@ def test_an_error_of_the_engine_is_a_sentence_and_changes_nothing(panel: PanelDr
     assert panel.segment() is not None
 
 
-def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDriver, many_windows: object) -> None:
+def test_progress_is_shown_and_cancel_leaves_the_scene_unchanged(panel: PanelDriver, many_windows: object) -> None:
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     panel.click_segment()
     assert not panel.ui.applyButton.enabled and panel.ui.cancelButton.enabled
@@ -253,7 +246,7 @@ def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDri
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
 
 
-def test_after_a_cancelled_one_the_next_segmentation_works(
+def test_next_segmentation_works_after_cancel(
     panel: PanelDriver, many_windows: object, hippocampus_image: object
 ) -> None:
     panel.click_segment()
@@ -264,7 +257,7 @@ def test_after_a_cancelled_one_the_next_segmentation_works(
     assert panel.segment() is not None
 
 
-def test_closing_the_scene_stops_what_runs(panel: PanelDriver, many_windows: object) -> None:
+def test_closing_scene_stops_the_segmentation(panel: PanelDriver, many_windows: object) -> None:
     panel.click_segment()
     panel.wait_until_computing()
     slicer.mrmlScene.Clear(0)
@@ -275,7 +268,7 @@ def test_closing_the_scene_stops_what_runs(panel: PanelDriver, many_windows: obj
     assert not panel.ui.applyButton.enabled
 
 
-def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
+def test_killed_engine_is_reported_and_next_segmentation_works(
     panel: PanelDriver, many_windows: object, hippocampus_image: object
 ) -> None:
     panel.click_segment()
@@ -289,35 +282,35 @@ def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
     assert panel.segment() is not None
 
 
-def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDriver, volume: object) -> None:
+def test_volume_removed_during_the_segmentation_is_reported(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
-    panel.wait_until_asked()
+    panel.wait_until_requested()
     slicer.mrmlScene.RemoveNode(volume)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was removed during the segmentation" in panel.status
     assert result_nodes() == []
 
 
-def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: PanelDriver, volume: object) -> None:
+def test_voxels_changed_during_the_segmentation_are_reported(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
-    panel.wait_until_asked()
+    panel.wait_until_requested()
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[::-1].copy())
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was changed during the segmentation" in panel.status
     assert result_nodes() == []
 
 
-def test_a_result_that_is_removed_while_its_maps_are_added_leaves_no_map_and_no_folder(
+def test_result_removed_while_its_maps_are_added_leaves_nothing_behind(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = sys.modules["ConResSegmentationLib.SegmentationRun"]
     add = run.ResultParts._newNode
 
-    def remove_after_the_next(*given: object) -> object:
+    def remove_after_the_next(*arguments: object) -> object:
         (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         run.callLater(lambda: slicer.mrmlScene.RemoveNode(node))
         monkeypatch.setattr(run.ResultParts, "_newNode", add)
-        return add(*given)
+        return add(*arguments)
 
     monkeypatch.setattr(run.ResultParts, "_newNode", remove_after_the_next)
     panel.segment()
@@ -326,24 +319,24 @@ def test_a_result_that_is_removed_while_its_maps_are_added_leaves_no_map_and_no_
     assert result_nodes() == slicer.util.getNodesByClass("vtkMRMLTableNode") == folders() == []
 
 
-def test_closing_the_scene_stops_no_download(panel: PanelDriver, volume: object) -> None:
+def test_closing_scene_does_not_stop_a_download(panel: PanelDriver, volume: object) -> None:
     canceled = []
     download = types.SimpleNamespace(cancel=lambda: canceled.append(True))
     control = panel.widget.runPanel
     control.launch(lambda: lambda: download, usesScene=False)
     panel.wait(lambda: control._run is download)
-    control.onProgress("Downloading it", 0.5)
+    control.onProgress("Downloading organ", 0.5)
     slicer.mrmlScene.Clear(0)
     panel.settle()
-    assert not canceled and panel.widget.runPanel.isRunning and panel.status == "Downloading it"
-    control.onEnded("Installed it.")
+    assert not canceled and panel.widget.runPanel.isRunning and panel.status == "Downloading organ"
+    control.onEnded("Installed organ.")
 
 
-def test_images_are_read_in_pieces_between_events_and_none_at_the_click(
+def test_images_are_read_in_pieces_and_slicer_handles_events_in_between(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes, run = (sys.modules[f"ConResSegmentationLib.{name}"] for name in ("Processes", "SegmentationRun"))
-    # After the panel was loaded again, they may come from different copies of one file; so may the process handed on.
+    # After a reload of the panel, they may come from different copies of a file, and so may the reused process.
     engine, kept = sys.modules[type(panel.widget.logic.engine).__module__], panel.widget.logic.engine._connection
     connection = (type(kept) if kept else engine.EngineConnection).bytesAtOnce.fget.__globals__
     for names in (engine.checksumInPieces.__globals__, vars(run.ResultOrigin), connection):
@@ -361,7 +354,7 @@ def test_images_are_read_in_pieces_between_events_and_none_at_the_click(
 
     called = processes._callNext
     monkeypatch.setattr(zlib, "adler32", read)
-    # The timer keeps the function that it was connected to.
+    # An existing timer would still call the original function.
     processes._laterTimer = None
     monkeypatch.setattr(processes, "_callNext", turn)
     panel.click_segment()
@@ -369,30 +362,18 @@ def test_images_are_read_in_pieces_between_events_and_none_at_the_click(
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert panel.status.startswith("Done in")
     size = slicer.util.arrayFromVolume(volume).nbytes
-    assert sum(count for _turn, count in pieces) == 2 * size, "once when it is sent, and once to compare"
+    assert sum(count for _turn, count in pieces) == 2 * size, "read once to send it and once to compare it"
     assert len({turn for turn, _count in pieces}) == len(pieces) == 2 * math.ceil(size / (1 << 16)), "one per turn"
 
 
-def test_a_run_goes_on_while_another_module_is_shown(panel: PanelDriver, volume: object) -> None:
-    panel.click_segment()
-    panel.leave()
-    panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert len(result_nodes()) == 4
-    panel.open()
-    assert panel.ui.segmentationSelector.currentNode() is result_nodes()[0]
-    assert panel.ui.mapSelector.currentNode() in result_nodes()
-
-
-def test_a_result_that_cannot_be_shown_leaves_nothing_behind(
+def test_result_that_cannot_be_added_leaves_nothing_behind(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     def fail(*_arguments: object) -> None:
         raise MemoryError("no memory for maps")
 
-    shows = sys.modules["ConResSegmentation"].SegmentationRun._show
-    monkeypatch.setattr(shows.__globals__["ResultParts"], "putMaps", fail)
+    show = sys.modules["ConResSegmentation"].SegmentationRun._show
+    monkeypatch.setattr(show.__globals__["ResultParts"], "putMaps", fail)
     assert panel.segment() is None
     assert panel.status == "The result could not be added to the scene; see the log."
     assert "no memory for maps" in panel.ui.logTextEdit.toPlainText()

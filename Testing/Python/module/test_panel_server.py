@@ -1,4 +1,4 @@
-"""The panel with the engine on another computer: a real OpenSSH server on this one, and the panel's own fields."""
+"""The panel with its engine on a server: a real OpenSSH server on this computer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.ssh_server import NAME, SshServer
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
-    """The server, running."""
+    """A running server."""
     (tmp_path / "server").mkdir()
     server = SshServer(tmp_path / "server")
     monkeypatch.setenv("PATH", f"{server.bin}{os.pathsep}{os.environ['PATH']}")
@@ -31,7 +31,7 @@ def type_into(edit: object, text: str) -> None:
     edit.editingFinished.emit()
 
 
-def test_a_segmentation_on_a_server_looks_like_one_here(
+def test_segmentation_on_a_server_gives_the_same_result_as_here(
     panel: PanelDriver, volume: object, server: SshServer, tmp_path: Path
 ) -> None:
     local = label_array(panel.segment(), volume)
@@ -73,7 +73,7 @@ def test_a_segmentation_on_a_server_looks_like_one_here(
     wait_until(lambda: server.sessions() == [])
 
 
-def test_a_name_that_ssh_would_take_for_an_option_is_refused(panel: PanelDriver, volume: object) -> None:
+def test_server_name_that_ssh_would_read_as_an_option_is_refused(panel: PanelDriver, volume: object) -> None:
     panel.ui.serverEdit.text = "-oProxyCommand=touch${IFS}x"
     panel.click_segment()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)

@@ -1,4 +1,4 @@
-"""Models of other systems than ConResNet's in the panel: what they do not give, and what they warn of."""
+"""Models of systems other than ConResNet in the panel: maps that they do not provide, and warnings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("warm_engine")
 
 @pytest.fixture
 def coarse_to_fine_panel(panel: PanelDriver, volume: object, tmp_path: Path) -> PanelDriver:
-    """The panel with a coarse-to-fine model chosen, which finds something, and another one that finds nothing."""
+    """The panel with two coarse-to-fine models: "Found" finds something, "Blind" finds nothing."""
     one = description("resdsn", base_width=8)
     for name, background in (("Found", -2.0), ("Blind", 1000.0)):
         document = coarse_to_fine(one, coarse_windows=1, fine_windows=1)
@@ -29,7 +29,9 @@ def coarse_to_fine_panel(panel: PanelDriver, volume: object, tmp_path: Path) -> 
     return panel
 
 
-def test_maps_that_a_model_lacks_are_not_asked_for(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
+def test_maps_that_a_model_does_not_provide_are_not_requested(
+    coarse_to_fine_panel: PanelDriver, volume: object
+) -> None:
     panel = coarse_to_fine_panel
     assert panel.map_box("residual").enabled and panel.map_box("residual").checked
     panel.choose(panel.ui.modelSelector, "Found")
@@ -44,7 +46,7 @@ def test_maps_that_a_model_lacks_are_not_asked_for(coarse_to_fine_panel: PanelDr
     assert all(box.enabled for box in boxes) and panel.map_box("residual").checked
 
 
-def test_a_coarse_pass_that_finds_nothing_is_said(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
+def test_coarse_pass_that_finds_nothing_gets_a_warning(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
     panel = coarse_to_fine_panel
     panel.choose(panel.ui.modelSelector, "Blind")
     node = panel.segment()

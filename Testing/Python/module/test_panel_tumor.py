@@ -1,4 +1,4 @@
-"""A real brain with a tumor in the panel: four volumes find their channels, and overlapping regions become segments."""
+"""Images of a real brain tumor in the panel: four volumes are assigned to channels, and regions become segments."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from engine.coarse_to_fine_cases import random_weights
 from module.panel_driver import PanelDriver
 from training.data_folders import brats
 
-# As their publisher names them, in no model's order.
+# Named as by their publisher, in an order that no model has.
 LOADED = {"pat2_FLAIR": 3, "pat2_T1": 0, "pat2_T2": 2, "pat2_T1GD": 1}
 REGIONS = {"Enhancing tumor": (4,), "Tumor core": (1, 4), "Whole tumor": (1, 2, 4)}
 
 
 @pytest.fixture
 def tumor_model(tmp_path: Path) -> str:
-    """A model as it is planned for BraTS, with random weights, installed."""
+    """An installed model with random weights, planned for BraTS."""
     data_set = brats(tmp_path / "tumor")
     plan = make_plan(read_data_set(data_set), data_set, choices=Choices(base_width=8))[0]
     plan = with_settings(plan, ["model.inference.window=[24, 32, 32]", "model.preparation.spacing=[4, 4, 4]"])
@@ -40,7 +40,7 @@ def tumor_model(tmp_path: Path) -> str:
     return package.description.name
 
 
-def test_four_real_channels_in_any_order_become_overlapping_segments(
+def test_four_channels_in_any_order_give_overlapping_segments(
     panel: PanelDriver, tumor_model: str, tumor_images: list[Path], tmp_path: Path
 ) -> None:
     loaded = {name: slicer.util.loadVolume(str(tumor_images[place]), {"name": name}) for name, place in LOADED.items()}
@@ -65,8 +65,8 @@ def test_four_real_channels_in_any_order_become_overlapping_segments(
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, loaded["pat2_T1"]) != 0
         np.testing.assert_array_equal(mask, np.isin(labels, values), name)
         assert f"{name} {volumes[name]:.2f} mL" in panel.status
-        # What lies in another segment is seen through it.
+        # A segment that encloses others is translucent.
         assert (display.GetSegmentOpacity3D(segment_id) < 1) == (len(values) > 1)
         display.SetSegmentOpacity3D(segment_id, 0.6)
     assert panel.segment() is node
-    assert {display.GetSegmentOpacity3D(key) for key in content.GetSegmentIDs()} == {0.6}, "as the user has chosen"
+    assert {display.GetSegmentOpacity3D(key) for key in content.GetSegmentIDs()} == {0.6}, "the user's choice is kept"

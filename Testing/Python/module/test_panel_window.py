@@ -1,4 +1,4 @@
-"""The panel opened again and again, what it says of the engine and of the time, reloading, and how the panel looks."""
+"""The panel as a window: reopening, reloading, diagnostics, remaining time, size, Tab order, fonts and colors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ConResSegmentationLib import Diagnostics, Widgets
 from module.models import write_four_channels
 from module.panel_driver import PanelDriver
 from module.result_cases import put_maps
-from module.test_scene_inputs import add_region
+from module.test_scene_inputs import add_roi
 from slicer_host import dialogs
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("warm_engine")
 NAME = "DOE^JANE 19700101"
 
 
-def test_opening_the_module_again_and_again_leaves_nothing_behind(panel: PanelDriver, volume: object) -> None:
+def test_reopening_the_module_leaves_nothing_behind(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     kept = len(panel.app.kept_timers)
     wrapper = panel.choices
@@ -40,14 +40,14 @@ def test_opening_the_module_again_and_again_leaves_nothing_behind(panel: PanelDr
     assert panel.choices.show3D and panel.choices is not wrapper
 
 
-def test_a_device_of_another_computer_is_shown_and_refused_with_a_sentence(panel: PanelDriver, volume: object) -> None:
+def test_device_of_another_computer_is_shown_and_refused(panel: PanelDriver, volume: object) -> None:
     panel.choices.device = "cuda:7"
     assert panel.ui.deviceSelector.currentText == "cuda:7"
     assert panel.segment() is None
     assert "cuda:7" in panel.status
 
 
-def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volume: object) -> None:
+def test_diagnostics_are_complete_and_name_no_patient(panel: PanelDriver, volume: object) -> None:
     volume.SetName(NAME)
     panel.choices.region = None
     volume.GetImageData().GetPointData().GetScalars().Fill(1)
@@ -58,7 +58,7 @@ def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volu
     assert NAME not in text and "DOE" not in text
     slicer.mrmlScene.Clear(0)
     panel.ui.copyDiagnosticsButton.click()
-    assert "DOE" not in panel.app.clipboard().text(), "the log is kept beyond the scene"
+    assert "DOE" not in panel.app.clipboard().text(), "the log is kept after the scene was closed"
     for part in (
         "Slicer 5.12",
         "hippocampus 1.",
@@ -71,7 +71,7 @@ def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volu
         assert part in text, part
 
 
-def test_names_are_replaced_the_longest_first() -> None:
+def test_longest_names_are_replaced_first() -> None:
     text = Diagnostics.withoutNames("ann t1 residual, ann t1", ["ann t1", "ann t1 residual", "", "a"])
     assert text == "<image 2>, <image 1>"
 
@@ -89,7 +89,7 @@ def test_names_are_replaced_the_longest_first() -> None:
         (f'File "{Diagnostics.__file__}", line 3', None),
     ],
 )
-def test_folders_of_patients_are_replaced(text: str, expected: str | None) -> None:
+def test_folder_names_are_replaced(text: str, expected: str | None) -> None:
     assert Diagnostics.withoutFolders(text) == (expected or text)
 
 
@@ -97,36 +97,29 @@ def test_folders_of_patients_are_replaced(text: str, expected: str | None) -> No
     ("seconds", "text"),
     [(None, ""), (0.4, "almost done"), (12.3, "about 12 s left"), (63, "about 65 s left"), (200, "about 3 min left")],
 )
-def test_the_time_left_is_said_as_roughly_as_it_is_known(seconds: float | None, text: str) -> None:
+def test_remaining_time_is_rounded(seconds: float | None, text: str) -> None:
     assert Widgets.timeLeft(seconds) == text
 
 
-def test_the_panel_is_as_wide_as_slicers_and_fits_a_screen(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+def test_panel_has_width_of_slicers_panel_and_fits_a_screen(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
     volume.SetName("W" * 68)
     panel.segment()
     picture = panel.picture(tmp_path / "panel.png")
     height, width = matplotlib.image.imread(picture).shape[:2]
-    assert height <= 1000 and width <= 420, "with everything advanced folded"
+    assert height <= 1000 and width <= 420, "with the advanced sections collapsed"
     panel.ui.modelDetailsButton.collapsed = False
     panel.ui.advancedCollapsibleButton.collapsed = False
     panel.settle()
     panel.picture(tmp_path / "unfolded.png")
     assert panel.representation.minimumSizeHint.width() <= 420
     label = panel.ui.modelDetailsLabel
-    assert label.height >= label.heightForWidth(label.width) > 100, "all of its text is shown"
+    assert label.height >= label.heightForWidth(label.width) > 100, "the whole text is visible"
     panel.drop(write_four_channels(tmp_path / "four.zip"))
     panel.picture(tmp_path / "short.png")
     assert 0 < label.height < 150, "a short text leaves no gap"
 
 
-def test_the_whole_panel_can_be_drawn(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
-    panel.settle()
-    for section in ("modelDetailsButton", "advancedCollapsibleButton", "logCollapsibleButton"):
-        getattr(panel.ui, section).collapsed = False
-    assert panel.picture(tmp_path / "panel.png").stat().st_size > 10_000
-
-
-def test_reloading_gives_a_working_panel(panel: PanelDriver, volume: object) -> None:
+def test_panel_works_after_a_reload(panel: PanelDriver, volume: object) -> None:
     before = panel.widget
     before.onReload()
     panel.settle()
@@ -136,28 +129,28 @@ def test_reloading_gives_a_working_panel(panel: PanelDriver, volume: object) -> 
 
 def test_every_button_has_a_text_or_an_accessible_name(panel: PanelDriver) -> None:
     buttons = [widget for widget in vars(panel.ui).values() if isinstance(widget, QtWidgets.QAbstractButton)]
-    nameless = [button.objectName for button in buttons if not (button.text or button.accessibleName)]
-    assert buttons and nameless == ["qt_tableview_cornerbutton"], "which is Qt's own"
+    unnamed = [button.objectName for button in buttons if not (button.text or button.accessibleName)]
+    assert buttons and unnamed == ["qt_tableview_cornerbutton"], "only Qt's own button"
 
 
-def test_the_tooltips_of_segment_and_cancel_name_their_shortcuts(panel: PanelDriver, volume: object) -> None:
+def test_tooltips_of_segment_and_cancel_show_their_shortcuts(panel: PanelDriver, volume: object) -> None:
     panel.settle()
     keys = {shortcut.key.toString() for shortcut in panel.widget._shortcuts}
     for button, shortcut in ((panel.ui.applyButton, "Ctrl+Return"), (panel.ui.cancelButton, "Ctrl+Backspace")):
         assert f"({shortcut})" in button.toolTip and shortcut in keys
 
 
-def test_the_tab_key_follows_the_order_on_the_screen(panel: PanelDriver, tmp_path: Path) -> None:
+def test_tab_order_matches_the_order_on_the_screen(panel: PanelDriver, tmp_path: Path) -> None:
     panel.drop(write_four_channels(tmp_path / "four.zip"))
     panel.unfold()
     assert panel.tab_stops_out_of_order() == []
     stops = {widget.parent().objectName for widget in panel.tab_stops()}
     assert {f"channelSelector{number}" for number in range(4)} <= stops
     for table in (panel.ui.reviewTable, panel.ui.batchTable):
-        assert not table.tabKeyNavigation, "Tab would go through all of its cells"
+        assert not table.tabKeyNavigation, "Tab would stop at each of its cells"
 
 
-def test_the_maps_of_a_result_can_be_told_apart_in_the_closed_selector(
+def test_maps_of_a_result_have_distinct_names_in_the_closed_selector(
     panel: PanelDriver, result: object, volume: object
 ) -> None:
     volume.SetName("5: T1 MPRAGE sagittal isotropic, contrast-enhanced")
@@ -177,7 +170,7 @@ def test_the_maps_of_a_result_can_be_told_apart_in_the_closed_selector(
     assert len(shown) == len(maps) == 7, shown
 
 
-def test_no_name_and_no_path_makes_the_panel_wider(
+def test_long_names_and_paths_do_not_widen_the_panel(
     panel: PanelDriver, volume: object, slicer_app: object, tmp_path: Path
 ) -> None:
     long = " ".join(["a very long name"] * 8)
@@ -190,24 +183,24 @@ def test_no_name_and_no_path_makes_the_panel_wider(
     assert dialogs.shown == []
     panel.widget.onReload()
     volume.SetName(long)
-    add_region((0, 0, 0), (5, 5, 5)).SetName(long)
+    add_roi((0, 0, 0), (5, 5, 5)).SetName(long)
     panel.choices.device = long
     assert panel.ui.modelSelector.currentText == long and panel.ui.pythonPathEdit.currentPath == f"/{long}/python"
     panel.unfold()
     assert panel.representation.minimumSizeHint.width() <= 400
 
 
-def test_a_path_that_is_being_typed_is_not_used_once_the_panel_is_closed(panel: PanelDriver, tmp_path: Path) -> None:
+def test_partly_typed_path_is_not_used_after_the_panel_was_closed(panel: PanelDriver, tmp_path: Path) -> None:
     panel.ui.pythonPathEdit.currentPath = str(tmp_path / "python")
     panel.widget.cleanup()
-    # The field loses the focus as it is deleted.
+    # The field loses the focus when it is deleted.
     panel.ui.pythonPathEdit.comboBox().lineEdit().editingFinished.emit()
     QtTest.QTest.qWait(600)
     assert panel.widget.logic.enginePython.program == ""
 
 
 @pytest.mark.parametrize("background", ["#efefef", "#353535"])
-def test_warnings_and_errors_can_be_read_on_light_and_dark_backgrounds(slicer_app: object, background: str) -> None:
+def test_warnings_and_errors_are_legible_on_light_and_dark_backgrounds(slicer_app: object, background: str) -> None:
     label = QtWidgets.QLabel()
     palette = QtGui.QPalette()
     palette.setColor(QtGui.QPalette.Window, QtGui.QColor(background))
@@ -219,7 +212,7 @@ def test_warnings_and_errors_can_be_read_on_light_and_dark_backgrounds(slicer_ap
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5, "WCAG 2.1, success criterion 1.4.3"
 
 
-def test_short_buttons_and_the_last_line_follow_the_font_and_the_style_of_slicer(panel: PanelDriver) -> None:
+def test_buttons_and_labels_follow_slicers_font_and_style(panel: PanelDriver) -> None:
     application = QtWidgets.QApplication.instance()
     font, palette, dark = application.font(), application.palette(), QtGui.QPalette()
     dark.setColor(QtGui.QPalette.WindowText, QtGui.QColor("white"))
@@ -240,7 +233,7 @@ def test_short_buttons_and_the_last_line_follow_the_font_and_the_style_of_slicer
 
 
 def luminance(color: str) -> float:
-    """Relative luminance as WCAG defines it, 0 to 1."""
+    """Relative luminance as defined by WCAG, 0 to 1."""
     channels = np.array(QtGui.QColor(color).getRgbF()[:3])
     return np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4) @ (
         0.2126,

@@ -1,4 +1,4 @@
-"""The result that fills in while it computes: there in time, true to the engine's, and gone without a trace."""
+"""The live preview of a result: shown in time, equal to the result, and removed completely."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("warm_engine")
 
 @pytest.fixture
 def windows(many_windows: object, monkeypatch: pytest.MonkeyPatch) -> object:
-    """A volume that is computed in so many pieces that a busy computer sees it grow; the preview looks often."""
+    """A volume with so many windows that the preview, updated often, grows visibly even on a busy computer."""
     monkeypatch.setattr(sys.modules["ConResSegmentationLib.ResultSegmentation"], "MILLISECONDS_BETWEEN_LOOKS", 10)
     return many_windows
 
@@ -38,15 +38,15 @@ def node_ids() -> set[str]:
 
 
 def start(panel: PanelDriver) -> object:
-    """Click Segment and wait for something to see."""
+    """Click Segment and wait for the preview."""
     panel.click_segment()
     panel.wait(lambda: previews() or not panel.widget.runPanel.isRunning)
     (node,) = previews()
     return node
 
 
-def seen_in(panel: PanelDriver, node: object, volume: object) -> np.ndarray:
-    """The labels of a preview; the engine stands still meanwhile, so that it does not end before they are looked at."""
+def labels_in(panel: PanelDriver, node: object, volume: object) -> np.ndarray:
+    """The labels of a preview; the engine is paused while they are read, so that it does not finish first."""
     pid = panel.widget.logic.engine._connection.hello["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -59,12 +59,12 @@ def slices_filled(labels: np.ndarray) -> int:
     return int(labels.any(axis=(1, 2)).sum())
 
 
-def test_the_result_fills_in_and_then_gives_way_to_the_real_one(panel: PanelDriver, windows: object) -> None:
+def test_preview_grows_and_is_replaced_by_the_result(panel: PanelDriver, windows: object) -> None:
     node = start(panel)
-    seen = seen_in(panel, node, windows)
+    seen = labels_in(panel, node, windows)
     first = slices_filled(seen)
     assert 0 < first < 112
-    panel.wait(lambda: slices_filled(seen_in(panel, node, windows)) > first)
+    panel.wait(lambda: slices_filled(labels_in(panel, node, windows)) > first)
     names = [node.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
     assert panel.ui.segmentationSelector.currentNode() is None
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
@@ -75,18 +75,18 @@ def test_the_result_fills_in_and_then_gives_way_to_the_real_one(panel: PanelDriv
     assert names == [result.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
     final = label_array(result, windows)
     done = seen.any(axis=(1, 2))
-    # The engine may have been stopped while it wrote the last one.
+    # The engine may have been paused while it wrote the last slice.
     last = np.flatnonzero(done)[-1]
     assert ((seen[last] == final[last]) | (seen[last] == 0)).all()
     done[last] = False
     np.testing.assert_array_equal(seen[done], final[done])
 
 
-@pytest.mark.parametrize("ending", ["cancelled", "engine killed", "scene closed"])
-def test_nothing_of_it_stays_when_there_is_no_result(panel: PanelDriver, windows: object, ending: str) -> None:
+@pytest.mark.parametrize("ending", ["canceled", "engine killed", "scene closed"])
+def test_preview_is_removed_if_there_is_no_result(panel: PanelDriver, windows: object, ending: str) -> None:
     before = node_ids()
     start(panel)
-    if ending == "cancelled":
+    if ending == "canceled":
         panel.ui.cancelButton.click()
     elif ending == "engine killed":
         os.kill(panel.widget.logic.engine._connection.hello["pid"], signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_nothing_of_it_stays_when_there_is_no_result(panel: PanelDriver, windows
     assert ending == "scene closed" or node_ids() == before
 
 
-def test_an_edited_segmentation_is_not_touched_by_it(panel: PanelDriver, windows: object) -> None:
+def test_preview_does_not_change_an_edited_segmentation(panel: PanelDriver, windows: object) -> None:
     edited = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "corrected by hand")
     labels = np.ones(slicer.util.arrayFromVolume(windows).shape, np.uint8)
     ResultSegmentation.setSegments(edited, ResultSegmentation.makeSegments(labels, SEGMENTS, windows), windows)
@@ -110,7 +110,7 @@ def test_an_edited_segmentation_is_not_touched_by_it(panel: PanelDriver, windows
     assert panel.choices.segmentation is edited
 
 
-def test_it_is_not_saved_with_the_scene(panel: PanelDriver, windows: object, tmp_path: Path) -> None:
+def test_preview_is_not_saved_with_the_scene(panel: PanelDriver, windows: object, tmp_path: Path) -> None:
     node = start(panel)
     name = node.GetName()
     path = tmp_path / "scene.mrml"
@@ -120,22 +120,22 @@ def test_it_is_not_saved_with_the_scene(panel: PanelDriver, windows: object, tmp
     assert windows.GetName() in text and name not in text and "vtkMRMLSegmentationDisplayNode" not in text
 
 
-def test_nothing_is_put_into_the_scene_while_there_is_nothing_to_see(panel: PanelDriver, windows: object) -> None:
+def test_preview_is_added_only_once_it_has_voxels(panel: PanelDriver, windows: object) -> None:
     labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
-    looks = []
+    counts = []
     preview = sys.modules["ConResSegmentationLib.ResultSegmentation"].ResultPreview(labels, SEGMENTS, windows)
     look = preview._look
     preview._timer.disconnect("timeout()")
-    preview._timer.connect("timeout()", lambda: (look(), looks.append(len(previews()))))
-    panel.wait(lambda: len(looks) > 2)
+    preview._timer.connect("timeout()", lambda: (look(), counts.append(len(previews()))))
+    panel.wait(lambda: len(counts) > 2)
     labels[3:5] = 2
     panel.wait(lambda: len(previews()) == 1)
-    assert looks[:3] == [0, 0, 0]
+    assert counts[:3] == [0, 0, 0]
     preview.remove()
     assert previews() == []
 
 
-def test_it_follows_a_volume_that_is_moved_while_no_new_voxels_come(panel: PanelDriver, windows: object) -> None:
+def test_preview_follows_a_moved_volume_even_without_new_voxels(panel: PanelDriver, windows: object) -> None:
     labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
     labels[3:5] = 2
     preview = sys.modules["ConResSegmentationLib.ResultSegmentation"].ResultPreview(labels, SEGMENTS, windows)
@@ -151,7 +151,7 @@ def test_it_follows_a_volume_that_is_moved_while_no_new_voxels_come(panel: Panel
     preview.remove()
 
 
-def test_nothing_of_it_stays_in_memory(panel: PanelDriver, windows: object) -> None:
+def test_removed_preview_is_freed(panel: PanelDriver, windows: object) -> None:
     labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
     preview = sys.modules["ConResSegmentationLib.ResultSegmentation"].ResultPreview(labels, SEGMENTS, windows)
     kept = weakref.ref(preview)
@@ -159,5 +159,5 @@ def test_nothing_of_it_stays_in_memory(panel: PanelDriver, windows: object) -> N
     assert preview._volumeNode is None
     del preview
     gc.collect()
-    # What is connected keeps what it calls, in PythonQt (PythonQtSignalReceiver.h, _callable) as in the stand-in.
+    # A connection keeps its callable alive, in PythonQt (PythonQtSignalReceiver.h, _callable) and in the stand-in.
     assert kept() is None

@@ -1,4 +1,4 @@
-"""Results in the scene: segments, codes, geometry, place in the subject hierarchy, and care for edits."""
+"""Results in the scene: segments, codes, geometry, subject hierarchy, and how edits are recognized."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def reloaded(node: object, folder: Path) -> object:
     return slicer.util.loadSegmentation(str(path))
 
 
-def test_every_voxel_is_where_the_engine_put_it(result: object, volume: object, labels: np.ndarray) -> None:
+def test_labels_are_those_of_the_engine(result: object, volume: object, labels: np.ndarray) -> None:
     np.testing.assert_array_equal(label_array(result, volume), labels)
     assert result.GetSegmentation().GetNumberOfLayers() == 1
 
 
-def test_segments_have_the_models_names_colors_and_codes(result: object) -> None:
+def test_segments_have_names_colors_and_codes_of_the_model(result: object) -> None:
     assert [segment_of(result, n).GetName() for n in (0, 1)] == ["Anterior", "Posterior"]
     np.testing.assert_allclose(segment_of(result, 0).GetColor(), np.array([220, 20, 30]) / 255)
     entry = slicer.vtkSlicerTerminologyEntry()
@@ -46,12 +46,12 @@ def test_segments_have_the_models_names_colors_and_codes(result: object) -> None
     assert entry.GetTypeObject().GetCodeValue() == "64033007"
     assert entry.GetTypeModifierObject().GetCodeMeaning() == "Left"
     assert entry.GetCategoryObject().GetCodingSchemeDesignator() == "SCT"
-    # Slicer's list "3D Slicer General Anatomy" has neither of the shipped models' codes.
+    # Slicer's list "3D Slicer General Anatomy" does not contain the codes of the shipped models.
     assert "DICOM master list" in entry.GetTerminologyContextName()
     assert "DICOM master list" in entry.GetRegionContextName()
 
 
-def test_dicom_files_of_a_result_will_name_the_model_and_not_a_human(volume: object, labels: np.ndarray) -> None:
+def test_segments_name_the_model_as_algorithm_for_dicom(volume: object, labels: np.ndarray) -> None:
     for packed in (None, (labels > 0).astype(np.uint8)[None]):
         for _id, segment in ResultSegmentation.makeSegments(labels, SEGMENTS, volume, packed, algorithm="organ 1.0.0"):
             kind, name = vtk.mutable(""), vtk.mutable("")
@@ -59,7 +59,7 @@ def test_dicom_files_of_a_result_will_name_the_model_and_not_a_human(volume: obj
             assert segment.GetTag("DICOM.SegmentAlgorithmName", name) and str(name) == "ConResNet organ 1.0.0"
 
 
-def test_an_earlier_result_with_many_segments_is_compared_with_an_roi_in_a_moment(slicer_app: object) -> None:
+def test_result_with_many_segments_is_compared_with_an_roi_quickly(slicer_app: object) -> None:
     count, size = 40, 256
     labels = np.zeros((size,) * 3, np.uint8)
     for number in range(count):
@@ -70,14 +70,14 @@ def test_an_earlier_result_with_many_segments_is_compared_with_an_roi_in_a_momen
     ResultSegmentation.setSegments(node, ResultSegmentation.makeSegments(labels, segments, image), image)
     whole, half = (BoxROI.from_bounds([-400, 400, -400, 400, 0, height]) for height in (400, 120))
     origin_of(image).sign(node)
-    begun = time.process_time()
+    started = time.process_time()
     assert origin_of(image, whole).mayReplace(node)
-    assert time.process_time() - begun < 1.2
+    assert time.process_time() - started < 1.2
     assert not origin_of(image, half).mayReplace(node), "most segments are outside"
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_what_was_not_found_is_an_empty_segment_and_no_error_in_the_log(
+def test_segment_that_was_not_found_is_empty_without_an_error_in_the_log(
     volume: object, labels: np.ndarray, capfd: pytest.CaptureFixture, overlapping: bool
 ) -> None:
     nothing = np.zeros_like(labels)
@@ -87,10 +87,13 @@ def test_what_was_not_found_is_an_empty_segment_and_no_error_in_the_log(
     origin_of(volume).sign(node)
     assert capfd.readouterr().err == ""
     np.testing.assert_array_equal(label_array(node, volume), nothing)
+    assert ResultOrigin.isUntouched(node)
     assert [segment_of(node, n).GetName() for n in (0, 1)] == ["Anterior", "Posterior"]
 
 
-def test_codes_and_geometry_survive_a_file(result: object, volume: object, labels: np.ndarray, tmp_path: Path) -> None:
+def test_codes_and_geometry_are_saved_in_a_file(
+    result: object, volume: object, labels: np.ndarray, tmp_path: Path
+) -> None:
     again = reloaded(result, tmp_path)
     text = vtk.mutable("")
     segment_of(again, 0).GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)
@@ -98,7 +101,7 @@ def test_codes_and_geometry_survive_a_file(result: object, volume: object, label
     np.testing.assert_array_equal(label_array(again, volume), labels)
 
 
-def test_the_result_has_the_geometry_of_the_input(result: object, volume: object) -> None:
+def test_result_has_geometry_of_input(result: object, volume: object) -> None:
     assert result.GetNodeReference(result.GetReferenceImageGeometryReferenceRole()) is volume
     name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
     expected = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
@@ -107,12 +110,12 @@ def test_the_result_has_the_geometry_of_the_input(result: object, volume: object
     assert result.GetSegmentation().GetConversionParameter(name) == geometry
 
 
-def test_surfaces_are_made_and_shown(result: object) -> None:
+def test_surfaces_are_created_and_shown(result: object) -> None:
     assert result.GetClosedSurfaceInternalRepresentation("Segment_1").GetNumberOfPoints() > 100
     assert result.GetDisplayNode().GetVisibility3D()
 
 
-def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
+def test_replacing_a_result_keeps_the_users_display_settings(
     result: object, volume: object, labels: np.ndarray
 ) -> None:
     display = result.GetDisplayNode()
@@ -131,14 +134,14 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
     }
     for name, value in chosen.items():
         getattr(display, f"SetSegment{name}")("Segment_1", value)
-    # A segment that the user has taken away is there again, as a new one.
+    # A segment that the user removed is added again with default settings.
     result.GetSegmentation().RemoveSegment("Segment_2")
     fill(result, ResultSegmentation.makeSegments(labels, around, volume), volume)
     assert {name: getattr(display, f"GetSegment{name}")("Segment_1") for name in chosen} == chosen
     assert display.GetSegmentVisibility("Segment_2") and display.GetSegmentOpacity3D("Segment_2") == 1
 
 
-def test_a_result_that_replaces_another_one_keeps_the_tags_of_other_modules(
+def test_replacing_a_result_keeps_tags_of_other_modules(
     result: object, volume: object, labels: np.ndarray, tmp_path: Path
 ) -> None:
     segment_of(result, 0).SetTag("Study.Reader", "two")
@@ -147,13 +150,13 @@ def test_a_result_that_replaces_another_one_keeps_the_tags_of_other_modules(
     again = reloaded(result, tmp_path)
     fill(again, ResultSegmentation.makeSegments(labels, SEGMENTS, volume), volume)
     kept = [segment_of(again, number).HasTag("Study.Reader") for number in range(2)]
-    assert kept == [True, False], "a segment of another name is another one"
+    assert kept == [True, False], "a segment with another name is a different segment"
     assert segment_of(again, 1).GetName() == "Posterior"
     np.testing.assert_array_equal(label_array(again, volume), labels)
 
 
 @pytest.mark.parametrize("place", ["scene", "folder", "study"])
-def test_results_are_next_to_the_input_and_stay_when_it_is_deleted(
+def test_results_are_next_to_the_input_and_are_kept_when_it_is_deleted(
     volume: object, labels: np.ndarray, place: str
 ) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
@@ -177,7 +180,7 @@ def test_results_are_next_to_the_input_and_stay_when_it_is_deleted(
         assert slicer.mrmlScene.GetNodeByID(kept.GetID()) is kept
 
 
-def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
+def test_overlapping_segments_are_complete_in_the_scene_and_in_a_file(
     volume: object, labels: np.ndarray, tmp_path: Path
 ) -> None:
     both = labels > 0
@@ -197,7 +200,7 @@ def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
     assert origin_of(volume).mayReplace(node)
 
 
-def test_an_unedited_result_may_be_replaced(result: object, volume: object, tmp_path: Path) -> None:
+def test_unedited_result_is_replaced(result: object, volume: object, tmp_path: Path) -> None:
     assert origin_of(volume).mayReplace(result)
     again = reloaded(result, tmp_path)
     assert ResultOrigin.fingerprint(again) == ResultOrigin.fingerprint(result)
@@ -209,12 +212,10 @@ def paint_a_voxel(node: object, volume: object) -> None:
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "Segment_2", volume)
 
 
-def test_a_saved_scene_brings_an_unedited_result_back_as_such_whatever_its_spacing(
-    labels: np.ndarray, tmp_path: Path
-) -> None:
+def test_unedited_result_is_still_unedited_after_save_and_load(labels: np.ndarray, tmp_path: Path) -> None:
     image = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "axial")
     slicer.util.updateVolumeFromArray(image, np.zeros(labels.shape, np.int16))
-    # 240 mm in 256 voxels: the last bit of a place is another one once it was saved.
+    # With 240 mm in 256 voxels, saving changes the last bit of some coordinates.
     to_ras = np.diag((-0.9375, -0.9375, 1, 1))
     to_ras[:3, 3] = (-55.265, -78.478, 74.875)
     image.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
@@ -250,7 +251,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_result_is_not_replaced(result: object, volume: object, edit: str) -> None:
+def test_edited_result_is_not_replaced(result: object, volume: object, edit: str) -> None:
     EDITS[edit](result, volume)
     assert not origin_of(volume).mayReplace(result)
 
@@ -260,7 +261,7 @@ def set_status(segment: object, name: str) -> None:
     logic.SetSegmentStatus(segment, getattr(logic, name))
 
 
-def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
+def test_display_and_transform_of_the_volume_do_not_count_as_edits(result: object, volume: object) -> None:
     set_status(segment_of(result, 0), "NotStarted")
     volume.SetAndObserveTransformNodeID(add_transform(rotation(0, (5, 0, 0))).GetID())
     assert origin_of(volume).mayReplace(result), "only the volume was moved"
@@ -273,21 +274,19 @@ def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
     assert origin_of(volume).mayReplace(result)
 
 
-def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
+def test_results_of_other_models_or_volumes_are_not_replaced(
     result: object, volume: object, hippocampus_image: Path
 ) -> None:
     assert not origin_of(volume, model="other 1.0.0").mayReplace(result)
     other = slicer.util.loadVolume(str(hippocampus_image))
     assert not origin_of(other).mayReplace(result)
     foreign = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    assert origin_of(volume).mayReplace(foreign), "an empty one may be filled"
+    assert origin_of(volume).mayReplace(foreign), "an empty segmentation can be filled"
     foreign.GetSegmentation().AddEmptySegment()
     assert not origin_of(volume).mayReplace(foreign)
 
 
-def test_a_result_whose_places_were_checked_off_is_replaced_by_one_of_the_same_roi_only(
-    result: object, volume: object
-) -> None:
+def test_reviewed_result_is_replaced_only_by_one_with_the_same_roi(result: object, volume: object) -> None:
     place = {"kind": "slice", "segment": "all", "slice": 1, "r": 1.0, "a": 2.0, "s": 3.0, "reason": "small"}
     Review.keep(result, {"review": {"rows": [place]}})
     whole, wide = None, BoxROI.from_bounds([-400, 400, -400, 400, -400, 400])
@@ -298,17 +297,8 @@ def test_a_result_whose_places_were_checked_off_is_replaced_by_one_of_the_same_r
     assert origin_of(volume, whole).mayReplace(result)
 
 
-def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    nothing = np.zeros_like(labels)
-    fill(node, ResultSegmentation.makeSegments(nothing, SEGMENTS, volume), volume)
-    origin_of(volume).sign(node)
-    assert not label_array(node, volume).any()
-    assert ResultOrigin.isUntouched(node)
-
-
-def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) -> None:
-    """Otherwise Slicer's selector drops a modifier, or shows nothing."""
+def test_codes_of_shipped_models_are_in_slicers_lists(slicer_app: object) -> None:
+    """Otherwise, Slicer's selector would drop a modifier or show nothing."""
     logic = slicer.app.applicationLogic().GetModuleLogic("Terminologies")
 
     def listed(count: object, get: object, kind: type, *within: object) -> dict[tuple[str, str, str], object]:
@@ -337,7 +327,7 @@ def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) 
     assert len(segments) >= 5
 
 
-def test_surfaces_are_made_although_the_display_is_removed_meanwhile(result: object) -> None:
+def test_surfaces_are_created_even_if_the_display_is_removed_meanwhile(result: object) -> None:
     closed = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
     result.GetSegmentation().RemoveRepresentation(closed)
     steps = ResultSegmentation.showSurfaces(result)
@@ -347,8 +337,8 @@ def test_surfaces_are_made_although_the_display_is_removed_meanwhile(result: obj
 
 
 @pytest.mark.parametrize("change", ["smoothing", "edit"])
-def test_surfaces_follow_what_the_user_changes_while_they_are_made(result: object, volume: object, change: str) -> None:
-    """Slicer handles events after each one; all are put into the scene together with the last one."""
+def test_surfaces_reflect_changes_made_while_they_are_created(result: object, volume: object, change: str) -> None:
+    """Slicer handles events after each surface; all are added to the scene together after the last one."""
     closed = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
     result.GetSegmentation().RemoveRepresentation(closed)
     steps = ResultSegmentation.showSurfaces(result)

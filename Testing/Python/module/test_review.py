@@ -1,4 +1,4 @@
-"""The review list and the statistics in the panel, on real MRML."""
+"""The review list and the statistics in the panel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reviewed(panel: PanelDriver, result: object, volume: object) -> object:
 
 
 def review() -> object:
-    """The module as the panel uses it: the panel's fixture imports it anew."""
+    """The module Review as the panel uses it, because the panel's fixture imports it again."""
     import ConResSegmentationLib.Review
 
     return ConResSegmentationLib.Review
@@ -66,7 +66,7 @@ def press(panel: PanelDriver, key: str) -> None:
     shortcut.activated.emit()
 
 
-def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object) -> None:
+def test_list_navigates_from_place_to_place(panel: PanelDriver, reviewed: object) -> None:
     assert panel.ui.reviewTable.rowCount == 2, "all segments of a slice together, and spots"
     assert table_texts(panel, 0) == ["1", "Slice 20", "32", "0.71", "small and uncertain"]
     assert table_texts(panel, 1)[0] == "3" and "=Posterior" in table_texts(panel, 1)[1]
@@ -88,7 +88,7 @@ def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object
     np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (10.5, 20.25, 20))
 
 
-# Slice, expected wrong voxels and Dice, reasons; as of hippocampus_004.
+# Slice, expected wrong voxels and Dice, reasons; from hippocampus_004.
 SLICES = [
     (17, 49.7, 0.87, "large cross-section; uncertain boundary"),
     (16, 44.9, 0.92, "uncertain boundary; large cross-section"),
@@ -105,8 +105,8 @@ SLICES = [
 
 
 @pytest.fixture
-def runs(panel: PanelDriver, result: object) -> object:
-    """A result with a longer list."""
+def grouped(panel: PanelDriver, result: object) -> object:
+    """A result with a longer list, in which adjacent slices are grouped."""
     rows = [
         {"rank": rank, "kind": "slice", "segment": "all", "slice": number, "r": 0.0, "a": 0.0, "s": float(number),
          "expected_wrong_voxels": wrong, "expected_dice": dice, "reason": reason}
@@ -129,7 +129,7 @@ def click_header(panel: PanelDriver, column: int) -> None:
     QtTest.QTest.mouseClick(header.viewport(), QtCore.Qt.MouseButton.LeftButton, pos=QtCore.QPoint(x, 5))
 
 
-def test_adjacent_slices_that_are_alike_are_one_row(panel: PanelDriver, runs: object, tmp_path: Path) -> None:
+def test_similar_adjacent_slices_are_one_row(panel: PanelDriver, grouped: object, tmp_path: Path) -> None:
     import qt
 
     from conresnet.results.review import BAD_DICE
@@ -140,28 +140,30 @@ def test_adjacent_slices_that_are_alike_are_one_row(panel: PanelDriver, runs: ob
         "Slices 16-18", "Slices 13-15", "Slices 19-20", "Slice 21", "Slice 22", "Slice 24", "Spot: =Posterior"
     ]  # fmt: skip
     assert table_texts(panel, 0) == ["1", "Slices 16-18", "50", "0.87", "uncertain boundary"]
-    assert table_texts(panel, 1) == ["3", "Slices 13-15", "44", "0.85", ""], "neither large nor typical is a reason"
-    assert table_texts(panel, 2)[3] == "0.81" and table_texts(panel, 3)[3:] == ["0.79", ""], "a Dice below 0.8 is apart"
+    assert table_texts(panel, 1) == ["3", "Slices 13-15", "44", "0.85", ""], "large and typical are not reasons"
+    assert table_texts(panel, 2)[3] == "0.81" and table_texts(panel, 3)[3:] == ["0.79", ""], (
+        "slices with a Dice below 0.8 are separate"
+    )
     assert BAD_DICE == 0.8
     assert "0 of 7" in panel.ui.reviewCollapsibleButton.text
-    assert table.viewport().height >= 7 * table.rowHeight(0), "all of it can be seen"
+    assert table.viewport().height >= 7 * table.rowHeight(0), "all rows are visible"
     panel.widget.reviewPanel.go(1)
-    assert cross_point(slicer.util.getNode("Red"))[2] == 15, "most expected errors"
+    assert cross_point(slicer.util.getNode("Red"))[2] == 15, "the slice with the most expected errors"
     table.item(1, 0).setCheckState(qt.Qt.Checked)
     assert "1 of 7" in panel.ui.reviewCollapsibleButton.text
-    node = review().tableOf(runs, "review")
+    node = review().tableOf(grouped, "review")
     assert {row["slice"] for row in review().rowsOf(node) if row["seen"]} == {13, 14, 15}
-    assert review().rowsOf(node)[2]["reason"] == "large cross-section", "the table and the file have all rows unchanged"
+    assert review().rowsOf(node)[2]["reason"] == "large cross-section", "the table node keeps all rows unchanged"
     assert node.GetNumberOfRows() == 12
     column = node.GetTable().GetColumnByName("seen")
     column.SetValue(2, 0)
     panel.widget.reviewPanel.show(None)
-    panel.widget.reviewPanel.show(runs)
+    panel.widget.reviewPanel.show(grouped)
     assert table.item(1, 0).checkState() == qt.Qt.PartiallyChecked
     assert "0 of 7" in panel.ui.reviewCollapsibleButton.text
 
 
-def test_the_list_is_sorted_by_clicks_on_its_headers(panel: PanelDriver, runs: object, tmp_path: Path) -> None:
+def test_clicking_a_header_sorts_the_list(panel: PanelDriver, grouped: object, tmp_path: Path) -> None:
     import qt
 
     panel.picture(tmp_path / "panel.png")
@@ -171,14 +173,14 @@ def test_the_list_is_sorted_by_clicks_on_its_headers(panel: PanelDriver, runs: o
     assert places(panel) == [
         "Slice 24", "Slice 22", "Slice 21", "Slices 19-20", "Slices 13-15", "Slices 16-18", "Spot: =Posterior"
     ]  # fmt: skip
-    assert panel.ui.reviewTable.currentRow() == 4, "the place where the user is"
+    assert panel.ui.reviewTable.currentRow() == 4, "the current place stays selected"
     panel.widget.reviewPanel.go(4)
-    assert cross_point(slicer.util.getNode("Red"))[2] == 13, "the lowest Dice of the run"
+    assert cross_point(slicer.util.getNode("Red"))[2] == 13, "the slice with the lowest Dice of the group"
     press(panel, "P")
     assert cross_point(slicer.util.getNode("Red"))[2] == 20
     panel.ui.reviewTable.item(0, 0).setCheckState(qt.Qt.Checked)
-    seen = [row["slice"] for row in review().rowsOf(review().tableOf(runs, "review")) if row["seen"]]
-    assert seen == [24], "the mark belongs to the place that is shown"
+    seen = [row["slice"] for row in review().rowsOf(review().tableOf(grouped, "review")) if row["seen"]]
+    assert seen == [24], "the check mark is for the place in this row"
     click_header(panel, 3)
     assert places(panel)[-1] == "Slice 24"
     click_header(panel, 0)
@@ -213,10 +215,10 @@ def test_places_move_with_the_volume(panel: PanelDriver, reviewed: object, volum
     volume.SetOrigin(*np.add(volume.GetOrigin(), (0, 7, 0)))
     np.testing.assert_allclose(shown(), np.add(moved, (0, 7, 0)))
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[2:].copy())
-    np.testing.assert_allclose(shown(), place, err_msg="a cropped volume is where it was")
+    np.testing.assert_allclose(shown(), place, err_msg="a cropped volume was not moved")
 
 
-def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
+def test_check_marks_are_saved_with_the_scene_and_in_the_file(
     panel: PanelDriver, reviewed: object, tmp_path: Path
 ) -> None:
     import qt
@@ -247,10 +249,10 @@ def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
         for name in ("rank", "slice", "r", "a", "s", "expected_wrong_voxels"):
             assert float(row[name]) == pytest.approx(entry[name], rel=1e-5)
     assert (rows[0]["expected_dice"], rows[2]["expected_dice"]) == ("0.71", "")
-    assert rows[2]["segment"] != "=Posterior", "no spreadsheet may take a name for a formula"
+    assert rows[2]["segment"] != "=Posterior", "spreadsheets must not read a name as a formula"
 
 
-def test_a_file_is_not_replaced_unasked_although_its_ending_was_not_typed(
+def test_existing_file_is_not_replaced_without_asking_if_the_suffix_was_added(
     panel: PanelDriver, reviewed: object, tmp_path: Path
 ) -> None:
     (tmp_path / "result.csv").write_text("another", encoding="utf-8")
@@ -267,13 +269,13 @@ def test_a_file_is_not_replaced_unasked_although_its_ending_was_not_typed(
     panel.ui.exportReviewButton.click()
     assert "rank" in (tmp_path / "result.csv").read_text(encoding="utf-8")
     shown = len(dialogs.shown)
-    # Qt's dialog has asked about what was typed.
+    # Qt's dialog already asked about the typed name.
     dialogs.answer(str(tmp_path / "result.csv"))
     panel.ui.exportReviewButton.click()
     assert len(dialogs.shown) == shown + 1
 
 
-def test_places_that_were_seen_stay_so_in_the_list_of_the_same_result(
+def test_check_marks_are_kept_in_the_new_list_of_the_same_result(
     panel: PanelDriver, reviewed: object, volume: object
 ) -> None:
     import qt
@@ -295,9 +297,7 @@ def test_places_that_were_seen_stay_so_in_the_list_of_the_same_result(
     assert ConResSegmentationLib.ResultParts.isReviewed(reviewed)
 
 
-def test_places_that_were_seen_stay_so_although_the_list_is_switched_off_meanwhile(
-    panel: PanelDriver, reviewed: object
-) -> None:
+def test_check_marks_are_kept_while_the_list_is_turned_off(panel: PanelDriver, reviewed: object) -> None:
     import qt
 
     panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
@@ -315,7 +315,7 @@ def test_places_that_were_seen_stay_so_although_the_list_is_switched_off_meanwhi
     assert not ConResSegmentationLib.ResultParts.isReviewed(reviewed)
 
 
-def test_reasons_are_told_in_the_users_language(
+def test_reasons_are_shown_in_users_language(
     panel: PanelDriver, result: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     german = {
@@ -330,11 +330,11 @@ def test_reasons_are_told_in_the_users_language(
     review().keep(result, {"review": {"rows": rows, "note": ""}})
     panel.choices.segmentation = result
     panel.settle()
-    told = [table_texts(panel, row)[4] for row in range(2)]
-    assert told == ["kleiner Querschnitt; unsicherer Rand (nicht angepasst)", "uncertain boundary"]
+    reasons = [table_texts(panel, row)[4] for row in range(2)]
+    assert reasons == ["kleiner Querschnitt; unsicherer Rand (nicht angepasst)", "uncertain boundary"]
 
 
-def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
+def test_statistics_are_shown_as_a_table_and_exported(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
     manager = slicer.app.layoutManager()
     manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
     before = manager.layout
@@ -356,14 +356,14 @@ def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, revi
     assert (tmp_path / "list.csv").read_text(encoding="utf-8").startswith("rank,")
 
 
-def test_shown_statistics_follow_the_result(panel: PanelDriver, reviewed: object) -> None:
+def test_shown_statistics_are_updated_with_the_result(panel: PanelDriver, reviewed: object) -> None:
     manager, selection = slicer.app.layoutManager(), slicer.app.applicationLogic().GetSelectionNode()
     before = manager.layout
     panel.ui.statisticsButton.click()
     review().keep(reviewed, REPORT)
     panel.widget.reviewPanel.show(reviewed)
     assert selection.GetActiveTableID() == review().tableOf(reviewed, "statistics").GetID()
-    # Another table that the user looks at stays.
+    # Another table that the user has opened stays open.
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "another")
     review().showTable(other)
     panel.widget.reviewPanel.show(reviewed)
@@ -393,7 +393,9 @@ def test_lists_are_replaced_and_removed_with_the_result(panel: PanelDriver, revi
     assert not slicer.util.getNodesByClass("vtkMRMLTableNode") and panel.ui.reviewTable.rowCount == 0
 
 
-def test_tables_that_the_user_removes_or_changes(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
+def test_panel_handles_tables_that_the_user_removes_or_changes(
+    panel: PanelDriver, reviewed: object, tmp_path: Path
+) -> None:
     import qt
 
     list_node, statistics = (review().tableOf(reviewed, kind) for kind in ("review", "statistics"))
@@ -414,7 +416,7 @@ def test_tables_that_the_user_removes_or_changes(panel: PanelDriver, reviewed: o
     assert panel.ui.applyButton.enabled
 
 
-def test_the_list_has_room_for_any_font(panel: PanelDriver, reviewed: object) -> None:
+def test_list_adapts_to_the_font(panel: PanelDriver, reviewed: object) -> None:
     table = panel.ui.reviewTable
     header, height = table.horizontalHeader(), table.rowHeight(0)
     assert all(header.sectionSize(column) >= header.sectionSizeHint(column) for column in range(4))
@@ -423,13 +425,13 @@ def test_the_list_has_room_for_any_font(panel: PanelDriver, reviewed: object) ->
     assert table.rowHeight(0) > height
 
 
-def test_a_check_mark_belongs_to_its_place_although_the_table_lost_a_row(panel: PanelDriver, reviewed: object) -> None:
+def test_check_marks_are_for_the_right_place_after_rows_were_removed(panel: PanelDriver, reviewed: object) -> None:
     import qt
 
     table = review().tableOf(reviewed, "review")
     for number in (0, 0):
         table.RemoveRow(number)
     panel.ui.reviewTable.item(0, 0).setCheckState(qt.Qt.Checked)
-    assert [row["seen"] for row in review().rowsOf(table)] == [False], "the place that was checked is not in the table"
+    assert [row["seen"] for row in review().rowsOf(table)] == [False], "the checked place is no longer in the table"
     panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
     assert [row["seen"] for row in review().rowsOf(table)] == [True]

@@ -1,4 +1,4 @@
-"""What the engine is given: voxels and regions as they lie in the world."""
+"""The engine's input from the scene: voxels and ROIs in world coordinates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rotation(degrees: float, shift: tuple[float, float, float]) -> np.ndarray:
     return matrix
 
 
-def add_bent_transform() -> object:
+def add_warp_transform() -> object:
     thin_plate = vtk.vtkThinPlateSplineTransform()
     source, target = vtk.vtkPoints(), vtk.vtkPoints()
     for number, point in enumerate([(0, 0, 0), (50, 0, 0), (0, 50, 0), (0, 0, 50), (20, 20, 20)]):
@@ -34,28 +34,28 @@ def add_bent_transform() -> object:
         target.InsertNextPoint(point if number < 4 else (25, 15, 20))
     thin_plate.SetSourceLandmarks(source)
     thin_plate.SetTargetLandmarks(target)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bent")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "warp")
     node.SetAndObserveTransformToParent(thin_plate)
     return node
 
 
-def add_region(center: tuple[float, ...] = (1, 2, 3), size: tuple[float, ...] = (10, 20, 30)) -> object:
+def add_roi(center: tuple[float, ...] = (1, 2, 3), size: tuple[float, ...] = (10, 20, 30)) -> object:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
     node.SetCenter(center)
     node.SetSize(size)
     return node
 
 
-def test_a_volume_is_taken_without_a_copy(volume: object) -> None:
-    taken = SceneInputs.volumeInput(volume)
-    assert np.shares_memory(taken.array, slicer.util.arrayFromVolume(volume))
-    assert taken.name == volume.GetName()
+def test_volume_is_not_copied(volume: object) -> None:
+    found = SceneInputs.volumeInput(volume)
+    assert np.shares_memory(found.array, slicer.util.arrayFromVolume(volume))
+    assert found.name == volume.GetName()
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
-    np.testing.assert_allclose(taken.grid.affine, slicer.util.arrayFromVTKMatrix(matrix))
+    np.testing.assert_allclose(found.grid.affine, slicer.util.arrayFromVTKMatrix(matrix))
 
 
-def test_all_transforms_above_a_volume_are_applied(volume: object) -> None:
+def test_all_parent_transforms_of_a_volume_are_applied(volume: object) -> None:
     before = SceneInputs.volumeInput(volume).grid.affine
     outer, inner = rotation(30, (5, 0, 1)), rotation(-10, (0, 7, 0))
     parent = add_transform(outer)
@@ -65,15 +65,15 @@ def test_all_transforms_above_a_volume_are_applied(volume: object) -> None:
     np.testing.assert_allclose(SceneInputs.volumeInput(volume).grid.affine, outer @ inner @ before, atol=1e-9)
 
 
-def test_a_volume_under_a_non_linear_transform_is_refused(volume: object) -> None:
-    volume.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+def test_volume_under_a_non_linear_transform_is_refused(volume: object) -> None:
+    volume.SetAndObserveTransformNodeID(add_warp_transform().GetID())
     with pytest.raises(UserError) as caught:
         SceneInputs.volumeInput(volume)
     assert caught.value.code == "transform-not-linear"
-    assert caught.value.values == {"name": volume.GetName(), "transform": "bent"}
+    assert caught.value.values == {"name": volume.GetName(), "transform": "warp"}
 
 
-def test_an_empty_volume_and_a_color_volume_are_refused(slicer_app: object) -> None:
+def test_empty_volume_and_color_volume_are_refused(slicer_app: object) -> None:
     empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
     with pytest.raises(UserError) as caught:
         SceneInputs.volumeInput(empty)
@@ -84,49 +84,49 @@ def test_an_empty_volume_and_a_color_volume_are_refused(slicer_app: object) -> N
     assert caught.value.code == "volume-color" and caught.value.values["count"] == 3
 
 
-def test_a_region_is_taken_as_it_lies_in_the_world(slicer_app: object) -> None:
-    region = add_region()
-    plain = SceneInputs.roiInput(region)
+def test_roi_is_in_world_coordinates(slicer_app: object) -> None:
+    roi = add_roi()
+    plain = SceneInputs.roiInput(roi)
     np.testing.assert_allclose(plain.center, (1, 2, 3))
     np.testing.assert_allclose(plain.axes, np.eye(3))
     np.testing.assert_allclose(plain.size, (10, 20, 30))
     matrix = rotation(40, (100, 0, 0))
-    region.SetAndObserveTransformNodeID(add_transform(matrix).GetID())
-    moved = SceneInputs.roiInput(region)
+    roi.SetAndObserveTransformNodeID(add_transform(matrix).GetID())
+    moved = SceneInputs.roiInput(roi)
     np.testing.assert_allclose(moved.center, (matrix @ (1, 2, 3, 1))[:3])
     np.testing.assert_allclose(moved.axes, matrix[:3, :3], atol=1e-9)
     np.testing.assert_allclose(moved.size, (10, 20, 30))
 
 
-def test_a_region_that_is_itself_rotated_and_scaled_keeps_its_corners(slicer_app: object) -> None:
-    region = add_region((0, 0, 0), (10, 20, 30))
-    turned = slicer.util.vtkMatrixFromArray(rotation(25, (3, 2, 1)))
-    region.SetAndObserveObjectToNodeMatrix(turned)
-    region.SetAndObserveTransformNodeID(add_transform(np.diag([2.0, 2.0, 2.0, 1.0])).GetID())
-    taken = SceneInputs.roiInput(region)
+def test_rotated_and_scaled_roi_keeps_its_corners(slicer_app: object) -> None:
+    roi = add_roi((0, 0, 0), (10, 20, 30))
+    rotated = slicer.util.vtkMatrixFromArray(rotation(25, (3, 2, 1)))
+    roi.SetAndObserveObjectToNodeMatrix(rotated)
+    roi.SetAndObserveTransformNodeID(add_transform(np.diag([2.0, 2.0, 2.0, 1.0])).GetID())
+    found = SceneInputs.roiInput(roi)
     corners = np.array([[x, y, z, 1] for x in (-5, 5) for y in (-10, 10) for z in (-15, 15)]).T
     expected = (np.diag([2, 2, 2, 1]) @ rotation(25, (3, 2, 1)) @ corners)[:3].T
-    assert np.abs(taken.corners()[:, None] - expected[None]).max(axis=2).min(axis=1).max() < 1e-6
+    assert np.abs(found.corners()[:, None] - expected[None]).max(axis=2).min(axis=1).max() < 1e-6
 
 
-def test_regions_that_are_no_box_yet_are_refused(slicer_app: object) -> None:
+def test_rois_that_are_not_a_box_are_refused(slicer_app: object) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
     with pytest.raises(UserError) as caught:
         SceneInputs.roiInput(node)
     assert (caught.value.code, caught.value.values) == ("roi-not-placed", {"name": "R"})
-    flat, flattened = add_region(size=(10, 10, 0)), add_region()
+    flat, flattened = add_roi(size=(10, 10, 0)), add_roi()
     flattened.SetAndObserveTransformNodeID(add_transform(np.diag([0.0, 1.0, 1.0, 1.0])).GetID())
-    for region in (flat, flattened):
+    for roi in (flat, flattened):
         with pytest.raises(UserError) as caught:
-            SceneInputs.roiInput(region)
+            SceneInputs.roiInput(roi)
         assert (caught.value.code, caught.value.values) == ("roi-flat", {"name": "R"})
-    region = add_region()
-    region.SetInsideOut(True)
+    roi = add_roi()
+    roi.SetInsideOut(True)
     with pytest.raises(UserError) as caught:
-        SceneInputs.roiInput(region)
+        SceneInputs.roiInput(roi)
     assert caught.value.code == "roi-inside-out"
-    region.SetInsideOut(False)
-    region.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+    roi.SetInsideOut(False)
+    roi.SetAndObserveTransformNodeID(add_warp_transform().GetID())
     with pytest.raises(UserError) as caught:
-        SceneInputs.roiInput(region)
+        SceneInputs.roiInput(roi)
     assert caught.value.code == "transform-not-linear"

@@ -28,7 +28,6 @@ class TrainingDriver(ModuleDriver):
     """
 
     moduleName = "ConResTraining"
-    patience = 300.0
 
     def __init__(self, app: object, path: Path):
         super().__init__(app)
@@ -59,7 +58,7 @@ class TrainingDriver(ModuleDriver):
         return self.ui.logTextEdit.toPlainText()
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         return self.log
 
     def click(self, button: object) -> None:

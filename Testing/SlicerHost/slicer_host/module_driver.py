@@ -1,4 +1,4 @@
-"""Driving a module's panel in the stand-in application."""
+"""Drives a module's panel in the stand-in application."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class ModuleDriver:
     """
 
     moduleName = ""
-    patience = 300.0
+    timeout = 300.0
     """Seconds to wait before a test fails."""
 
     def __init__(self, app: object):
         self.app = app
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The panel's current message, for a test that has waited too long."""
         raise NotImplementedError
 
     @property
     def representation(self) -> object:
-        """The module's widget, as the application has it."""
+        """The widget that contains the module's panel."""
         return self.app.moduleManager().module(self.moduleName).widgetRepresentation()
 
     @property
     def widget(self) -> object:
-        """The module's own widget object; another one after a reload."""
+        """The module's Python widget object; a reload creates a new one."""
         return self.representation.self()
 
     @property
@@ -49,7 +49,7 @@ class ModuleDriver:
         return self.widget.ui
 
     def open(self) -> None:
-        """Go to the module."""
+        """Open the module."""
         slicer.util.selectModule(self.moduleName)
         self.settle()
 
@@ -60,12 +60,12 @@ class ModuleDriver:
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
         """Process events until a condition is met."""
-        seconds = seconds or self.patience
+        seconds = seconds or self.timeout
         end = time.monotonic() + seconds
         while not condition():
             self.app.processEvents()
             time.sleep(0.005)
-            assert time.monotonic() < end, f"waited {seconds} s; the panel shows: {self.told}"
+            assert time.monotonic() < end, f"waited {seconds} s; the panel shows: {self.message}"
 
     def drop(self, *paths: Path) -> None:
         """Drop files on the panel, which must accept them."""
@@ -99,7 +99,7 @@ class ModuleDriver:
         return found
 
     def tab_stops_out_of_order(self) -> list[str]:
-        """The names of widgets that are neither below the one before them in the order of Tab nor to its right."""
+        """Names of widgets that are neither below nor to the right of the previous one in the Tab order."""
         places, names = [], []
         for widget in self.tab_stops():
             corner = widget.mapTo(self.representation, QtCore.QPoint(0, 0))

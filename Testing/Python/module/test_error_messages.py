@@ -1,4 +1,4 @@
-"""Every error that a user can meet has its sentence in the catalog, once, marked for translation."""
+"""Every error message is in the catalog once and is marked for translation."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ CATALOG = Path("ConResSegmentation") / "conresnet" / "messages"
 
 
 def modules(repository: Path) -> Iterator[tuple[Path, ast.Module]]:
-    """(file, its syntax tree) of every module of the product."""
+    """Yield (file, its syntax tree) for every Python file of the product."""
     for folder in PRODUCT:
         for path in sorted((repository / folder).rglob("*.py")):
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def errors(repository: Path) -> Iterator[tuple[str, str, set[str] | None]]:
-    """(file and line, code, names of the values or None where they are not written out) of each UserError.
+    """Yield (file and line, code, names of its values) for each UserError; names are None if passed as ``**values``.
 
-    An error that still brings its own sentence is left out: its code need not be in the catalog.
+    Errors with a message of their own are left out, because their codes need not be in the catalog.
     """
     for path, tree in modules(repository):
         for node in ast.walk(tree):
@@ -45,19 +45,19 @@ def errors(repository: Path) -> Iterator[tuple[str, str, set[str] | None]]:
                 yield f"{path.name}:{node.lineno}", code.value, None if None in names else names
 
 
-def named(template: str) -> set[str]:
-    """The values that a sentence names."""
+def placeholders(template: str) -> set[str]:
+    """The names of the placeholders in a message."""
     return {name.split(".")[0] for _text, name, *_rest in string.Formatter().parse(template) if name}
 
 
-def test_every_error_has_a_sentence_and_gives_it_the_values_it_names(repository: Path) -> None:
+def test_every_error_has_a_message_and_its_values(repository: Path) -> None:
     for place, code, names in errors(repository):
-        assert code in MESSAGES, f"{place}: {code} has no sentence in the catalog"
-        missing = named(MESSAGES[code]) - names if names is not None else set()
+        assert code in MESSAGES, f"{place}: {code} has no message in the catalog"
+        missing = placeholders(MESSAGES[code]) - names if names is not None else set()
         assert not missing, f"{place}: {code} is raised without {sorted(missing)}"
 
 
-def test_no_sentence_is_written_twice(repository: Path) -> None:
+def test_no_message_is_repeated(repository: Path) -> None:
     repeated = [template for template, count in Counter(MESSAGES.values()).items() if count > 1]
     assert repeated == []
     templates = set(MESSAGES.values())
@@ -67,54 +67,54 @@ def test_no_sentence_is_written_twice(repository: Path) -> None:
             assert not texts & templates, f"{path.name} repeats {texts & templates}"
 
 
-def test_no_long_text_has_two_homes(repository: Path) -> None:
-    """In the product's Python, docstrings aside, and in its panels."""
-    homes: dict[str, list[str]] = {}
+def test_no_long_text_is_repeated(repository: Path) -> None:
+    """Covers the product's Python files, without docstrings, and its .ui files."""
+    places: dict[str, list[str]] = {}
     for path, tree in modules(repository):
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-                homes.setdefault(" ".join(node.value.split()), []).append(f"{path.name}:{node.lineno}")
+                places.setdefault(" ".join(node.value.split()), []).append(f"{path.name}:{node.lineno}")
     for folder in PRODUCT:
         for path in (repository / folder).rglob("*.ui"):
             for element in ElementTree.parse(path).iter("string"):
-                homes.setdefault(" ".join((element.text or "").split()), []).append(path.name)
-    assert not {text: places for text, places in homes.items() if len(places) > 1 and _is_long(text)}
+                places.setdefault(" ".join((element.text or "").split()), []).append(path.name)
+    assert not {text: found for text, found in places.items() if len(found) > 1 and _is_long(text)}
 
 
 def _is_long(text: str) -> bool:
     return len(text) >= 22 and text.count(" ") >= 3
 
 
-def test_every_sentence_is_marked_for_translation_under_a_code_of_its_own(repository: Path) -> None:
+def test_every_message_has_its_own_code_and_is_marked_for_translation(repository: Path) -> None:
     codes = []
     for path in sorted((repository / CATALOG).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            # The one that unites the others has no codes of its own.
+            # The dictionary that combines the others has no codes of its own.
             if not isinstance(node, ast.Dict) or None in node.keys:
                 continue
             for key, value in zip(node.keys, node.values, strict=True):
                 codes.append(key.value)
-                assert getattr(getattr(value, "func", None), "id", "") == "_", f"{path.name}: {key.value} lacks _()"
+                assert getattr(getattr(value, "func", None), "id", "") == "_", f"{path.name}: {key.value} is not in _()"
                 assert isinstance(value.args[0], ast.Constant), f"{path.name}: {key.value} is not one literal"
     assert sorted(codes) == sorted(MESSAGES), "a code is in the catalog twice"
 
 
-def test_every_sentence_can_be_told_and_is_one(slicer_app: object) -> None:
+def test_every_message_can_be_filled_in_and_is_punctuated(slicer_app: object) -> None:
     for code, template in MESSAGES.items():
         assert template == template.strip(), template
-        assert template[-1] in ".?}" or code.startswith("reason-"), "only reasons are parts of a sentence"
-        values = {name: 2 for name in named(template)}
-        said = Widgets.errorSentence(EngineError(code, "English", values))
-        assert said != "English" and not re.search(r"\{\w+\}", said), code
+        assert template[-1] in ".?}" or code.startswith("reason-"), "only reasons are fragments of a sentence"
+        values = {name: 2 for name in placeholders(template)}
+        shown = Widgets.errorSentence(EngineError(code, "English", values))
+        assert shown != "English" and not re.search(r"\{\w+\}", shown), code
 
 
-def test_an_error_is_told_in_the_users_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MESSAGES, "for-this-test", "The file {name} is not there.")
+def test_error_is_shown_in_users_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MESSAGES, "for-this-test", "The file {name} does not exist.")
     monkeypatch.setattr(Widgets, "_", lambda text: text.replace("The file", "Die Datei"))
-    assert Widgets.errorSentence(UserError("for-this-test", name="a.nii")) == "Die Datei a.nii is not there."
+    assert Widgets.errorSentence(UserError("for-this-test", name="a.nii")) == "Die Datei a.nii does not exist."
 
 
-def test_without_its_values_an_error_is_told_as_the_engine_told_it(slicer_app: object) -> None:
+def test_engines_own_text_is_shown_if_code_or_values_are_missing(slicer_app: object) -> None:
     assert Widgets.errorSentence(EngineError("new-code", "English", {})) == "English"
     assert Widgets.errorSentence(EngineError("roi-outside", "English", {})) == "English"

@@ -1,4 +1,4 @@
-"""The region in the panel: when one is advised, and where a new one is placed."""
+"""The ROI in the panel: when one is recommended, and where a new one is placed."""
 
 from __future__ import annotations
 
@@ -18,38 +18,40 @@ from module.test_scene_inputs import rotation
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
 
-def test_a_region_is_advised_for_a_head_and_placed_where_the_slices_cross(panel: PanelDriver, head: object) -> None:
+def test_automatic_roi_is_announced_for_a_head_and_new_roi_is_placed_where_slices_cross(
+    panel: PanelDriver, head: object
+) -> None:
     panel.settle()
     assert "brain-structures" in panel.ui.regionHintLabel.text
     assert panel.ui.regionSelector.noneDisplay == "Automatic"
     slicer.vtkMRMLSliceNode.JumpAllSlices(
         slicer.mrmlScene, -29.0, -22.0, -12.0, slicer.vtkMRMLSliceNode.OffsetJumpSlice
     )
-    region = panel.ui.regionSelector.addNode()
+    roi = panel.ui.regionSelector.addNode()
     center, size = [0.0] * 3, [0.0] * 3
-    region.GetCenterWorld(center)
-    region.GetSizeWorld(size)
+    roi.GetCenterWorld(center)
+    roi.GetSizeWorld(size)
     np.testing.assert_allclose(center, (-29, -22, -12), atol=1.5)
     assert max(size) < 120 and min(size) > 20
-    assert panel.choices.region is region
+    assert panel.choices.region is roi
     assert panel.ui.regionHintLabel.text == ""
 
 
-def test_a_region_is_placed_where_turned_slices_cross(panel: PanelDriver, head: object) -> None:
+def test_new_roi_is_placed_where_rotated_slices_cross(panel: PanelDriver, head: object) -> None:
     matrix = vtk.vtkMatrix4x4()
     head.GetIJKToRASMatrix(matrix)
     turned = rotation(12, (0, 0, 0)) @ slicer.util.arrayFromVTKMatrix(matrix)
     head.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(turned))
     crossing = (rotation(12, (0, 0, 0)) @ (-29.0, -22.0, -12.0, 1.0))[:3]
     views = [slicer.util.getNode(f"vtkMRMLSliceNode{name}") for name in ("Red", "Yellow", "Green")]
-    # One that no layout shows, as another layout leaves it.
-    elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Elsewhere")
-    elsewhere.SetOrientation("Coronal")
+    # A slice view that the current layout does not show.
+    hidden = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Elsewhere")
+    hidden.SetOrientation("Coronal")
     panel.settle()
 
     def placed() -> np.ndarray:
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *crossing, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
-        elsewhere.JumpSliceByOffsetting(90.0, 90.0, 90.0)
+        hidden.JumpSliceByOffsetting(90.0, 90.0, 90.0)
         center = [0.0] * 3
         panel.ui.regionSelector.addNode().GetCenterWorld(center)
         return np.array(center)
@@ -65,32 +67,33 @@ def test_a_region_is_placed_where_turned_slices_cross(panel: PanelDriver, head: 
     np.testing.assert_allclose(placed(), ((bounds[0] + bounds[1]) / 2, *crossing[1:]), atol=2)
 
 
-def test_the_region_counts_as_it_was_at_the_click(panel: PanelDriver, volume: object) -> None:
+def test_roi_is_used_as_it_was_when_segment_was_clicked(panel: PanelDriver, volume: object) -> None:
     panel.widget.logic.engine.stop()
     panel.settle()
-    region = panel.ui.regionSelector.addNode()
+    roi = panel.ui.regionSelector.addNode()
     panel.click_segment()
-    region.SetCenter(500, 500, 500)
+    roi.SetCenter(500, 500, 500)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert panel.status.startswith("Done in"), panel.status
 
 
-def test_no_region_is_advised_for_a_crop(panel: PanelDriver, volume: object) -> None:
+def test_no_roi_is_recommended_for_a_crop(panel: PanelDriver, volume: object) -> None:
     panel.settle()
     assert panel.ui.regionHintLabel.text == ""
     assert panel.ui.regionSelector.noneDisplay == "Whole image"
 
 
-def test_a_region_is_advised_where_no_locator_finds_it(panel: PanelDriver, head: object, tmp_path: Path) -> None:
+def test_roi_is_recommended_if_the_model_has_no_locator(panel: PanelDriver, head: object, tmp_path: Path) -> None:
     source = read_package(find_model("hippocampus"))
-    alone = replace(source.description, name="alone", locator=None)
-    install_model(write_package(alone, {name: source.read_file(name) for name in alone.files}, tmp_path / "alone").path)
+    changed = replace(source.description, name="no-locator", locator=None)
+    files = {name: source.read_file(name) for name in changed.files}
+    install_model(write_package(changed, files, tmp_path / "no-locator").path)
     panel.widget.modelPanel.refresh()
-    panel.choose_model("alone")
+    panel.choose_model("no-locator")
     assert panel.ui.regionHintLabel.text.startswith("The image is much larger")
 
 
-def test_both_hippocampi_of_a_head_are_found_by_one_click(panel: PanelDriver, head: object) -> None:
+def test_both_hippocampi_of_a_head_are_found_with_one_click(panel: PanelDriver, head: object) -> None:
     node = panel.segment()
     ids = node.GetSegmentation().GetSegmentIDs()
     assert [node.GetSegmentation().GetSegment(name).GetName() for name in ids] == [
@@ -102,5 +105,5 @@ def test_both_hippocampi_of_a_head_are_found_by_one_click(panel: PanelDriver, he
     for name in ids:
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, head)
         assert 0.6 < mask.sum() * np.prod(head.GetSpacing()) / 1000 < 4, "in mL"
-    to_right = [node.GetSegmentCenterRAS(name)[0] for name in ids]
-    assert max(to_right[:2]) + 30 < min(to_right[2:])
+    rights = [node.GetSegmentCenterRAS(name)[0] for name in ids]
+    assert max(rights[:2]) + 30 < min(rights[2:])
