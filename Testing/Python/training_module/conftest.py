@@ -1,4 +1,4 @@
-"""The training module's tests run in the stand-in application, most of them with real processes of the backend."""
+"""Fixtures for the tests of ConRes Training in the stand-in application, most with real processes of the backend."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ OURS = ("ConResSegmentationLib", "ConResTrainingLib", "conresnet", "conresnet_tr
 
 @pytest.fixture
 def training(slicer_app: object, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    """The module's panel, open, with nothing chosen; unloaded afterwards."""
-    # Where an environment of the module would lie.
+    """The open panel with nothing chosen; the module is unloaded afterwards."""
+    # The folder in which the module would create its environment.
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user data"))
     kept = _our_modules()
     slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
     driver = TrainingDriver(slicer_app, repository / "ConResTraining" / "ConResTraining.py")
     driver.load()
     yield driver
-    driver.end_what_trains()
+    driver.end_training()
     for name in ("ConResTraining", "ConResSegmentation"):
         slicer_app.moduleManager().unload(name)
-    # A reload of the module imports everything anew, while other tests hold the classes of before.
+    # Reloading the module imports everything again, but other tests still use the earlier classes.
     for name in _our_modules():
         del sys.modules[name]
     sys.modules.update(kept)
@@ -39,7 +39,7 @@ def training(slicer_app: object, repository: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def here(training: TrainingDriver) -> TrainingDriver:
-    """The panel with this Python chosen to train."""
+    """The panel with this Python chosen for training."""
     training.choose_python(sys.executable)
     return training
 

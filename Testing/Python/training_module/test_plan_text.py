@@ -1,4 +1,4 @@
-"""The panel reads of a plan's text what the backend would."""
+"""The panel reads the same values from a plan's text as the backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-LONG = "a folder with blanks in its name, which are many " * 4
+LONG = "a folder with many spaces in its name " * 4
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ LONG = "a folder with blanks in its name, which are many " * 4
         "/tab\tin it",
     ],
 )
-def test_the_folder_of_the_data_is_read_as_it_was_written(training: object, folder: str) -> None:
+def test_data_folder_is_read_from_the_plan(training: object, folder: str) -> None:
     from ConResTrainingLib.PlanPanel import dataOfPlan, foldsOfPlan
 
     plan = {"data": folder, "targets": {"data": [1]}, "training": {"folds": 4}}
@@ -37,7 +37,7 @@ def test_the_folder_of_the_data_is_read_as_it_was_written(training: object, fold
         assert foldsOfPlan(text) == 4
 
 
-def test_a_comment_is_not_part_of_it_and_what_cannot_be_read_is_none(training: object) -> None:
+def test_comments_are_ignored_and_unreadable_values_are_none(training: object) -> None:
     from ConResTrainingLib.PlanPanel import dataOfPlan, foldsOfPlan
 
     assert dataOfPlan("data: /scans  # on the server\ntargets: {}\n") == Path("/scans")

@@ -1,4 +1,4 @@
-"""Adding what is segmented in the scene to a data set."""
+"""Adding cases from the scene to a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = (20, 18, 16)
 
 
 def add_volume(name: str, shape: tuple[int, ...] = SHAPE, spacing: float = 1.0) -> object:
-    """A volume of rising values whose first axis points to the left, not at the origin."""
+    """A volume with increasing values, whose first axis points to the left and whose origin is not 0."""
     matrix = np.diag([-spacing, spacing, spacing, 1.0])
     matrix[:3, 3] = (5, -7, 3)
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -29,7 +29,7 @@ def add_volume(name: str, shape: tuple[int, ...] = SHAPE, spacing: float = 1.0) 
 
 
 def add_segmentation(volume: object, **masks: tuple[slice, ...]) -> object:
-    """A segmentation with a box a segment."""
+    """A segmentation with one box per segment."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Drawn")
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     for name, box in masks.items():
@@ -54,14 +54,14 @@ def add(driver: TrainingDriver) -> str:
     return driver.ui.sceneCaseStatusLabel.text
 
 
-def test_a_case_joins_a_data_set_on_the_volumes_voxels_by_the_segments_names(
+def test_case_is_added_on_the_volumes_grid_with_labels_by_segment_name(
     training: TrainingDriver, data_set: Path
 ) -> None:
     volume = add_volume("Müller T1")
     add_segmentation(volume, far_box=FAR, Near_box=NEAR)
     training.choose_data_set(data_set)
     open_section(training)
-    assert training.ui.caseNameEdit.text == "Müller_T1", "proposed from the volume's name"
+    assert training.ui.caseNameEdit.text == "Müller_T1", "suggested from the volume's name"
     training.ui.caseNameEdit.text = "case_new"
     assert add(training) == "Added the case case_new: far box, Near box."
     assert "7 labeled cases" in training.ui.dataSetSummaryLabel.text
@@ -80,7 +80,7 @@ def test_a_case_joins_a_data_set_on_the_volumes_voxels_by_the_segments_names(
     assert content["numTraining"] == 7 and content["licence"] == "none"
 
 
-def test_a_new_data_set_takes_channels_of_several_grids(training: TrainingDriver, tmp_path: Path) -> None:
+def test_channels_of_different_grids_are_added_to_a_new_data_set(training: TrainingDriver, tmp_path: Path) -> None:
     t1 = add_volume("T1")
     add_volume("T2", shape=(10, 9, 8), spacing=2.0)
     add_segmentation(t1, Lesion=NEAR)
@@ -97,12 +97,12 @@ def test_a_new_data_set_takes_channels_of_several_grids(training: TrainingDriver
     assert found.channels == ("T1", "T2") and found.labels == {1: "Lesion"} and found.layout == "decathlon"
     image = read_image(found.cases[0].images[0])
     assert len(image.components) == 2 and image.components[0].shape == SHAPE
-    # Now that the data set has its channels, they are not asked for any more.
+    # Now that the data set has channels, the field for them is hidden.
     assert training.ui.newChannelsEdit.isHidden()
     assert training.ui.caseNameEdit.text == "T1_2"
 
 
-def test_a_label_map_and_transforms_above_the_nodes_are_taken(training: TrainingDriver, tmp_path: Path) -> None:
+def test_label_map_and_parent_transforms_are_supported(training: TrainingDriver, tmp_path: Path) -> None:
     volume = add_volume("CT")
     segmentation = add_segmentation(volume, Liver=NEAR)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
@@ -130,7 +130,7 @@ def test_a_label_map_and_transforms_above_the_nodes_are_taken(training: Training
 
 
 @pytest.mark.parametrize(
-    ("masks", "name", "sentence"),
+    ("masks", "name", "message"),
     [
         ({"Tumor": NEAR}, "a", "The data set has no label Tumor; its labels are Near box, Far box."),
         ({"Near_box": NEAR, "Far_box": NEAR}, "a", "The segment Far box overlaps another segment"),
@@ -139,15 +139,15 @@ def test_a_label_map_and_transforms_above_the_nodes_are_taken(training: Training
         ({"Near_box": NEAR}, "../a", "cannot be the name of a case"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_sentence_and_changes_nothing(
-    training: TrainingDriver, data_set: Path, masks: dict, name: str, sentence: str
+def test_unsuitable_case_is_refused_and_changes_nothing(
+    training: TrainingDriver, data_set: Path, masks: dict, name: str, message: str
 ) -> None:
     add_segmentation(add_volume("T1"), **masks)
     before = {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()}
     training.choose_data_set(data_set)
     open_section(training)
     training.ui.caseNameEdit.text = name
-    assert sentence in add(training)
+    assert message in add(training)
     assert "color" in training.ui.sceneCaseStatusLabel.styleSheet
     assert {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()} == before
 
@@ -157,7 +157,7 @@ BOX[2:5] = True
 
 
 def add_to(folder: Path, *names: str, case: str = "a", image: np.ndarray = BOX) -> None:
-    """Add a case of one channel, in which the first segment has the voxels of BOX and the others have none."""
+    """Add a case with one channel, in which the first segment has the voxels of BOX and the others are empty."""
     from ConResTrainingLib import SceneCase
 
     masks = {name: BOX & (name == names[0]) for name in names}
@@ -182,7 +182,7 @@ def add_to(folder: Path, *names: str, case: str = "a", image: np.ndarray = BOX) 
         (("Liver",), "ü" * 120, "case-name-long"),
     ],
 )
-def test_a_new_data_set_that_could_not_be_read_is_not_begun(
+def test_new_data_set_that_could_not_be_read_is_not_created(
     training: TrainingDriver, tmp_path: Path, segments: tuple[str, ...], case: str, code: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -190,7 +190,7 @@ def test_a_new_data_set_that_could_not_be_read_is_not_begun(
     assert caught.value.code == code and not (tmp_path / "new").exists()
 
 
-def test_segments_of_one_label_are_not_merged_and_spaces_around_names_do_not_count(
+def test_segments_with_the_same_label_are_refused_and_spaces_around_names_are_ignored(
     training: TrainingDriver, tmp_path: Path
 ) -> None:
     folder = tmp_path / "new"
@@ -204,7 +204,7 @@ def test_segments_of_one_label_are_not_merged_and_spaces_around_names_do_not_cou
 
 
 @pytest.mark.parametrize(("volume", "name"), [("T1 head.nii.gz", "T1_head"), ("ü" * 300, "ü" * 95), (".nii", "nii")])
-def test_a_name_that_is_proposed_can_be_used(training: TrainingDriver, volume: str, name: str, tmp_path: Path) -> None:
+def test_suggested_name_is_valid(training: TrainingDriver, volume: str, name: str, tmp_path: Path) -> None:
     from ConResTrainingLib import SceneCase
 
     folder = tmp_path / "new"
@@ -214,7 +214,7 @@ def test_a_name_that_is_proposed_can_be_used(training: TrainingDriver, volume: s
     assert len(read_data_set(folder).cases) == 2
 
 
-def test_a_listed_case_keeps_its_name_whatever_its_files_end_with(training: TrainingDriver, data_set: Path) -> None:
+def test_existing_case_is_recognized_regardless_of_file_suffix(training: TrainingDriver, data_set: Path) -> None:
     description = data_set / "dataset.json"
     content = json.loads(description.read_text(encoding="utf-8"))
     for entry in content["training"]:
@@ -231,7 +231,7 @@ def test_a_listed_case_keeps_its_name_whatever_its_files_end_with(training: Trai
     assert "already has a case Case_2" in add(training)
 
 
-def test_a_folder_of_another_layout_takes_no_cases(training: TrainingDriver, tmp_path: Path) -> None:
+def test_cases_cannot_be_added_to_another_layout(training: TrainingDriver, tmp_path: Path) -> None:
     folder = tmp_path / "nnU-Net"
     folder.mkdir()
     content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}

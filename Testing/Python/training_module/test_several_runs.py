@@ -1,4 +1,4 @@
-"""Several runs in the panel: a cross-validation, an ensemble of runs, and two runs compared, by clicks."""
+"""Several runs in the panel: cross-validation, ensembles, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from conresnet_training.evaluation.results import Evaluation, write_tables
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
 from module.models import write_four_channels
 from slicer_host import dialogs
-from training_module.test_training_run import backend_that
+from training_module.test_training_run import script_as_python
 from training_module.training_driver import TrainingDriver
 
 FOLDS = 3
 
 
 def write_fold(folder: Path, number: int, *events: tuple[str, dict]) -> Path:
-    """A fold's run, with these events after its start; without any it has not started."""
+    """Write the run of a fold with these events after its start; without events, it has not started."""
     run = folder / f"fold_{number}"
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name in ("plan.yaml", "fold.txt"):
@@ -41,7 +41,7 @@ def validation(number: int, dice: float) -> tuple[str, dict]:
 
 @pytest.fixture
 def cross_validation(tmp_path: Path) -> Path:
-    """A cross-validation whose second of three folds was stopped in the middle."""
+    """A cross-validation of three folds, stopped in the middle of the second."""
     folder = tmp_path / "cross"
     folder.mkdir()
     (folder / "crossval.yaml").write_text(f"data: {tmp_path}\n", encoding="utf-8")
@@ -61,11 +61,11 @@ def curves(kind: str) -> dict[str, list[float]]:
     return {name: [round(value, 3) for value in found if value == value] for name, found in values.items()}
 
 
-def test_a_cross_validation_shows_its_folds_and_is_continued(
+def test_cross_validation_shows_its_folds_and_can_be_resumed(
     training: TrainingDriver, cross_validation: Path, tmp_path: Path
 ) -> None:
     ui = training.ui
-    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.choose_python(script_as_python(tmp_path, "exit 2"))
     training.choose_run(cross_validation)
     training.settle()
     assert training.state == "stopped"
@@ -84,9 +84,7 @@ def test_a_cross_validation_shows_its_folds_and_is_continued(
     assert training.state == "died" and "did not start" in ui.runStatusLabel.text
 
 
-def test_a_cross_validation_that_fails_names_the_fold_and_one_that_is_trained_is_finished(
-    training: TrainingDriver, cross_validation: Path
-) -> None:
+def test_status_of_a_cross_validation_that_failed_or_finished(training: TrainingDriver, cross_validation: Path) -> None:
     training.choose_run(cross_validation)
     write_fold(cross_validation, 1, ("failed", {"code": "x", "message": "The disk is full."}))
     training.widget.jobPanel.look()
@@ -104,9 +102,11 @@ def test_a_cross_validation_that_fails_names_the_fold_and_one_that_is_trained_is
     assert training.ui.openEvaluationButton.enabled
 
 
-def test_the_lowest_fold_starts_a_cross_validation(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+def test_lowest_value_of_fold_starts_a_cross_validation(
+    training: TrainingDriver, data_set: Path, tmp_path: Path
+) -> None:
     training.use_tiny_plan(data_set)
-    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.choose_python(script_as_python(tmp_path, "exit 2"))
     training.ui.foldSpinBox.value = training.ui.foldSpinBox.minimum
     assert "cross-validation" in training.ui.foldSpinBox.text
     assert "all folds" in training.ui.startButton.toolTip
@@ -115,7 +115,7 @@ def test_the_lowest_fold_starts_a_cross_validation(training: TrainingDriver, dat
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
     plan, run = training.ui.planPathEdit.currentPath, training.ui.runPathEdit.currentPath
     assert arguments[2:] == ["crossval", plan, "--output", run]
-    # The next run is of one fold again.
+    # The next run is for one fold again.
     training.ui.foldSpinBox.value = 1
     training.click(training.ui.startButton)
     training.wait(lambda: training.state == "died")
@@ -123,9 +123,9 @@ def test_the_lowest_fold_starts_a_cross_validation(training: TrainingDriver, dat
     assert arguments[2:] == ["train", plan, "--output", run, "--fold", "1"]
 
 
-def test_a_run_on_all_cases_is_started(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+def test_run_on_all_cases_is_started(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
     training.use_tiny_plan(data_set)
-    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.choose_python(script_as_python(tmp_path, "exit 2"))
     ui = training.ui
     ui.foldSpinBox.value = ui.foldSpinBox.minimum
     ui.allCasesCheckBox.checked = True
@@ -140,7 +140,7 @@ def test_a_run_on_all_cases_is_started(training: TrainingDriver, data_set: Path,
 
 
 def write_evaluation(folder: Path, better: float) -> None:
-    """Figures of six cases, all of them better by this Dice."""
+    """Write an evaluation of six cases, with ``better`` added to each Dice."""
     folder.mkdir()
     cases = {}
     for number in range(6):
@@ -156,7 +156,7 @@ def write_evaluation(folder: Path, better: float) -> None:
 
 @pytest.fixture
 def runs(training: TrainingDriver, tmp_path: Path) -> list[Path]:
-    """Three runs with a checkpoint, of which the first two were evaluated; the first is chosen."""
+    """Three runs with a checkpoint; the first two were evaluated, and the first is chosen."""
     from ConResTrainingLib.JobPanel import addRecentRun
 
     folders = [tmp_path / f"run-{number}" for number in (1, 2, 3)]
@@ -183,10 +183,10 @@ def test_two_runs_are_compared(here: TrainingDriver, runs: list[Path]) -> None:
     rows = [[table.item(row, column).text() for column in range(6)] for row in range(table.rowCount)]
     assert rows[0] == ["Dice", "A", "0.750", "0.850", "-0.100", "0.031"]
     assert "6 cases; 95% interval" in table.item(0, 0).toolTip()
-    # It is no longer shown next to another choice.
+    # The comparison is hidden when the choice changes.
     here.check_runs()
     assert table.isHidden()
-    # Nor if the other choice was made while they were compared.
+    # The same applies if the choice changes during the comparison.
     here.check_runs("run-2")
     here.click(ui.compareButton)
     here.choose_run(runs[2])
@@ -194,9 +194,9 @@ def test_two_runs_are_compared(here: TrainingDriver, runs: list[Path]) -> None:
     assert table.isHidden() and ui.resultsStatusLabel.text == ""
 
 
-def test_runs_that_are_checked_become_one_ensemble(training: TrainingDriver, runs: list[Path], tmp_path: Path) -> None:
+def test_checked_runs_are_imported_as_one_ensemble(training: TrainingDriver, runs: list[Path], tmp_path: Path) -> None:
     package = write_four_channels(tmp_path / "four.zip")
-    training.choose_python(backend_that(tmp_path, f"cp '{package}' '{runs[0]}/model.zip'"))
+    training.choose_python(script_as_python(tmp_path, f"cp '{package}' '{runs[0]}/model.zip'"))
     ui = training.ui
     assert ui.importButton.text == "Import into ConRes Segmentation"
     training.check_runs("run-2", "run-3")
@@ -212,11 +212,11 @@ def test_runs_that_are_checked_become_one_ensemble(training: TrainingDriver, run
     assert "is installed and chosen" in ui.resultsStatusLabel.text
 
 
-def test_a_run_on_all_cases_gets_the_measurements_of_others(
+def test_run_on_all_cases_gets_measurements_of_checked_runs(
     training: TrainingDriver, runs: list[Path], tmp_path: Path
 ) -> None:
     package = write_four_channels(tmp_path / "four.zip")
-    training.choose_python(backend_that(tmp_path, f"cp '{package}' '{runs[0]}/model.zip'"))
+    training.choose_python(script_as_python(tmp_path, f"cp '{package}' '{runs[0]}/model.zip'"))
     writer = ProgressWriter(runs[0] / PROGRESS_FILE)
     writer.write("started", step=0, steps=20, segments=["A"], pid=1, fold=None)
     writer.write("finished", step=20)

@@ -1,4 +1,4 @@
-"""What the panel proposes for a data set, and what it does not start: names of files, and plans of other data."""
+"""File names that the panel suggests, choices and plans with which it does not start, and unreadable settings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from training_module.training_driver import TrainingDriver
 
 
 @pytest.mark.parametrize("folder", ["/", "."])
-def test_a_folder_without_a_name_is_as_good_as_others(
+def test_folder_without_a_name_can_be_chosen(
     training: TrainingDriver, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     training.choose_data_set(Path(folder))
-    # As at the next start of Slicer, which finds the folder in its settings.
+    # The next start of Slicer reads the folder from the settings.
     training.unload()
     training.load()
     assert slot_errors == []
@@ -33,17 +33,17 @@ def test_a_folder_without_a_name_is_as_good_as_others(
     assert slot_errors == []
 
 
-def test_a_plan_of_other_data_does_not_start(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+def test_plan_for_another_data_set_is_not_started(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
     other = tmp_path / "Other set"
     shutil.copytree(data_set, other)
     here.use_tiny_plan(data_set)
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
-    # What was edited is kept when another data set is chosen, and is still for the first.
+    # The edited plan is kept when another data set is chosen, and is still for the first one.
     here.choose_data_set(other)
     assert not here.ui.startButton.enabled
-    sentence = f"This plan is for the data set {data_set}; choose that folder, or make a plan for {other}."
-    assert here.ui.startButton.toolTip == sentence
-    # By another path on the other side of a command, where only the name can be compared.
+    message = f"This plan is for the data set {data_set}; choose that folder, or make a plan for {other}."
+    assert here.ui.startButton.toolTip == message
+    # Behind a command, the data set has another path, so only its name is compared.
     moved = tmp_path / "mounted" / data_set.name
     here.choose_command("env", "python3")
     here.choose_data_set(moved)
@@ -52,7 +52,7 @@ def test_a_plan_of_other_data_does_not_start(here: TrainingDriver, data_set: Pat
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
 
 
-def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+def test_saving_edits_asks_before_replacing_another_plan(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
     here.use_tiny_plan(data_set)
     own, other = Path(here.ui.planPathEdit.currentPath), tmp_path / "other.yaml"
     other.write_text("# An hour of work\n", encoding="utf-8")
@@ -63,7 +63,7 @@ def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, da
     assert other.read_text(encoding="utf-8") == "# An hour of work\n"
     assert "other.yaml contains a different plan" in dialogs.shown[-1].text
     assert "The edits were not saved" in here.ui.planStatusLabel.text
-    # What someone else wrote into the plan's own file meanwhile, too.
+    # It also asks if another program has changed the plan's own file.
     here.ui.planPathEdit.currentPath = str(own)
     here.settle()
     here.click(here.ui.savePlanButton)
@@ -73,7 +73,7 @@ def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, da
     dialogs.answer("Yes")
     here.click(here.ui.savePlanButton)
     assert "steps: 7" in own.read_text(encoding="utf-8") and "elsewhere" not in own.read_text(encoding="utf-8")
-    # Nobody can say what is in a file that cannot be read.
+    # It also asks if the file cannot be read.
     here.edit_plan(steps=8)
     own.write_bytes(b"\xff\xfe")
     dialogs.answer("No")
@@ -81,7 +81,7 @@ def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, da
     assert "plan.yaml cannot be read. Replace it?" in dialogs.shown[-1].text and own.read_bytes() == b"\xff\xfe"
 
 
-def test_a_plan_edited_by_another_program_is_shown_and_checked_before_it_is_trained(
+def test_plan_changed_by_another_program_is_shown_before_it_is_trained(
     training: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
     python = tmp_path / "python"
@@ -99,13 +99,13 @@ def test_a_plan_edited_by_another_program_is_shown_and_checked_before_it_is_trai
     assert training.ui.runStatusLabel.text == changed
     assert training.ui.planTextEdit.toPlainText() == plan.read_text(encoding="utf-8")
     assert training.ui.startButton.toolTip.startswith(f"This plan is for the data set {tmp_path / 'other data'}")
-    # One that can be trained is, and the editor shows it.
+    # A changed plan that is valid is shown, too, and is not started yet.
     plan.write_text(text, encoding="utf-8")
     training.open()
     plan.write_text(text.replace("steps: 30", "steps: 20"), encoding="utf-8")
     training.click(training.ui.startButton)
     assert training.ui.runStatusLabel.text == changed and training.state == "none"
-    # A file that is gone leaves the plan in the editor, from which the next click saves it.
+    # If the file was deleted, the plan stays in the editor, and the next click saves it.
     shown = training.ui.planTextEdit.toPlainText()
     plan.unlink()
     training.click(training.ui.startButton)
@@ -117,15 +117,15 @@ def test_a_plan_edited_by_another_program_is_shown_and_checked_before_it_is_trai
     assert "steps: 20" in training.ui.planTextEdit.toPlainText()
 
 
-@pytest.mark.parametrize("kept", ['{"a": 1}', "[null, 5]", "5", "null", "nonsense"])
-def test_a_damaged_list_of_runs_is_an_empty_one(training: TrainingDriver, kept: str) -> None:
-    slicer.app.userSettings().setValue("ConResTraining/Runs", kept)
+@pytest.mark.parametrize("stored", ['{"a": 1}', "[null, 5]", "5", "null", "nonsense"])
+def test_damaged_list_of_runs_is_ignored(training: TrainingDriver, stored: str) -> None:
+    slicer.app.userSettings().setValue("ConResTraining/Runs", stored)
     training.unload()
     training.load()
     assert slot_errors == [] and training.ui.runsSelector.count == 0
 
 
-def test_folders_that_may_not_be_read_are_told_and_raise_nothing(
+def test_folders_without_read_permission_are_reported(
     here: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = tmp_path / "closed"
@@ -151,7 +151,7 @@ def test_folders_that_may_not_be_read_are_told_and_raise_nothing(
     assert str(closed) in here.ui.dataSetSummaryLabel.text
 
 
-def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: Path) -> None:
+def test_cleared_paths_are_not_used(here: TrainingDriver, data_set: Path) -> None:
     here.use_tiny_plan(data_set)
     ui, plan, run = here.ui, here.ui.planPathEdit.currentPath, here.ui.runPathEdit.currentPath
     here.click(ui.savePlanButton)
@@ -176,26 +176,26 @@ def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: 
     ui.trainingPythonPathEdit.currentPath = ""
     assert not ui.testPlaceButton.enabled
     assert ui.testPlaceButton.toolTip == "Choose the Python to use for training."
-    # Nor at the next start of Slicer.
+    # The paths are still empty after the next start of Slicer.
     here.unload()
     here.load()
     assert here.ui.dataSetPathEdit.currentPath == here.ui.trainingPythonPathEdit.currentPath == ""
 
 
-@pytest.mark.parametrize("ending", [".yaml", ".yml"])
-def test_a_plan_of_either_ending_is_read_and_no_other_file_passes_for_it(
-    here: TrainingDriver, data_set: Path, ending: str
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_plans_with_either_suffix_are_read_and_other_files_are_ignored(
+    here: TrainingDriver, data_set: Path, suffix: str
 ) -> None:
     here.use_tiny_plan(data_set)
     here.click(here.ui.savePlanButton)
     text = here.ui.planTextEdit.toPlainText()
-    other = data_set.with_name(f"other{ending}")
+    other = data_set.with_name(f"other{suffix}")
     other.write_text(text.replace("folds: 3", "folds: 2"), encoding="utf-8")
     accepted = []
     here.ui.planPathEdit.connect("currentPathChanged(QString)", accepted.append)
     here.ui.planPathEdit.currentPath = str(other)
     assert "folds: 2" in here.ui.planTextEdit.toPlainText() and here.ui.startButton.enabled
-    assert accepted == [str(other)], "of the plans' files for the dialog, and for the field itself"
-    # Half of a path names no plan.
+    assert accepted == [str(other)], "the field accepts plans with either suffix"
+    # An incomplete path is not a plan.
     here.ui.planPathEdit.currentPath = str(other.with_suffix(""))
     assert here.ui.planTextEdit.toPlainText() == "" and not here.ui.startButton.enabled

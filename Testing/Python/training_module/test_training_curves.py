@@ -1,4 +1,4 @@
-"""The curves of a run in the scene: there while they are looked at, and never something to be saved."""
+"""The curves of a run: in the scene only while they are shown, and never to be saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training_module.training_driver import TrainingDriver
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """The folder of a run that is over, with two points in its curve."""
+    """The folder of a finished run with two points in its curve."""
     folder = tmp_path / "old run"
     folder.mkdir()
     progress = ProgressWriter(folder / PROGRESS_FILE)
@@ -28,8 +28,8 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def to_save() -> list[str]:
-    """What Slicer would ask to save when the scene is closed."""
+def unsaved_nodes() -> list[str]:
+    """Names of the nodes that Slicer would ask to save when the scene is closed."""
     found = vtk.vtkCollection()
     slicer.mrmlScene.GetStorableNodesModifiedSinceRead(found)
     return [found.GetItemAsObject(number).GetName() for number in range(found.GetNumberOfItems())]
@@ -40,18 +40,16 @@ def close_scene(driver: TrainingDriver) -> None:
     driver.settle()
 
 
-def test_a_remembered_run_leaves_nothing_in_the_scene_that_asks_to_be_saved(
-    training: TrainingDriver, run: Path
-) -> None:
+def test_curves_leave_nothing_unsaved_in_the_scene(training: TrainingDriver, run: Path) -> None:
     training.choose_run(run)
     training.settle()
     assert training.state == "finished"
     training.click(training.ui.curvesButton)
     assert training.points() == 2
-    assert to_save() == []
-    # While they are looked at, they are there in the next scene too.
+    assert unsaved_nodes() == []
+    # While the curves are shown, they are added to the next scene, too.
     close_scene(training)
-    assert training.points() == 2 and to_save() == []
+    assert training.points() == 2 and unsaved_nodes() == []
     training.click(training.ui.curvesButton)
     close_scene(training)
     training.widget.jobPanel.look()
@@ -60,7 +58,7 @@ def test_a_remembered_run_leaves_nothing_in_the_scene_that_asks_to_be_saved(
     assert training.points() == 2
 
 
-def test_a_segment_named_as_the_mean_or_the_axis_has_its_own_curve(training: TrainingDriver, tmp_path: Path) -> None:
+def test_segment_named_like_the_mean_or_the_axis_has_its_own_curve(training: TrainingDriver, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     progress = ProgressWriter(folder / PROGRESS_FILE)
@@ -86,9 +84,7 @@ def show_chart(name: str) -> object:
     return chart
 
 
-def test_the_plots_of_other_modules_appear_in_slicers_own_view_and_not_in_ours(
-    training: TrainingDriver, run: Path
-) -> None:
+def test_plots_of_other_modules_appear_in_slicers_own_view(training: TrainingDriver, run: Path) -> None:
     from ConResTrainingLib import TrainingCurves
 
     show_chart("Statistics")
@@ -104,7 +100,7 @@ def test_the_plots_of_other_modules_appear_in_slicers_own_view_and_not_in_ours(
     assert {kind: node.GetPlotChartNode() for kind, node in ours.items()} == TrainingCurves.charts()
 
 
-def test_a_scene_saved_with_the_curves_opens_with_their_views_where_the_module_was_not_opened_yet(
+def test_scene_saved_with_curves_can_be_opened_before_the_module(
     training: TrainingDriver, run: Path, tmp_path: Path
 ) -> None:
     from ConResTrainingLib import TrainingCurves
@@ -113,7 +109,7 @@ def test_a_scene_saved_with_the_curves_opens_with_their_views_where_the_module_w
     training.click(training.ui.curvesButton)
     slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
     assert slicer.mrmlScene.Commit()
-    # Slicer is closed, and started again: its layout node is new, and knows Slicer's own layouts.
+    # Slicer is closed and started again: its new layout node has only Slicer's own layouts.
     training.unload()
     logic = slicer.app.layoutManager().layoutLogic()
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
@@ -129,7 +125,7 @@ def test_a_scene_saved_with_the_curves_opens_with_their_views_where_the_module_w
     assert shown == list(TrainingCurves.viewNodes().values()) and len(shown) == 2
 
 
-def test_the_module_works_without_a_main_window_and_shows_no_curves(
+def test_module_works_without_a_main_window_but_shows_no_curves(
     training: TrainingDriver, no_main_window: Callable[[], None], run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     training.unload()

@@ -1,4 +1,4 @@
-"""Models and checkpoints that were made elsewhere are installed from ConRes Training, too."""
+"""Installing model packages and importing checkpoints from ConRes Training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def status(training: TrainingDriver) -> str:
     return training.ui.resultsStatusLabel.text
 
 
-def test_a_checkpoint_is_imported_after_the_questions_of_the_command(
+def test_checkpoint_is_imported_with_values_from_the_dialog(
     training: TrainingDriver, checkpoint: Path, tmp_path: Path
 ) -> None:
     shown = []
@@ -42,14 +42,14 @@ def test_a_checkpoint_is_imported_after_the_questions_of_the_command(
     assert status(training) == "Imported BraTS-final." and shown == ["BraTS-final"]
     description = read_package(find_model("BraTS-final")).description
     assert (description.title, description.preparation.spacing) == ("Mine", (2, 1, 1))
-    # ConRes Segmentation has it, and has chosen it.
+    # The model is chosen in ConRes Segmentation.
     training.app.moduleManager().select("ConResSegmentation")
     training.settle()
     segmentation = training.app.moduleManager().module("ConResSegmentation").widgetRepresentation().self()
     assert segmentation.ui.modelSelector.currentText == "Mine" and len(segmentation.channels.combos) == 4
 
 
-def test_an_import_is_canceled_and_what_is_wrong_is_said(
+def test_import_can_be_canceled_and_errors_are_reported(
     training: TrainingDriver, checkpoint: Path, tmp_path: Path
 ) -> None:
     before = [entry.name for entry in list_models()]
@@ -65,14 +65,14 @@ def test_an_import_is_canceled_and_what_is_wrong_is_said(
     assert dialogs.shown[-1].text == "Wait until the other command has ended."
     training.click(button)
     assert status(training) == "Canceled." and button.text == "Checkpoint..."
-    (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     training.drop(tmp_path / "broken.pth")
     training.wait(lambda: button.text == "Checkpoint...")
     assert "broken.pth" in status(training) and "color" in training.ui.resultsStatusLabel.styleSheet
     assert [entry.name for entry in list_models()] == before
 
 
-def test_a_disk_that_fails_in_the_end_ends_the_import(
+def test_disk_error_in_the_last_step_ends_the_import(
     training: TrainingDriver, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_self: object, _package: str) -> str:
@@ -86,7 +86,7 @@ def test_a_disk_that_fails_in_the_end_ends_the_import(
     assert status(training) == "The last step failed; see the log." and "Input/output error" in training.log
 
 
-def test_a_dropped_package_is_installed_and_a_dropped_folder_is_the_data_set(
+def test_dropped_package_is_installed_and_dropped_folder_is_chosen_as_data_set(
     training: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
     dialogs.answer("No")

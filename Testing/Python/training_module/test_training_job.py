@@ -1,4 +1,4 @@
-"""A run as the module sees it: found by its files, on this computer or another, and outliving who has started it."""
+"""How the module follows a run by its files, on this computer or another, even after Slicer was closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTED = {"step": 0, "steps": 100, "host": "cluster-7", "pid": 4, "segments": [
 
 
 def write_run(folder: Path, **step: object) -> Path:
-    """The folder of a run that trains on another computer."""
+    """Write the folder of a run that is training on another computer."""
     folder.mkdir()
     writer = ProgressWriter(folder / PROGRESS_FILE)
     writer.write("started", **STARTED)
@@ -33,7 +33,7 @@ def write_run(folder: Path, **step: object) -> Path:
     return folder
 
 
-def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: TrainingDriver, tmp_path: Path) -> None:
+def test_run_on_another_computer_is_followed_until_its_progress_stops(training: TrainingDriver, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", samples_per_second=0.0416, gpu_memory=2_100_000_000)
     training.choose_run(run)
     training.settle()
@@ -43,28 +43,28 @@ def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: T
         "Step 10 of 100; about 3 min left; 0.042 samples/s; 2.1 GB of GPU memory; Dice 0.800, best 0.800; on cluster-7."
     )
     assert training.ui.progressBar.value == 100 and training.ui.stopButton.enabled
-    # Its process is out of reach: a second click asks it again, and kills nothing.
+    # Its process cannot be killed from here, so a second click only asks it to stop again.
     training.click(training.ui.stopButton)
     assert (run / "stop").exists() and training.state == "stopping"
     training.click(training.ui.stopButton)
-    # Nothing was heard of it for long.
+    # Its progress file was not written for a long time.
     (run / "stop").unlink()
     long_ago = time.time() - 3600
     os.utime(run / PROGRESS_FILE, (long_ago, long_ago))
     training.widget.jobPanel.look()
     assert training.state == "died" and "ended unexpectedly after step 10" in training.ui.runStatusLabel.text
-    # Nothing is left of it to resume.
+    # The deleted run cannot be resumed.
     shutil.rmtree(run)
     training.open()
     text = "Training ended unexpectedly after step 10, and its folder no longer exists."
     assert training.ui.runStatusLabel.text == text and not training.ui.resumeButton.enabled
 
 
-def test_a_path_that_is_typed_leaves_nothing_of_the_runs_on_its_way(training: TrainingDriver, tmp_path: Path) -> None:
+def test_typing_a_path_shows_no_other_runs(training: TrainingDriver, tmp_path: Path) -> None:
     for name in ("run-1", "run-12"):
         write_run(tmp_path / name)
         (tmp_path / f"{name}.log").write_text(f"This is {name}.\n", encoding="utf-8")
-    # However slow this computer is, it is still being typed.
+    # Even on a slow computer, the path counts as still being typed.
     training.widget.jobPanel._path._timer.interval = 3_600_000
     edit = training.ui.runPathEdit.comboBox().lineEdit()
     for letter in str(tmp_path / "run-12"):
@@ -79,7 +79,7 @@ def test_a_path_that_is_typed_leaves_nothing_of_the_runs_on_its_way(training: Tr
     assert training.ui.runsSelector.currentText == "run-12: training"
 
 
-def test_the_run_before_is_out_of_reach_while_another_path_is_typed(training: TrainingDriver, tmp_path: Path) -> None:
+def test_previous_run_cannot_be_stopped_while_another_path_is_typed(training: TrainingDriver, tmp_path: Path) -> None:
     for name in ("run-1", "run-2"):
         write_run(tmp_path / name)
     training.choose_run(tmp_path / "run-1")
@@ -88,13 +88,13 @@ def test_the_run_before_is_out_of_reach_while_another_path_is_typed(training: Tr
     assert training.job is None and not training.ui.stopButton.enabled and not training.ui.curvesButton.enabled
     training.wait(lambda: training.ui.stopButton.enabled)
     assert training.job.folder == tmp_path / "run-2"
-    # Going to the module looks at once.
+    # Opening the module reads the run immediately.
     training.ui.runPathEdit.currentPath = str(tmp_path / "run-1")
     training.open()
     assert training.job.folder == tmp_path / "run-1"
 
 
-def test_a_run_whose_data_set_was_moved_gets_the_chosen_one(
+def test_run_whose_data_set_was_moved_uses_the_chosen_one(
     training: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
     run = write_run(tmp_path / "run")
@@ -106,9 +106,7 @@ def test_a_run_whose_data_set_was_moved_gets_the_chosen_one(
         assert training.widget.jobPanel.dataOptions() == options
 
 
-def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
-    training: TrainingDriver, tmp_path: Path
-) -> None:
+def test_failed_run_shows_its_error_and_nan_is_left_out_of_its_curve(training: TrainingDriver, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     writer = ProgressWriter(run / PROGRESS_FILE)
     writer.write("step", step=20, loss=float("nan"), segmentation_loss=float("nan"))
@@ -122,9 +120,7 @@ def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
     assert training.points() == 2
 
 
-def test_earlier_runs_are_listed_without_reading_all_of_their_progress(
-    training: TrainingDriver, tmp_path: Path
-) -> None:
+def test_earlier_runs_are_listed_without_reading_all_their_progress(training: TrainingDriver, tmp_path: Path) -> None:
     from ConResTrainingLib.JobPanel import addRecentRun
     from ConResTrainingLib.TrainingJob import JobState, TrainingJob
 
@@ -138,21 +134,19 @@ def test_earlier_runs_are_listed_without_reading_all_of_their_progress(
         file.write(line * 500_000)
         file.write(json.dumps({"event": "finished", "time": 2, "step": 100}).encode() + b"\n")
     addRecentRun(run)
-    begun = time.process_time()
+    started = time.process_time()
     assert TrainingJob.glance(run).state is JobState.finished
-    glance = time.process_time() - begun
-    begun = time.process_time()
+    glance = time.process_time() - started
+    started = time.process_time()
     TrainingJob(run).look()
-    assert glance < (time.process_time() - begun) / 20
+    assert glance < (time.process_time() - started) / 20
     training.choose_run(tmp_path / "another")
     training.settle()
     assert training.ui.runsSelector.itemText(0) == "long run: finished"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process group")
-def test_what_was_started_outlives_a_slicer_that_is_killed_with_all_its_children(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_run_continues_if_slicer_and_all_its_children_are_killed(repository: Path, tmp_path: Path) -> None:
     backend = tmp_path / "backend"
     backend.write_text(f'#!/bin/sh\necho started\nsleep 2\necho "survived ü" > "{tmp_path}/answer"\n', encoding="utf-8")
     backend.chmod(0o755)

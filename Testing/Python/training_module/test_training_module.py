@@ -1,4 +1,4 @@
-"""The module as a whole: how it looks, its own test, reloading, diagnostics, and what Slicer never imports."""
+"""The module as a whole: layout, self-test, reloading, diagnostics, and modules that Slicer must not import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training_module.test_training_job import write_run
 from training_module.training_driver import TrainingDriver
 
 
-def test_the_panel_is_drawn_and_says_what_is_to_be_done_first(training: TrainingDriver, tmp_path: Path) -> None:
+def test_empty_panel_shows_what_to_do_first(training: TrainingDriver, tmp_path: Path) -> None:
     picture = matplotlib.image.imread(training.picture(tmp_path / "panel.png"))
     assert picture.shape[0] > 600 and picture[..., :3].std() > 0.05
     ui = training.ui
@@ -30,11 +30,11 @@ def test_the_panel_is_drawn_and_says_what_is_to_be_done_first(training: Training
 
 def test_every_button_has_a_text_or_an_accessible_name(training: TrainingDriver) -> None:
     buttons = [widget for widget in vars(training.ui).values() if isinstance(widget, QtWidgets.QAbstractButton)]
-    nameless = {button.objectName for button in buttons if not (button.text or button.accessibleName)}
-    assert buttons and nameless <= {"qt_tableview_cornerbutton"}, "which is Qt's own"
+    unnamed = {button.objectName for button in buttons if not (button.text or button.accessibleName)}
+    assert buttons and unnamed <= {"qt_tableview_cornerbutton"}, "only Qt's own button"
 
 
-def test_reloading_gives_a_working_panel(here: TrainingDriver, data_set: Path) -> None:
+def test_panel_works_after_a_reload(here: TrainingDriver, data_set: Path) -> None:
     here.choose_data_set(data_set)
     before = here.widget
     before.onReload()
@@ -44,7 +44,7 @@ def test_reloading_gives_a_working_panel(here: TrainingDriver, data_set: Path) -
     assert here.ui.makePlanButton.enabled
 
 
-def test_reloading_the_other_module_leaves_this_one_working(here: TrainingDriver, tmp_path: Path) -> None:
+def test_panel_works_after_a_reload_of_the_other_module(here: TrainingDriver, tmp_path: Path) -> None:
     slicer.util.selectModule("ConResSegmentation")
     slicer.modules.ConResSegmentationWidget.onReload()
     slicer.util.selectModule("ConResTraining")
@@ -54,13 +54,13 @@ def test_reloading_the_other_module_leaves_this_one_working(here: TrainingDriver
     assert "cannot be read as JSON" in here.ui.resultsStatusLabel.text
 
 
-def test_the_modules_own_test_passes(training: TrainingDriver, caplog: pytest.LogCaptureFixture) -> None:
+def test_self_test_passes(training: TrainingDriver, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         slicer.selfTests["ConResTraining"]()
     assert "NOT TESTED: the training backend. There is no training environment yet" in caplog.text
 
 
-def test_diagnostics_say_what_helps_and_name_no_case(here: TrainingDriver, data_set: Path) -> None:
+def test_diagnostics_are_complete_and_name_no_case(here: TrainingDriver, data_set: Path) -> None:
     here.choose_data_set(data_set)
     here.widget.logic.backend.log("case_3 cannot be read")
     here.click(here.ui.copyDiagnosticsButton)
@@ -70,7 +70,7 @@ def test_diagnostics_say_what_helps_and_name_no_case(here: TrainingDriver, data_
         assert part in text, part
 
 
-def test_diagnostics_name_no_case_of_any_data_set_seen_before(here: TrainingDriver, data_set: Path) -> None:
+def test_diagnostics_name_no_case_of_earlier_data_sets(here: TrainingDriver, data_set: Path) -> None:
     other = data_set.with_name("another")
     shutil.copytree(data_set, other)
     for path in [*(other / "imagesTr").iterdir(), *(other / "labelsTr").iterdir()]:
@@ -85,7 +85,7 @@ def test_diagnostics_name_no_case_of_any_data_set_seen_before(here: TrainingDriv
     assert "DOE_JANE" not in text and "error: the label map has another grid" in text
 
 
-def test_nodes_that_are_added_cost_nothing_and_leave_nothing_behind(here: TrainingDriver, data_set: Path) -> None:
+def test_selectors_are_updated_once_after_many_nodes_were_added(here: TrainingDriver, data_set: Path) -> None:
     here.choose_data_set(data_set)
     here.ui.sceneCaseCollapsibleButton.collapsed = False
     fills = []
@@ -101,14 +101,14 @@ def test_nodes_that_are_added_cost_nothing_and_leave_nothing_behind(here: Traini
     assert len(fills) == 1 and here.app.kept_timers == []
     assert here.widget.sceneCasePanel.channels.combos[0].currentNode() is not None
     fill()
-    # What was added just before the module's end is not looked at any more.
+    # A node added just before the module is closed is ignored.
     slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name="last")
     here.unload()
     here.settle()
     here.load()
 
 
-def test_slicers_process_never_imports_what_trains(repository: Path, data_set: Path) -> None:
+def test_slicers_process_never_imports_training_packages(repository: Path, data_set: Path) -> None:
     program = """
 import sys
 for name in "torch yaml pydantic monai lightning_fabric tensorboard nibabel click safetensors".split():
@@ -118,7 +118,7 @@ import slicer
 app = start_application()
 for path in sys.argv[1:3]:
     module = app.moduleManager().load(path)
-assert "SimpleITK" not in sys.modules, "it takes time at each start of Slicer"
+assert "SimpleITK" not in sys.modules, "importing it would delay the start of Slicer"
 slicer.util.selectModule("ConResTraining")
 widget = module.widgetRepresentation().self()
 ui = widget.ui
@@ -142,7 +142,7 @@ app.quit_host()
     assert "6 labeled cases" in run.stdout
 
 
-def test_the_tab_key_follows_the_order_on_the_screen(here: TrainingDriver, data_set: Path) -> None:
+def test_tab_order_matches_the_order_on_the_screen(here: TrainingDriver, data_set: Path) -> None:
     here.unfold()
     assert here.tab_stops_out_of_order() == [], "with a field for the names of new channels"
     here.choose_data_set(data_set)
@@ -151,16 +151,16 @@ def test_the_tab_key_follows_the_order_on_the_screen(here: TrainingDriver, data_
     assert "channelSelector0" in {widget.parent().objectName for widget in here.tab_stops()}
     for table in (here.ui.findingsTable, here.ui.comparisonTable):
         assert not table.tabKeyNavigation
-    assert here.ui.planTextEdit.tabChangesFocus, "YAML has no tabs"
+    assert here.ui.planTextEdit.tabChangesFocus, "YAML does not use tabs"
 
 
-def test_long_names_can_be_told_apart_and_do_not_make_the_panel_wider(training: TrainingDriver, tmp_path: Path) -> None:
+def test_long_names_are_distinguishable_and_do_not_widen_the_panel(training: TrainingDriver, tmp_path: Path) -> None:
     long = "a very long name " * 5
     runs = [write_run(tmp_path / f"{long}-run-{number}") for number in (1, 2)]
     training.ui.dataSetPathEdit.currentPath = str(tmp_path / long)
     for run in runs:
         training.choose_run(run)
-    # Opened with these paths, as in the next session.
+    # The next session starts with these paths.
     training.unload()
     training.load()
     training.unfold()
@@ -171,7 +171,7 @@ def test_long_names_can_be_told_apart_and_do_not_make_the_panel_wider(training: 
         training.ui.runsSelector.setCurrentIndex(number)
         shown.add(training.ui.runsSelector.shown_text())
     assert len(shown) == 2 and all(text.endswith(": training") for text in shown)
-    # What was found is next to the case.
+    # The finding is visible next to the name of the case.
     finding = {"name": long, "findings": [{"level": "error", "message": "The label is empty."}]}
     summary = {"cases": 1, "fine": 0, "with_errors": 1, "with_warnings": 0, "findings": []}
     (tmp_path / "check.json").write_text(json.dumps({"summary": summary, "cases": [finding]}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Where training runs: another Python, a command before it, and the environment that the module makes."""
+"""Where training runs: another Python, a command before it, or the environment that the module creates."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from training_module.training_driver import TrainingDriver
 
 
 @pytest.mark.slow
-def test_a_test_of_another_python_says_what_is_there(here: TrainingDriver) -> None:
+def test_test_of_another_python_shows_its_versions(here: TrainingDriver) -> None:
     here.run_command(here.ui.testPlaceButton)
     here.wait(lambda: here.ui.testPlaceButton.text == "Test")
     text = here.ui.placeStatusLabel.text
     assert text.startswith("ConResNet ") and "PyTorch 2." in text
 
 
-def test_a_python_that_is_none_or_lacks_packages_is_said(training: TrainingDriver, tmp_path: Path) -> None:
+def test_missing_python_and_missing_packages_are_reported(training: TrainingDriver, tmp_path: Path) -> None:
     training.choose_python(str(tmp_path / "nowhere"))
     assert "does not exist" in training.ui.placeStatusLabel.text and not training.ui.testPlaceButton.enabled
     bare = tmp_path / "bare"
@@ -37,58 +37,58 @@ def test_a_python_that_is_none_or_lacks_packages_is_said(training: TrainingDrive
     assert text.startswith("Missing packages: torch") and "pip install" in text
 
 
-def test_a_file_in_the_working_directory_is_no_module_of_python(
+def test_files_in_the_working_directory_are_not_imported(
     here: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     launch = here.widget.logic.backend.launch("--version")
-    words = [launch.program, *launch.arguments]
-    answer = subprocess.run(words, capture_output=True, env=launch.environment, text=True)
+    command_line = [launch.program, *launch.arguments]
+    answer = subprocess.run(command_line, capture_output=True, env=launch.environment, text=True)
     assert answer.returncode == 0 and answer.stdout.startswith("ConResNet "), answer.stderr
 
 
-def test_a_mac_has_more_places_for_its_pythons(training: TrainingDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pythons_of_homebrew_are_found_on_a_mac(training: TrainingDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     library = sys.modules["ConResTrainingLib.PlacePanel"]
     asked: list[str] = []
     monkeypatch.setattr(library.shutil, "which", lambda name, path: asked.append(path) or f"{path}/{name}")
     monkeypatch.setattr(library.sys, "platform", "darwin")
-    programs = [words[0] for words, _isSlicers in library._candidates()]
+    programs = [command_line[0] for command_line, _isSlicers in library._candidates()]
     homebrew = "/opt/homebrew/bin:/usr/local/bin"
-    assert asked.index(homebrew) == len(asked) / 2, "after what is on the path"
+    assert asked.index(homebrew) == len(asked) / 2, "after those on the PATH"
     assert f"{homebrew}/python3.12" in programs
 
 
 @pytest.mark.parametrize(("machine", "able"), [("x86_64", False), ("arm64", True)])
-def test_what_runs_as_on_an_intel_mac_makes_no_environment(training: TrainingDriver, machine: str, able: bool) -> None:
+def test_intel_python_on_a_mac_cannot_create_an_environment(training: TrainingDriver, machine: str, able: bool) -> None:
     question = sys.modules["ConResTrainingLib.PlacePanel"]._QUESTION
     mac = f"import platform, sys; sys.platform = 'darwin'; platform.machine = lambda: '{machine}'\n"
     answer = subprocess.run([sys.executable, "-c", mac + question], capture_output=True, check=True)
     assert json.loads(answer.stdout)["able"] is able
 
 
-def test_a_command_gets_its_words_unchanged_and_ssh_gets_them_quoted(
+def test_arguments_are_unchanged_for_a_command_and_quoted_for_ssh(
     training: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = training.widget.logic.backend
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    # As the real ones: the one starts its words, the other hands them to a shell.
+    # Like the real programs: srun runs its arguments, and ssh passes them to a shell.
     for name, body in (("srun", 'shift 2\nexec "$@"'), ("ssh", 'shift\nexec sh -c "$*"')):
         (folder / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
         (folder / name).chmod(0o755)
-    said = tmp_path / "python"
-    said.write_text('#!/bin/sh\nprintf "%s\\n" "$PYTHONPATH" "$@"\n', encoding="utf-8")
-    said.chmod(0o755)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$PYTHONPATH" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
     ssh = folder / "ssh"
     for command in ("srun -c 8", "ssh host", f"nice -5 {ssh} host", f"env A=1 {ssh} host", f"ssh jump {ssh} host"):
-        training.choose_command(command, str(said))
+        training.choose_command(command, str(python))
         launch = backend.launch("check", "a folder/Übung; rm -rf x")
-        words = [launch.program, *launch.arguments]
-        answer = subprocess.run(words, capture_output=True, env=launch.environment, check=True)
-        path, *given = answer.stdout.decode().splitlines()
-        assert given == ["-m", "conresnet_training", "check", "a folder/Übung; rm -rf x"]
+        command_line = [launch.program, *launch.arguments]
+        answer = subprocess.run(command_line, capture_output=True, env=launch.environment, check=True)
+        path, *arguments = answer.stdout.decode().splitlines()
+        assert arguments == ["-m", "conresnet_training", "check", "a folder/Übung; rm -rf x"]
         assert all(
             (Path(place) / name).is_dir()
             for place, name in zip(path.split(os.pathsep), ("conresnet", "conresnet_training"), strict=True)
@@ -99,7 +99,7 @@ def test_a_command_gets_its_words_unchanged_and_ssh_gets_them_quoted(
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """A folder from which pip installs a package that is called torch, and is no gigabytes."""
+    """A folder from which pip installs a tiny package called torch."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     files = {
@@ -115,9 +115,9 @@ def wheels(tmp_path: Path) -> Path:
 
 
 def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Click the button and agree; all that is installed is "PyTorch", from a folder."""
-    made = sys.modules["ConResTrainingLib.PlacePanel"]
-    variables = made.pythonEnvironment
+    """Click the button and agree; only the fake "PyTorch" is installed, from its folder."""
+    library = sys.modules["ConResTrainingLib.PlacePanel"]
+    variables = library.pythonEnvironment
 
     def without_pip_settings(is_slicers: bool) -> dict[str, str]:
         kept = {name: value for name, value in variables(is_slicers).items() if not name.startswith("PIP_")}
@@ -126,14 +126,14 @@ def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest
     training.ui.torchOptionsEdit.text = f"--no-index --find-links '{wheels}'"
     dialogs.answer("OK")
     with monkeypatch.context() as patch:
-        patch.setattr(made, "PACKAGES", {"torch": "2.6"})
-        # Whatever pip is configured to do on this machine, such as to look for wheels elsewhere too, is left out.
-        patch.setattr(made, "pythonEnvironment", without_pip_settings)
+        patch.setattr(library, "PACKAGES", {"torch": "2.6"})
+        # Ignores the configuration of pip on this computer, which may name other sources of wheels.
+        patch.setattr(library, "pythonEnvironment", without_pip_settings)
         training.click(training.ui.makeEnvironmentButton)
         training.wait(lambda: training.widget.placePanel._maker is not None)
 
 
-def test_the_environment_is_made_after_asking(
+def test_environment_is_created_and_removed_after_confirmation(
     training: TrainingDriver, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, ui = training.widget.logic.backend, training.ui
@@ -143,14 +143,14 @@ def test_the_environment_is_made_after_asking(
     training.click(ui.makeEnvironmentButton)
     training.wait(lambda: not training.widget.placePanel.isMaking)
     assert not folder.exists() and "Several gigabytes" in dialogs.shown[-1].text
-    # Half of one, as a computer that was switched off leaves it.
+    # An incomplete environment, as after the computer was turned off.
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
     assert not backend.environment.isReady and "no training environment yet" in backend.problem
     make_environment(training, wheels, monkeypatch)
     training.wait(lambda: not training.widget.placePanel.isMaking)
     assert backend.environment.isReady, training.log
-    # It is tried at once, and has only what the test put into it.
+    # It is tested immediately, and contains only the fake package.
     training.wait(lambda: ui.testPlaceButton.text == "Test")
     assert ui.placeStatusLabel.text.startswith("Missing packages: ")
     found = subprocess.run(
@@ -167,7 +167,7 @@ def test_the_environment_is_made_after_asking(
     assert "no training environment yet" in ui.placeStatusLabel.text
 
 
-def test_an_environment_that_cannot_be_made_leaves_none_behind(training: TrainingDriver, tmp_path: Path) -> None:
+def test_environment_that_cannot_be_created_leaves_nothing_behind(training: TrainingDriver, tmp_path: Path) -> None:
     environment = training.widget.logic.backend.environment
     library = sys.modules["ConResTrainingLib.PlacePanel"]
     python = tmp_path / "python"
@@ -184,7 +184,7 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
     training.wait(lambda: len(ended) == 2)
     assert ended.pop() == "The environment could not be created: exit code 7"
     environment.folder.parent.rmdir()
-    environment.folder.parent.write_text("a file is in the way", encoding="utf-8")
+    environment.folder.parent.write_text("not a folder", encoding="utf-8")
     library.EnvironmentMaker(environment, base, [], training.widget.logic.backend.log, ended.append).start()
     training.wait(lambda: len(ended) == 2)
     assert "cannot be written" in ended[1]
@@ -192,7 +192,7 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
 
 @pytest.fixture
 def ready(training: TrainingDriver) -> Path:
-    """The folder of an environment that is complete, as far as the panel looks at it."""
+    """The folder of an environment that the panel takes for complete."""
     environment = training.widget.logic.backend.environment
     Path(environment.python).parent.mkdir(parents=True)
     Path(environment.python).symlink_to(sys.executable)
@@ -204,19 +204,19 @@ def ready(training: TrainingDriver) -> Path:
     return environment.folder
 
 
-@pytest.mark.parametrize("ending", ["failed", "canceled", "closed"])
-def test_an_environment_that_works_is_kept_until_the_next_one_does(
-    training: TrainingDriver, ready: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+@pytest.mark.parametrize("outcome", ["failed", "canceled", "closed"])
+def test_working_environment_is_kept_until_the_new_one_is_complete(
+    training: TrainingDriver, ready: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
     environment, panel = training.widget.logic.backend.environment, training.widget.placePanel
-    if ending == "failed":
+    if outcome == "failed":
         for wheel in wheels.iterdir():
             wheel.unlink()
     make_environment(training, wheels, monkeypatch)
-    assert not environment.isReady, "nothing starts in half an environment"
-    if ending == "canceled":
+    assert not environment.isReady, "nothing may start in an incomplete environment"
+    if outcome == "canceled":
         training.click(training.ui.makeEnvironmentButton)
-    if ending == "closed":
+    if outcome == "closed":
         panel.close()
     else:
         training.wait(lambda: not panel.isMaking)
@@ -224,10 +224,10 @@ def test_an_environment_that_works_is_kept_until_the_next_one_does(
     assert [path.name for path in ready.parent.iterdir()] == [ready.name]
 
 
-def test_an_environment_set_aside_by_a_slicer_that_was_killed_is_put_back(
+def test_environment_set_aside_by_a_killed_slicer_is_restored(
     training: TrainingDriver, ready: Path, tmp_path: Path
 ) -> None:
-    """Another process, as another Slicer, sets it aside and is killed."""
+    """A second process stands for the Slicer that sets the environment aside and is killed."""
     code = """
 import sys, time
 from pathlib import Path
@@ -253,7 +253,7 @@ time.sleep(600)
     assert [path.name for path in ready.parent.iterdir()] == [ready.name]
 
 
-def test_a_new_environment_replaces_the_earlier_one(
+def test_new_environment_replaces_the_earlier_one(
     training: TrainingDriver, ready: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_environment(training, wheels, monkeypatch)
@@ -262,7 +262,7 @@ def test_a_new_environment_replaces_the_earlier_one(
     assert [path.name for path in ready.parent.iterdir()] == [ready.name]
 
 
-def test_an_environment_in_use_is_neither_removed_nor_made_again(
+def test_environment_in_use_is_neither_removed_nor_replaced(
     training: TrainingDriver, ready: Path, data_set: Path, tmp_path: Path
 ) -> None:
     ui, python = training.ui, Path(training.widget.logic.backend.environment.python)
@@ -284,14 +284,14 @@ def test_an_environment_in_use_is_neither_removed_nor_made_again(
     training.wait(lambda: ui.checkButton.text == "Check")
     training.click(ui.startButton)
     refused()
-    training.end_what_trains()
+    training.end_training()
     training.widget.jobPanel.look()
     dialogs.answer("Yes")
     training.click(ui.removeEnvironmentButton)
     assert not ready.exists()
 
 
-def test_making_the_environment_can_be_cancelled(
+def test_creating_the_environment_can_be_canceled(
     training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_environment(training, wheels, monkeypatch)
@@ -302,9 +302,9 @@ def test_making_the_environment_can_be_cancelled(
     assert not training.widget.logic.backend.environment.folder.exists()
 
 
-def test_what_is_installed_is_what_the_distribution_names(repository: Path) -> None:
+def test_installed_packages_match_those_in_pyproject(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["training"]]
-    # Only downloads of models need it, which nobody starts from there.
+    # Only downloads of models need the package requests, and the environment is not used for them.
     wanted = [need for need in wanted if not need.startswith("requests")]
     assert sorted(wanted) == sorted(f"{name}>={least}" for name, least in needs.PACKAGES.items())

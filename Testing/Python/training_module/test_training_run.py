@@ -1,4 +1,4 @@
-"""From a folder of cases to a model that segments, by clicks, with real trainings in real processes."""
+"""From a data set to a model that segments, with real training in real processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from training_module.training_driver import TrainingDriver
 
 
 def start(driver: TrainingDriver) -> None:
-    """Have a run at work, with a point or more in its curve."""
+    """Start a run and wait for the first point of its curve."""
     driver.click(driver.ui.startButton)
     assert driver.state == "starting" and not driver.ui.startButton.enabled
     driver.wait(lambda: driver.points() > 0)
 
 
 def check_size(driver: TrainingDriver, picture: Path) -> None:
-    """The panel is as wide as Slicer's and fits a screen, with everything advanced folded and all sentences shown."""
+    """Check that the panel has the width of Slicer's and fits a screen, with advanced sections collapsed."""
     from ConResSegmentationLib.Widgets import say
 
     driver.ui.placeCollapsibleButton.collapsed = True
@@ -42,7 +42,7 @@ def check_size(driver: TrainingDriver, picture: Path) -> None:
     assert height < 900 and width == 420 >= driver.representation.minimumSizeHint.width()
 
 
-def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+def test_data_set_becomes_a_model_that_segments(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
     from ConResTrainingLib.JobPanel import addRecentRun
 
     # An earlier run, so that the lists of runs are shown.
@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     assert not here.ui.otherRunsCollapsibleButton.isHidden() and not here.ui.progressBar.isHidden()
     check_size(here, tmp_path / "training.png")
 
-    # Slicer is closed and opened again: the run went on, and is found.
+    # Slicer is closed and opened again: the run has continued, and is found.
     step = here.job.progress.step
     here.unload()
     slicer.mrmlScene.Clear(0)
@@ -77,7 +77,7 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     assert "Stopped." in here.ui.runStatusLabel.text and here.ui.resumeButton.enabled
     stopped_at = here.job.progress.step
 
-    # Its plan is cut short, so that the rest is over soon.
+    # The number of steps is reduced, so that the rest takes seconds.
     plan = here.job.folder / "plan.yaml"
     last = stopped_at + 10
     plan.write_text(plan.read_text(encoding="utf-8").replace("steps: 20000", f"steps: {last}"), encoding="utf-8")
@@ -106,11 +106,11 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5
 
 
-def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
+def test_training_behind_a_command_is_killed_after_confirmation(
     here: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
     wrapper = tmp_path / "run over there"
-    # Of this process's variables it hands none on.
+    # It does not pass on the variables of this process.
     wrapper.write_text(f'#!/bin/sh\ntouch "{tmp_path}/wrapped"\nunset PYTHONPATH PYTHONUTF8\nexec "$@"\n')
     wrapper.chmod(0o755)
     here.use_tiny_plan(data_set, steps=20_000)
@@ -118,7 +118,7 @@ def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
     start(here)
     assert (tmp_path / "wrapped").exists()
     here.wait(lambda: (here.job.folder / "checkpoints" / "last.ckpt").exists())
-    # A process that is held up hears no wish.
+    # A suspended process cannot react to a request to stop.
     os.kill(here.job.progress.started["pid"], signal.SIGSTOP)
     here.click(here.ui.stopButton)
     assert here.state == "stopping"
@@ -130,12 +130,12 @@ def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
     assert "latest checkpoint" in dialogs.shown[-1].text
     assert "ended unexpectedly after step" in here.ui.runStatusLabel.text
     assert here.ui.resumeButton.enabled and not here.ui.stopButton.enabled
-    # Found so too when Slicer is opened again.
+    # Its state is the same after Slicer was opened again.
     here.unload()
     here.load()
     assert here.state == "died"
     assert "ended unexpectedly" in here.ui.runsSelector.currentText
-    # Another run has its own folder, and the one that died is still on the list.
+    # Another run has its own folder, and the run that died is still listed.
     died = here.job.folder
     here.choose_run(died.with_name("another run"))
     here.settle()
@@ -145,7 +145,7 @@ def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
     assert here.job.folder == died and here.state == "died"
 
 
-def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+def test_reason_is_shown_if_training_does_not_start(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'Loading'\necho 'In the plan, training.steps: wrong.' >&2\nexit 2\n")
     python.chmod(0o755)
@@ -154,7 +154,7 @@ def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, 
     training.click(training.ui.startButton)
     training.wait(lambda: training.state == "died")
     assert training.ui.runStatusLabel.text == "Training did not start: In the plan, training.steps: wrong."
-    # The folder is still free for another try.
+    # The folder can be used for another attempt.
     assert training.ui.startButton.enabled and not training.ui.resumeButton.enabled
     python.write_text("#!/bin/sh\nexit 7\n")
     training.click(training.ui.startButton)
@@ -162,14 +162,14 @@ def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, 
     assert training.ui.runStatusLabel.text == "Training did not start: exit code 7"
 
 
-def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, tmp_path: Path) -> None:
+def test_model_of_the_same_name_is_not_replaced_if_user_declines(training: TrainingDriver, tmp_path: Path) -> None:
     package = write_four_channels(tmp_path / "four.zip")
     installed = install_model(package).path
     before = (installed / "model.json").stat().st_ino
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").touch()
-    # All that it has to do here is to pack the model.
+    # This Python only has to write the package.
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\ncp '{package}' '{run}/model.zip'\n", encoding="utf-8")
     python.chmod(0o755)
@@ -179,12 +179,12 @@ def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, 
     training.run_command(training.ui.importButton)
     assert [shown.text for shown in dialogs.shown] == ["A model with this name is already installed. Replace it?"]
     assert training.ui.resultsStatusLabel.text == f"The model was packed as {run / 'model.zip'}, but not installed."
-    assert training.ui.resultsStatusLabel.styleSheet == "", "it is no error"
+    assert training.ui.resultsStatusLabel.styleSheet == "", "not shown as an error"
     assert (installed / "model.json").stat().st_ino == before
 
 
-def backend_that(tmp_path: Path, script: str) -> str:
-    """A Python for the panel that runs this shell script instead; its arguments go to the file "arguments"."""
+def script_as_python(tmp_path: Path, script: str) -> str:
+    """A Python for the panel that runs a shell script instead and writes its arguments to the file "arguments"."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/arguments"\n{script}\n', encoding="utf-8")
     python.chmod(0o755)
@@ -206,36 +206,36 @@ class EnabledChanges(QtCore.QObject):
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A run's folder with a checkpoint, as far as the panel looks at it."""
+    """The folder of a run that the panel takes for one with a checkpoint."""
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").touch()
     return run
 
 
-def test_a_report_without_some_cases_is_opened_and_an_earlier_one_is_not(
+def test_incomplete_report_is_opened_but_not_an_earlier_one(
     training: TrainingDriver, trained: Path, tmp_path: Path
 ) -> None:
     report = trained / "evaluation" / "report.html"
     report.parent.mkdir()
     training.choose_run(trained)
-    said = "Measured 2 cases of Boxes; 1 case could not be measured: mean Dice 0.700."
-    training.choose_python(backend_that(tmp_path, f"touch '{report}'; echo '{said}' >&2; exit 2"))
+    message = "Measured 2 cases of Boxes; 1 case could not be measured: mean Dice 0.700."
+    training.choose_python(script_as_python(tmp_path, f"touch '{report}'; echo '{message}' >&2; exit 2"))
     training.run_command(training.ui.evaluateButton)
     assert [Path(unquote(urlparse(url).path)) for url in dialogs.opened_urls] == [report]
-    assert training.ui.resultsStatusLabel.text == said and "color" in training.ui.resultsStatusLabel.styleSheet
-    training.choose_python(backend_that(tmp_path, "echo 'The data set is missing.' >&2; exit 2"))
+    assert training.ui.resultsStatusLabel.text == message and "color" in training.ui.resultsStatusLabel.styleSheet
+    training.choose_python(script_as_python(tmp_path, "echo 'The data set is missing.' >&2; exit 2"))
     training.run_command(training.ui.evaluateButton)
     assert training.ui.resultsStatusLabel.text == "The data set is missing."
     assert len(dialogs.opened_urls) == 1 and training.ui.openEvaluationButton.enabled
 
 
-def test_the_chosen_data_set_is_handed_over_if_that_of_the_run_was_moved(
+def test_chosen_data_set_is_used_if_that_of_the_run_was_moved(
     training: TrainingDriver, trained: Path, data_set: Path, tmp_path: Path
 ) -> None:
     (trained / "plan.yaml").write_text(f"data: {tmp_path / 'gone'}\n", encoding="utf-8")
     ui = training.ui
-    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.choose_python(script_as_python(tmp_path, "exit 2"))
     training.choose_data_set(data_set)
     training.choose_run(trained)
 
@@ -249,34 +249,34 @@ def test_the_chosen_data_set_is_handed_over_if_that_of_the_run_was_moved(
     training.click(ui.resumeButton)
     training.wait(lambda: not training.state == "starting")
     assert arguments()[2:] == ["resume", str(trained), "--data", str(data_set)]
-    # Not if the data set is where the plan says.
+    # It is not used if the data set is at the path in the plan.
     (trained / "plan.yaml").write_text(f"data: {data_set}\n", encoding="utf-8")
     training.run_command(ui.importButton)
     assert "--data" not in arguments()
 
 
-def test_after_a_canceled_or_failed_command_the_others_can_be_used(
+def test_other_commands_are_enabled_after_a_canceled_or_failed_one(
     training: TrainingDriver, trained: Path, tmp_path: Path
 ) -> None:
     ui = training.ui
-    training.choose_python(backend_that(tmp_path, "exec sleep 60"))
+    training.choose_python(script_as_python(tmp_path, "exec sleep 60"))
     training.choose_run(trained)
     training.click(ui.evaluateButton)
     assert not ui.importButton.enabled and not ui.checkpointButton.enabled
     ui.evaluateButton.click()
     training.wait(lambda: ui.evaluateButton.text == "Evaluate")
     assert ui.resultsStatusLabel.text == "Canceled." and ui.importButton.enabled and ui.checkpointButton.enabled
-    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.choose_python(script_as_python(tmp_path, "exit 2"))
     training.run_command(ui.importButton)
     assert ui.evaluateButton.enabled and ui.checkpointButton.enabled
 
 
-def test_what_a_command_says_about_another_run_names_it(
+def test_output_of_a_command_for_another_run_names_that_run(
     training: TrainingDriver, trained: Path, tmp_path: Path
 ) -> None:
     ui, other = training.ui, tmp_path / "other"
     (other / "checkpoints").mkdir(parents=True)
-    training.choose_python(backend_that(tmp_path, "sleep 1; echo 'Measured 2 cases.'"))
+    training.choose_python(script_as_python(tmp_path, "sleep 1; echo 'Measured 2 cases.'"))
     training.choose_run(trained)
     training.click(ui.evaluateButton)
     training.choose_run(other)
@@ -284,11 +284,11 @@ def test_what_a_command_says_about_another_run_names_it(
     assert ui.resultsStatusLabel.text == "run: Measured 2 cases."
 
 
-def test_what_a_test_says_about_another_python_is_not_shown(training: TrainingDriver, tmp_path: Path) -> None:
-    training.choose_python(backend_that(tmp_path, "sleep 1; echo 'No Python'; exit 1"))
+def test_output_of_a_test_of_another_python_is_not_shown(training: TrainingDriver, tmp_path: Path) -> None:
+    training.choose_python(script_as_python(tmp_path, "sleep 1; echo 'No Python'; exit 1"))
     training.click(training.ui.testPlaceButton)
     training.choose_python(str(tmp_path / "nowhere"))
-    # The button can be clicked and keeps the focus for as long as the command runs.
+    # The button stays enabled and keeps the focus while the command runs.
     enabled = []
     training.ui.testPlaceButton.installEventFilter(changes := EnabledChanges(enabled))
     training.widget.placePanel._update()
@@ -299,7 +299,7 @@ def test_what_a_test_says_about_another_python_is_not_shown(training: TrainingDr
 
 
 @pytest.mark.slow
-def test_a_run_is_evaluated(here: TrainingDriver, data_set: Path) -> None:
+def test_run_is_evaluated(here: TrainingDriver, data_set: Path) -> None:
     here.use_tiny_plan(data_set, steps=40)
     start(here)
     here.wait(lambda: here.state == "finished")

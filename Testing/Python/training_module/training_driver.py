@@ -8,7 +8,7 @@ import yaml
 
 from slicer_host.module_driver import ModuleDriver
 
-# What a run of the synthetic cases needs to be over in seconds.
+# Values with which a run on the synthetic cases takes seconds.
 TINY = {
     "steps": 40,
     "steps_between_checkpoints": 10,
@@ -20,7 +20,7 @@ TINY = {
 
 
 class TrainingDriver(ModuleDriver):
-    """The panel of the module.
+    """The panel of ConRes Training.
 
     Args:
         app: the stand-in application.
@@ -34,12 +34,12 @@ class TrainingDriver(ModuleDriver):
         self.path = path
 
     def load(self) -> None:
-        """Start the module and go to it, as when Slicer is opened."""
+        """Load the module and open it, as when Slicer starts."""
         self.app.moduleManager().load(self.path)
         self.open()
 
     def unload(self) -> None:
-        """End the module, as when Slicer is closed."""
+        """Unload the module, as when Slicer is closed."""
         self.app.moduleManager().unload(self.moduleName)
 
     @property
@@ -49,12 +49,12 @@ class TrainingDriver(ModuleDriver):
 
     @property
     def state(self) -> str:
-        """How the chosen run stands."""
+        """The state of the chosen run."""
         return self.widget.jobPanel.state.value
 
     @property
     def log(self) -> str:
-        """What the panel has logged."""
+        """The text of the panel's log."""
         return self.ui.logTextEdit.toPlainText()
 
     @property
@@ -68,7 +68,7 @@ class TrainingDriver(ModuleDriver):
         button.click()
 
     def run_command(self, button: object) -> None:
-        """Click a button that runs a command of the backend, and wait for its end."""
+        """Click a button that runs a command of the backend, and wait until the command has ended."""
         text = button.text
         self.click(button)
         assert button.text == "Cancel"
@@ -83,7 +83,7 @@ class TrainingDriver(ModuleDriver):
         self.settle()
 
     def choose_command(self, command: str, python: str) -> None:
-        """Choose a command that goes before the Python."""
+        """Choose a command to put before the Python."""
         selector = self.ui.placeSelector
         selector.setCurrentIndex(selector.findData("command"))
         self.ui.commandEdit.text = command
@@ -91,25 +91,25 @@ class TrainingDriver(ModuleDriver):
         self.settle()
 
     def choose_data_set(self, folder: Path) -> None:
-        """Choose the folder of the data set, and wait until it has been looked at."""
+        """Choose the folder of the data set, and wait until it has been read."""
         self.ui.dataSetPathEdit.currentPath = str(folder)
         self.wait(lambda: self.widget.dataSetPanel.isSettled)
         self.settle()
 
     def choose_run(self, folder: Path | str) -> None:
-        """Choose the folder of the run, as a user who leaves the field."""
+        """Choose the folder of the run and leave the field, as a user does."""
         self.ui.runPathEdit.currentPath = str(folder)
         self.ui.runPathEdit.comboBox().lineEdit().editingFinished.emit()
         self.settle()
 
     def choose_system(self, name: str) -> None:
-        """Choose the system that is planned."""
+        """Choose the system to plan."""
         selector = self.ui.systemSelector
         selector.setCurrentIndex(selector.findData(name))
         self.settle()
 
     def edit_plan(self, base_width: int = 8, **values: object) -> None:
-        """Edit values of the plan's training, and the width of its network, in the panel's editor."""
+        """Edit training values of the plan, and the width of its network, in the panel's editor."""
         content = yaml.safe_load(self.ui.planTextEdit.toPlainText())
         content["training"] |= values
         content["model"]["system"]["networks"][0]["arguments"]["base_width"] = base_width
@@ -117,7 +117,7 @@ class TrainingDriver(ModuleDriver):
         self.settle()
 
     def use_tiny_plan(self, data_set: Path, **values: object) -> None:
-        """Choose a data set and the file of a plan for it, made here, that trains in seconds."""
+        """Choose a data set and write and choose a plan for it that trains in seconds."""
         from conresnet_training.data import read_data_set
         from conresnet_training.planning.plan import write_plan
         from conresnet_training.planning.planner import make_plan
@@ -141,13 +141,13 @@ class TrainingDriver(ModuleDriver):
         self.settle()
 
     def points(self) -> int:
-        """How many points the curve of the loss has in Slicer's plot."""
+        """The number of points of the loss curve in Slicer's plot."""
         from ConResTrainingLib import TrainingCurves
 
         chart = TrainingCurves.charts().get("loss")
         return chart.GetNthPlotSeriesNode(0).GetTableNode().GetTable().GetNumberOfRows() if chart else 0
 
-    def end_what_trains(self) -> None:
-        """Leave no process of a failed test behind."""
+    def end_training(self) -> None:
+        """Kill the chosen run if it is running, for example after a failed test."""
         if self.widget.jobPanel.state.isRunning:
             self.job.kill()
