@@ -31,7 +31,7 @@ from conresnet.images.files import read_channels
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.itk import check_kind, grid_of
 from conresnet.images.roi import BoxROI, roi_from_text
-from conresnet.inference.progress import Progress
+from conresnet.inference import Progress
 from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel, load_model
 from conresnet.inference.segmentation import segment as segment_volumes
 from conresnet.package import ModelPackage

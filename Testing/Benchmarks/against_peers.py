@@ -227,9 +227,9 @@ def _middle(volume, side: int):
 
 
 def _ours(task: dict):
+    from conresnet.inference import Progress, Tracker
     from conresnet.inference.devices import choose_backend, reused_memory
     from conresnet.inference.labels import FoundSegments
-    from conresnet.inference.progress import Progress, Tracker
     from conresnet.inference.segmentation import load_model
     from conresnet.inference.sliding import Passes
     from conresnet.inference.windows import Tiling

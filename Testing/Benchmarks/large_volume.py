@@ -27,7 +27,7 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
     from measures import peak_memory
 
     from conresnet.images.grid import Grid, Volume
-    from conresnet.inference.progress import Progress
+    from conresnet.inference import Progress
     from conresnet.inference.segmentation import load_model, segment
     from conresnet.request import SegmentOptions
 

@@ -61,7 +61,7 @@ from conresnet.results.review import ALL, read_ranking
 if TYPE_CHECKING:
     from distributed import Future
 
-    from conresnet.inference.progress import Progress
+    from conresnet.inference import Progress
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
     from conresnet.package.description import ModelDescription

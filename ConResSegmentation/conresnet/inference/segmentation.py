@@ -13,6 +13,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, uses_locator
+from conresnet.inference import Part, Progress, Tracker
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
 from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing, segment_rows
 from conresnet.inference.locating import (
@@ -23,7 +24,6 @@ from conresnet.inference.locating import (
     not_located,
     segment_part,
 )
-from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Passes
 from conresnet.inference.windows import Tiling

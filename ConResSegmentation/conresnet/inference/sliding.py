@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
+from conresnet.inference import Tracker
 from conresnet.inference.devices import (
     Backend,
     ForwardMonitor,
@@ -30,7 +31,6 @@ from conresnet.inference.devices import (
     is_gpu_failure,
     is_out_of_memory,
 )
-from conresnet.inference.progress import Tracker
 from conresnet.inference.results import Results
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
 from conresnet.messages import sentence

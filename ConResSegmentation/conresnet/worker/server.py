@@ -24,7 +24,7 @@ import numpy as np
 from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.files import write_error
-from conresnet.inference.progress import Progress
+from conresnet.inference import Progress
 from conresnet.needs import find_packages
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest

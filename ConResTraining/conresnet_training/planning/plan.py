@@ -1,8 +1,9 @@
 """The plan of a training run: made from the data, written as YAML to be read and edited, then followed exactly."""
 
+import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,6 @@ from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
-from conresnet_training.planning.settings import replace_setting
 from conresnet_training.planning.yaml_text import decoded, mistake, parse_yaml, yaml_text
 from conresnet_training.reporting import shortened
 from conresnet_training.training.losses import LossKind
@@ -313,7 +313,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
         if not equals or not all(map(str.strip, key.split("."))):
             raise UserError("setting-without-value", setting=setting)
         try:
-            replace_setting(content, key.strip(), parse_yaml(value))
+            _replace_setting(content, key.strip(), parse_yaml(value))
         except (yaml.YAMLError, ValueError) as error:
             raise UserError("setting-not-yaml", setting=setting) from error
     try:
@@ -323,6 +323,46 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
     except UserError as error:
         raise error.within("in-plan-with-settings", settings=", ".join(settings)) from error
     return changed.model_copy(update={"data": changed.data.resolve()})
+
+
+def _replace_setting(content: Any, key: str, value: Any) -> None:
+    """Replace what ``key`` names in nested dicts and lists by ``value``.
+
+    Args:
+        key: the keys on the way to the setting, joined by dots, such as ``model.system.networks.0.base_width``.
+
+    Raises:
+        UserError: ``setting-unknown`` with the nearest key there is, or ``setting-too-deep``.
+    """
+    parts = key.split(".")
+    place = content
+    for depth, part in enumerate(parts):
+        choices = _keys(place)
+        if part not in choices:
+            if whole := [known for known in _all_keys(content) if known.endswith(f".{key}")]:
+                raise UserError("setting-unknown", setting=key, nearest=min(whole, key=lambda known: known.count(".")))
+            above = "".join(f"{known}." for known in parts[:depth])
+            nearest = difflib.get_close_matches(part, choices, 1, 0)
+            if not nearest:
+                raise UserError("setting-too-deep", setting=key, above=above[:-1])
+            raise UserError("setting-unknown", setting=key, nearest=f"{above}{nearest[0]}")
+        step = int(part) if isinstance(place, list) else part
+        if depth + 1 == len(parts):
+            place[step] = value
+        place = place[step]
+
+
+def _keys(place: Any) -> list[str]:
+    if isinstance(place, dict):
+        return list(place)
+    return [str(index) for index in range(len(place))] if isinstance(place, list) else []
+
+
+def _all_keys(place: Any, above: str = "") -> Iterator[str]:
+    """The keys of nested dicts and lists, each with those above it."""
+    for key in _keys(place):
+        yield above + key
+        yield from _all_keys(place[int(key) if isinstance(place, list) else key], f"{above}{key}.")
 
 
 def chosen_batch(settings: Iterable[str]) -> int | None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from conresnet.inference import Progress
 from conresnet.inference.devices import Backend
 from conresnet.inference.labels import exclusive_labels
-from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
@@ -111,7 +111,7 @@ def test_device_is_synchronized_before_progress_is_reported(tmp_path, monkeypatc
             events.append(phase)
 
     monkeypatch.setattr(Backend, "wait", lambda backend: events.append("wait"))
-    monkeypatch.setattr("conresnet.inference.progress.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr("conresnet.inference.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
     monkeypatch.setattr("conresnet.inference.sliding._WAIT", 0.0)
     model, volume = make_model(tmp_path), random_volume(grid((40, 40, 40)))
     segment(model, [volume], SegmentOptions(threads=1), Listening())

@@ -16,8 +16,8 @@ import torch
 import conresnet
 from conresnet.cli.main import main
 from conresnet.errors import Cancelled
+from conresnet.inference import Progress
 from conresnet.inference.devices import choose_backend
-from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from conresnet.errors import Cancelled
+from conresnet.inference import Progress, Tracker
 from conresnet.inference.devices import ForwardMonitor
-from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.segmentation import segment
 from conresnet.networks import build_network
 from conresnet.request import SegmentOptions

@@ -13,9 +13,9 @@ from torch import nn
 from conresnet import load_network
 from conresnet.images.files import read_volume
 from conresnet.images.preparation import prepare
+from conresnet.inference import Progress, Tracker
 from conresnet.inference.devices import Backend
 from conresnet.inference.labels import FoundSegments
-from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.segmentation import load_model
 from conresnet.inference.sliding import Passes
 from conresnet.inference.windows import Tiling, fitted_windows
