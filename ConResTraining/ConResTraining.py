@@ -20,7 +20,7 @@ from slicer.util import VTKObservationMixin
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet_training.data import DataSet, read_data_set
-from conresnet_training.runs.state import Progress
+from conresnet_training.runs import Progress
 from ConResSegmentationLib.Diagnostics import copyReport, makeVolume, notTested, slicerVersion, withoutNames
 from ConResSegmentationLib.Models import isPackage
 from ConResSegmentationLib.Processes import ChildProcess

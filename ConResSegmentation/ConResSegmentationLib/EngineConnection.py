@@ -17,7 +17,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.worker.protocol import (
+from conresnet.worker import (
     BLOCK_BYTES,
     PROTOCOL,
     BlockWriter,

@@ -33,7 +33,7 @@ from conresnet.package import ModelDescription, ModelPackage, read_package
 from conresnet.package.description import DESCRIPTION_FILE
 from conresnet.package.store import read_model
 from conresnet.request import SegmentRequest
-from conresnet.worker.protocol import MODELS_FOLDER, BlockWriter
+from conresnet.worker import MODELS_FOLDER, BlockWriter
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch, callLater

@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 import conresnet
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
-from conresnet.worker.protocol import PROTOCOL
+from conresnet.worker import PROTOCOL
 
 from .Processes import (
     ChildProcess,
@@ -144,7 +144,7 @@ class EngineServer:
     """A server that the engine can run on, reached with the system's own ssh.
 
     There is no service on the server: ssh authenticates the user, and the engine runs with that user's permissions. The
-    worker is the same program as on this computer, but files are sent through its pipe (`conresnet.worker.protocol`).
+    worker is the same program as on this computer, but files are sent through its pipe (`conresnet.worker`).
     Voxels, grids, options and, unless the server has the same version, the model are sent; names and paths are not.
 
     Args:

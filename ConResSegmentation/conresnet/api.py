@@ -37,7 +37,7 @@ from conresnet.inference.segmentation import segment as segment_volumes
 from conresnet.package import ModelPackage
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.results.folder import (
+from conresnet.results import (
     PAGE_FILE,
     REPORT_FILE,
     REVIEW_FILE,
@@ -234,7 +234,7 @@ class Result:
         requested, review.csv, statistics.csv and report.html.
 
         With ``overwrite``, an earlier run's results in the folder are replaced. Raises UserError as
-        ``conresnet.results.folder.filling``; the folder is unchanged then.
+        ``conresnet.results.filling``; the folder is unchanged then.
         """
         if folder == "":
             # As a path, it would be the working directory.

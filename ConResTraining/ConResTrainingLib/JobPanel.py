@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet_training.runs.state import Progress, can_begin_in
+from conresnet_training.runs import Progress, can_begin_in
 from ConResSegmentationLib.Widgets import (
     EditedPath,
     errorSentence,

@@ -11,7 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from conresnet_training.runs.state import Progress
+from conresnet_training.runs import Progress
 from ConResSegmentationLib.Widgets import ViewLayout
 
 CURVES_ATTRIBUTE = "ConResNet.Curves"

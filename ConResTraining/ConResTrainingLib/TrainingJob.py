@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet_training.runs.state import (
+from conresnet_training.runs import (
     CHECKPOINTS_FOLDER,
     CROSSVAL_FILE,
     PLAN_FILE,

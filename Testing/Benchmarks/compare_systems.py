@@ -190,8 +190,7 @@ class Bench:
 
     def _evaluated_folds(self, row) -> list[int]:
         """The folds of the runs in the row's evaluation; empty if there is none or it is incomplete."""
-        from conresnet_training.evaluation import read_evaluation
-        from conresnet_training.evaluation.results import JSON_FILE
+        from conresnet_training.evaluation import JSON_FILE, read_evaluation
 
         file = self.output / row.name / EVALUATION / JSON_FILE
         return [entry["fold"] for entry in read_evaluation(file).made_by] if file.exists() else []

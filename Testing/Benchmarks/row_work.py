@@ -89,7 +89,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from conresnet.package import write_package
     from conresnet.request import SegmentOptions
     from conresnet_training.data import read_data_set
-    from conresnet_training.evaluation.results import write_json
+    from conresnet_training.evaluation import write_json
     from conresnet_training.runs.packing import pack_runs
     from conresnet_training.runs.run import held_out_of_run
 

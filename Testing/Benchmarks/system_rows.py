@@ -20,8 +20,8 @@ from conresnet_training.planning.plan import Plan, with_settings
 from conresnet_training.planning.planner import labeled_masks
 from conresnet_training.planning.systems import SYSTEMS, Frame, cataloged
 from conresnet_training.reporting import segment_color
+from conresnet_training.runs import PROGRESS_FILE, Progress, read_progress
 from conresnet_training.runs.run import PLAN_FILE, Run, open_run, start_run
-from conresnet_training.runs.state import PROGRESS_FILE, Progress, read_progress
 from conresnet_training.training.network import steps_of_run
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"

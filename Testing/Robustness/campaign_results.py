@@ -12,7 +12,7 @@ from robustness import Outcome, Trial, campaign
 
 from conresnet.images.files import write_volume
 from conresnet.request import SegmentOptions
-from conresnet.results.folder import REPORT_FILE, check_replaceable, filling, result_files
+from conresnet.results import REPORT_FILE, check_replaceable, filling, result_files
 from engine.volumes import grid, random_volume
 
 PRELOADED = ("conresnet.cli.main", "conresnet.inference.segmentation", "conresnet.images.files")

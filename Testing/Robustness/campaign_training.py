@@ -19,8 +19,8 @@ import yaml
 from mutations import NUMBERS, damaged_bytes, damaged_lines
 from robustness import Outcome, Trial, campaign
 
+from conresnet_training.runs import FOLD_FILE, PLAN_FILE, PROGRESS_FILE, can_begin_in, read_progress
 from conresnet_training.runs.run import PREPARED_FOLDER
-from conresnet_training.runs.state import FOLD_FILE, PLAN_FILE, PROGRESS_FILE, can_begin_in, read_progress
 from training.broken_runs import assert_same, curve
 from training.data_folders import decathlon
 from training.tiny_plan import write_tiny_plan

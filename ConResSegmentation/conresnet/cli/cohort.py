@@ -55,7 +55,7 @@ from conresnet.images.files import check_existence
 from conresnet.images.roi import roi_from_text
 from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
-from conresnet.results.folder import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
+from conresnet.results import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
 from conresnet.results.review import ALL, read_ranking
 
 if TYPE_CHECKING:

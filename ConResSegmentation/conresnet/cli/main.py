@@ -89,7 +89,7 @@ def worker(remote: bool) -> int:
     """Serve requests on standard input until it closes.
 
     This is for programs: they write requests and read events, one JSON object per line, as described in
-    conresnet.worker.protocol.
+    conresnet.worker.
     """
     from conresnet.worker.server import serve
 

@@ -24,7 +24,7 @@ from conresnet.messages import sentence
 from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions, check_backend
-from conresnet.results.folder import check_replaceable, check_writable
+from conresnet.results import check_replaceable, check_writable
 from conresnet.systems import check_system
 
 if TYPE_CHECKING:

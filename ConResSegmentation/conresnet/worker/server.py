@@ -28,7 +28,7 @@ from conresnet.inference import Progress
 from conresnet.needs import find_packages
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest
-from conresnet.worker.protocol import (
+from conresnet.worker import (
     MODELS_FOLDER,
     PROTOCOL,
     EventWriter,

@@ -8,7 +8,7 @@ import click
 
 from conresnet.errors import UserError
 from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
-from conresnet_training.runs.state import CROSSVAL_FILE, NO_FOLD
+from conresnet_training.runs import CROSSVAL_FILE, NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
 steps_option = click.option(
@@ -119,7 +119,7 @@ def resume(run: Path, data: Path | None, most_steps: int | None, device: str, de
 def stop(run: Path) -> None:
     """Ask the run or cross-validation in the folder RUN to stop after the current step, with a checkpoint."""
     from conresnet_training.reporting import echo
-    from conresnet_training.runs.state import ask_to_stop
+    from conresnet_training.runs import ask_to_stop
 
     elsewhere = ask_to_stop(run)
     echo(f"Stopping {run} after the current step; a checkpoint will be saved.", err=True)
@@ -179,7 +179,7 @@ def crossval(
     is 2 if some cases could not be measured.
     """
     from conresnet.inference.devices import device_of_process
-    from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE
+    from conresnet_training.evaluation import EVALUATION_FOLDER, PAGE_FILE
     from conresnet_training.evaluation.runs import evaluate_runs
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.reporting import echo
@@ -244,7 +244,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     (mL). The exit status is 2 if some cases could not be measured.
     """
     from conresnet_training.data import read_data_set
-    from conresnet_training.evaluation.results import EVALUATION_FOLDER, PAGE_FILE
+    from conresnet_training.evaluation import EVALUATION_FOLDER, PAGE_FILE
     from conresnet_training.evaluation.runs import evaluate_predictions, evaluate_runs, open_runs
 
     if not folder.is_dir():
@@ -284,8 +284,7 @@ def _report_evaluation(evaluation: Any, place: Path, done: str) -> int:
         place: the page of the results.
         done: "Measured", or what was done besides.
     """
-    from conresnet_training.evaluation import summary_table
-    from conresnet_training.evaluation.results import remarks
+    from conresnet_training.evaluation import remarks, summary_table
     from conresnet_training.reporting import case_count, echo, listed
 
     echo(summary_table(evaluation.summary))
@@ -314,14 +313,13 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     evaluated. Only cases that both have are compared. The table shows the mean difference, its 95% bootstrap interval
     over cases, and the p value of Wilcoxon's signed-rank test.
     """
-    from conresnet_training.evaluation import read_evaluation
+    from conresnet_training.evaluation import read_evaluation, remarks
     from conresnet_training.evaluation.comparison import (
         check_comparison_path,
         compare_evaluations,
         comparison_table,
         write_comparison,
     )
-    from conresnet_training.evaluation.results import remarks
     from conresnet_training.reporting import case_count, echo, listed
 
     if output:
@@ -413,7 +411,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     """
     from conresnet.package import write_package
     from conresnet.package.store import check_replaceable, read_model
-    from conresnet.results.folder import check_writable
+    from conresnet.results import check_writable
     from conresnet.results.review import RANKING_FILE
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file

@@ -16,7 +16,7 @@ from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.package.description import ModelDescription
-from conresnet.results.folder import image_files
+from conresnet.results import image_files
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import (
     OVERSAMPLING,

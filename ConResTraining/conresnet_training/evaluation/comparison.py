@@ -11,8 +11,7 @@ import numpy as np
 from scipy import stats
 
 from conresnet.errors import UserError
-from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
-from conresnet_training.evaluation.results import (
+from conresnet_training.evaluation import (
     AVERAGED,
     OVERALL,
     Cases,
@@ -22,6 +21,7 @@ from conresnet_training.evaluation.results import (
     text_table,
     write_json,
 )
+from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.reporting import listed
 
 # Volumes are rounded when they are written.

@@ -15,8 +15,7 @@ from conresnet.images.files import read_image
 from conresnet.images.grid import Volume, bounding_box, grown, reordering, whole_box
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import read_label
-from conresnet_training.evaluation.metrics import METRICS, VOLUME, SegmentValues, crossing
-from conresnet_training.evaluation.results import (
+from conresnet_training.evaluation import (
     OVERALL,
     PAGE_FILE,
     Cases,
@@ -26,6 +25,7 @@ from conresnet_training.evaluation.results import (
     summary_cells,
     write_tables,
 )
+from conresnet_training.evaluation.metrics import METRICS, VOLUME, SegmentValues, crossing
 from conresnet_training.reporting import listed
 from conresnet_training.reporting.drawing import (
     INK,

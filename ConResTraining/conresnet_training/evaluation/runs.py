@@ -18,13 +18,14 @@ from conresnet.package import ModelDescription, ModelPackage, write_package
 from conresnet.package.reader import MAY_HAVE_LEARNED, held_out_cases, read_metrics
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.results.folder import SEGMENTATION_FILE
+from conresnet.results import SEGMENTATION_FILE
 from conresnet.results.review import Ranking
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.data_set import ENDINGS
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expected, on_image_grid, whole_labels
 from conresnet_training.data.preparation import file_stem, read_case, read_reference
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
+from conresnet_training.evaluation import Evaluation
 from conresnet_training.evaluation.metrics import (
     compare_label_maps,
     crossing,
@@ -32,7 +33,6 @@ from conresnet_training.evaluation.metrics import (
     values_of_model,
 )
 from conresnet_training.evaluation.report import Measured, write_results
-from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.review_fit import ReviewSamples
 from conresnet_training.reporting import case_count, listed, progress_bar, segment_color
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs

@@ -20,6 +20,16 @@ from conresnet_training.data import DataSet
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import listed
+from conresnet_training.runs import (
+    CROSSVAL_FILE,
+    FOLD_FILE,
+    PLAN_FILE,
+    PROGRESS_FILE,
+    ask_to_stop,
+    has_checkpoint,
+    read_progress,
+    sole_process,
+)
 from conresnet_training.runs.run import (
     MOST_NAMED,
     Run,
@@ -32,16 +42,6 @@ from conresnet_training.runs.run import (
     open_run,
     split,
     start_run,
-)
-from conresnet_training.runs.state import (
-    CROSSVAL_FILE,
-    FOLD_FILE,
-    PLAN_FILE,
-    PROGRESS_FILE,
-    ask_to_stop,
-    has_checkpoint,
-    read_progress,
-    sole_process,
 )
 from conresnet_training.training.network import steps_of_run
 from conresnet_training.training.processes import PARENT_VARIABLE, STOPPED, STOPPED_ELSEWHERE, StopWatch

@@ -13,13 +13,13 @@ from conresnet.package.description import CARD_FILE, describe_new
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_package_path
-from conresnet.results.folder import check_writable
+from conresnet.results import check_writable
 from conresnet.results.review import RANKING_FILE
 from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
+from conresnet_training.evaluation import Evaluation, name_of_fold, remarks, summary_cells, unfinished
 from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import picture_of
-from conresnet_training.evaluation.results import Evaluation, name_of_fold, remarks, summary_cells, unfinished
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
 from conresnet_training.evaluation.runs import check_held_out, measure_runs
 from conresnet_training.reporting import case_count, listed

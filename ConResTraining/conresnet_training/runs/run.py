@@ -28,7 +28,7 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import backend_command, listed, product
-from conresnet_training.runs.state import (
+from conresnet_training.runs import (
     CHECKPOINTS_FOLDER,
     CROSSVAL_FILE,
     FOLD_FILE,

@@ -79,7 +79,7 @@ class TrainingLoop:
         fabric: Lightning's, launched.
         cases: for each stage.
         checkpoint: where to continue.
-        report: receives the run's events, see ``conresnet_training.runs.state``.
+        report: receives the run's events, see ``conresnet_training.runs``.
         stop: reports whether this process was asked to stop.
         split: names of the cases, which each checkpoint records; see ``conresnet_training.runs.run``.
     """

@@ -28,8 +28,8 @@ from conresnet.errors import UserError
 from conresnet.inference.devices import Backend, choose_backend
 from conresnet.inference.windows import MULTIPLE
 from conresnet_training.reporting import product
+from conresnet_training.runs import STOP_FILE
 from conresnet_training.runs.run import Run
-from conresnet_training.runs.state import STOP_FILE
 from conresnet_training.training.network import coarsest_step, stages_of
 
 # Lightning's names of the engine's precisions.
@@ -116,7 +116,7 @@ def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int =
 
 
 def process_facts(fabric: Fabric) -> dict:
-    """What the event "started" says of this process, see ``conresnet_training.runs.state``."""
+    """What the event "started" says of this process, see ``conresnet_training.runs``."""
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {

@@ -34,6 +34,7 @@ from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.planning.memory import check_memory
 from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting import listed
+from conresnet_training.runs import FIGURES, PROGRESS_FILE, ProgressWriter, sole_process
 from conresnet_training.runs.run import (
     PREPARED_FOLDER,
     Run,
@@ -47,7 +48,6 @@ from conresnet_training.runs.run import (
     read_latest_checkpoint,
     start_run,
 )
-from conresnet_training.runs.state import FIGURES, PROGRESS_FILE, ProgressWriter, sole_process
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
 from conresnet_training.training.network import SegmentationTraining, begin_with, steps_of_run
 from conresnet_training.training.processes import (
@@ -370,7 +370,7 @@ class SilentReports:
 
 
 class Reports(SilentReports):
-    """Writes and shows each event of ``conresnet_training.runs.state``."""
+    """Writes and shows each event of ``conresnet_training.runs``."""
 
     def __init__(self, run: Run):
         self._path = run.folder / PROGRESS_FILE

@@ -11,11 +11,10 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.data import read_data_set
-from conresnet_training.evaluation import Evaluation, read_evaluation
-from conresnet_training.evaluation.results import COLUMNS, write_tables
+from conresnet_training.evaluation import COLUMNS, Evaluation, read_evaluation, write_tables
 from conresnet_training.planning.plan import Synthesis, read_plan, with_settings
+from conresnet_training.runs import PROGRESS_FILE, ProgressWriter
 from conresnet_training.runs.run import start_run
-from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
 from training.data_folders import brats
 from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run

@@ -26,7 +26,7 @@ CORE = [
     "conresnet.intensity",
     "conresnet.package.store",
     "conresnet.package",
-    "conresnet.worker.protocol",
+    "conresnet.worker",
     "conresnet.images.roi",
 ]
 # Libraries that only the processes of the engine and the training backend load, never Slicer's process.

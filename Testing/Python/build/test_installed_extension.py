@@ -22,7 +22,7 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-import conresnet.images.geometry, conresnet.package.store, conresnet.package, conresnet.worker.protocol
+import conresnet.images.geometry, conresnet.package.store, conresnet.package, conresnet.worker
 print(conresnet.__file__)
 print(sorted(entry.name for entry in conresnet.package.store.list_models()))
 """

@@ -23,7 +23,7 @@ from conresnet.errors import UserError
 from conresnet.files import OwnedFolder
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.results.folder import PREFIX
+from conresnet.results import PREFIX
 from engine.cohort_runs import IMAGES, command, run_cohort, running_scheduler, table
 
 

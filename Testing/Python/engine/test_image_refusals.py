@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from conresnet.errors import UserError
 from conresnet.images.files import read_channels, read_image
 from conresnet.images.grid import Grid, Volume, check_volume
-from conresnet.results.folder import image_state
+from conresnet.results import image_state
 from engine.image_cases import ramp, refused, save_nifti, write_with_itk
 from engine.volumes import grid, random_volume
 

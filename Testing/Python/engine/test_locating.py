@@ -17,7 +17,7 @@ from conresnet.cli.cases import ListedCase
 from conresnet.errors import UserError
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
-from conresnet.inference.progress import Progress
+from conresnet.inference import Progress
 from conresnet.inference.segmentation import LoadedModel, WarmModel, load_model, segment
 from conresnet.package import ModelPackage, parse_description, read_package, write_package
 from conresnet.request import SegmentOptions

@@ -11,10 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from conresnet import results as result_folder
 from conresnet.errors import UserError
 from conresnet.request import SegmentOptions
-from conresnet.results import folder as result_folder
-from conresnet.results.folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling, image_state
+from conresnet.results import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling, image_state
 
 REPORT = {"conresnet": "0.1.0", "model": {"name": "m"}, "volumes_ml": {}}
 

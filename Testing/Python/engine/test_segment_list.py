@@ -101,7 +101,7 @@ def test_image_of_another_case_is_never_replaced(capsys, tmp_path, model, image)
 
 
 def test_unwritable_folder_fails_only_one_case(capsys, tmp_path, model, image, monkeypatch):
-    from conresnet.results import folder as result_folder
+    from conresnet import results as result_folder
 
     def closed(folder, *arguments):
         if folder.name == "a":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from conresnet_training.runs.state import PROGRESS_FILE, read_progress
+from conresnet_training.runs import PROGRESS_FILE, read_progress
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import torch
 
 from conresnet_training.cli.main import main
 from conresnet_training.data import preparation
+from conresnet_training.runs import ProgressWriter
 from conresnet_training.runs import run as run_folder
-from conresnet_training.runs.state import ProgressWriter
 from conresnet_training.training import loop, trainer, validation
 
 

@@ -7,7 +7,7 @@ import torch
 
 from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs import run as run_folder
-from conresnet_training.runs import state
+from conresnet_training.runs import sole_process
 from training.commands import message_of, refused, run_command
 from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run, small_plan
@@ -157,7 +157,7 @@ def test_run_killed_during_start_does_not_block_its_folder(data_set, tmp_path, m
     (folder / ".part-123-running.json").touch()
     assert run_folder.start_run(plan, folder, 2).folder == folder
     assert run_folder.open_run(folder).fold == 2
-    with state.sole_process(folder):
+    with sole_process(folder):
         assert not list(folder.glob(".part-*"))
 
 

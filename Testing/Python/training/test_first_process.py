@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from conresnet_training.planning.plan import read_plan
+from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import start_run
-from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from training.commands import message_of
 from training.tiny_plan import write_tiny_plan
 

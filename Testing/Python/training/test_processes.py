@@ -19,9 +19,9 @@ from conresnet.errors import UserError
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
+from conresnet_training.runs import PROGRESS_FILE, ProgressWriter, ask_to_stop, read_progress, running_process
 from conresnet_training.runs.cross_validation import Fold, check_same_cases, open_folds
 from conresnet_training.runs.run import start_run
-from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, ask_to_stop, read_progress, running_process
 from conresnet_training.training.trainer import as_user_error
 from training.broken_runs import checkpoint
 from training.commands import message_of, refused, run_command

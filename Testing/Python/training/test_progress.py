@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from conresnet_training.runs.state import ProgressReader, ProgressWriter, read_progress
+from conresnet_training.runs import ProgressReader, ProgressWriter, read_progress
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_line_without_required_fields_is_skipped(path, line):
 
 def test_progress_can_be_read_in_slicers_python():
     """Without torch and the backend's other packages."""
-    code = "import sys, conresnet_training.runs.state; print(*sorted(sys.modules))"
+    code = "import sys, conresnet_training.runs; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pydantic", "yaml", "lightning_fabric", "monai"} & set(loaded)

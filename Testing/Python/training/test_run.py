@@ -17,8 +17,8 @@ from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import make_plan
+from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run, check_fits_data, check_target_names
-from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.processes import _precision, make_fabric
 from training.broken_runs import checkpoint

@@ -11,9 +11,9 @@ from conresnet.networks.resdsn import ResDSN
 from conresnet.package import write_package
 from conresnet.systems.predictors import load_network
 from conresnet_training.planning.plan import read_plan, with_settings
+from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run, open_run, start_run
-from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.network import SegmentationTraining, stages_of, steps_of_run
 from conresnet_training.training.trainer import fit

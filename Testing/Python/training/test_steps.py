@@ -7,8 +7,8 @@ from lightning_fabric.plugins import MixedPrecision
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from conresnet_training.planning.plan import Plan, read_plan
+from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run
-from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.loop import STEPS_BETWEEN_POINTS, StageCases, TrainingLoop
 from conresnet_training.training.network import SegmentationTraining

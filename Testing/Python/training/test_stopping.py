@@ -21,8 +21,7 @@ import yaml
 from conresnet.errors import UserError
 from conresnet_training.data import samples
 from conresnet_training.planning.plan import read_plan, with_settings
-from conresnet_training.runs.run import Run, start_run
-from conresnet_training.runs.state import (
+from conresnet_training.runs import (
     PROGRESS_FILE,
     RUNNING_FILE,
     STOP_FILE,
@@ -31,6 +30,7 @@ from conresnet_training.runs.state import (
     running_process,
     sole_process,
 )
+from conresnet_training.runs.run import Run, start_run
 from conresnet_training.training import loop, trainer, validation
 from conresnet_training.training.processes import PARENT_VARIABLE, StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
@@ -209,7 +209,7 @@ def test_signals_of_job_schedulers_have_their_own_status(tmp_path, default_signa
 
 def test_lock_of_a_killed_process_is_free_even_if_its_pid_is_reused(tmp_path):
     code = (
-        "import os, pathlib, sys; from conresnet_training.runs.state import sole_process\n"
+        "import os, pathlib, sys; from conresnet_training.runs import sole_process\n"
         "with sole_process(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

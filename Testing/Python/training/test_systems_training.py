@@ -11,7 +11,7 @@ from conresnet.images.files import read_volume
 from conresnet.package import read_package
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.planning.systems import SYSTEMS
-from conresnet_training.runs.state import PROGRESS_FILE, read_progress
+from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.training.network import SegmentationTraining
 from training.commands import run_command
 from training.data_folders import brats

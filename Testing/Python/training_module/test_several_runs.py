@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from conresnet_training.evaluation.results import Evaluation, write_tables
-from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
+from conresnet_training.evaluation import Evaluation, write_tables
+from conresnet_training.runs import PROGRESS_FILE, ProgressWriter
 from module.models import write_four_channels
 from slicer_host import dialogs
 from training_module.test_training_run import script_as_python

@@ -10,7 +10,7 @@ import pytest
 import slicer
 import vtk
 
-from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
+from conresnet_training.runs import PROGRESS_FILE, ProgressWriter
 from training_module.training_driver import TrainingDriver
 
 

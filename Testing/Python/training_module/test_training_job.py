@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PySide6 import QtCore, QtTest
 
-from conresnet_training.runs.state import PROGRESS_FILE, RUNNING_FILE, ProgressWriter
+from conresnet_training.runs import PROGRESS_FILE, RUNNING_FILE, ProgressWriter
 from training_module.training_driver import TrainingDriver
 
 STARTED = {"step": 0, "steps": 100, "host": "cluster-7", "pid": 4, "segments": ["A"], "device": "cuda", "fold": 0}

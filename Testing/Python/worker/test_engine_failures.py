@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.worker.protocol import remove_session
+from conresnet.worker import remove_session
 from ConResSegmentationLib.EngineProcess import EngineError, EngineProcess
 from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, NO_FILES, engine_environment, is_alive, wait_until

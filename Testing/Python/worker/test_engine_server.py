@@ -22,7 +22,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.package import read_package
 from conresnet.package.store import SHIPPED_FOLDER, write_package
 from conresnet.request import SegmentOptions, SegmentRequest
-from conresnet.worker.protocol import write_block
+from conresnet.worker import write_block
 from ConResSegmentationLib.EngineConnection import EngineConnection, EngineResult
 from ConResSegmentationLib.EngineProcess import sendModels
 from ConResSegmentationLib.EnginePython import EngineServer

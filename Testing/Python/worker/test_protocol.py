@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conresnet.worker.protocol import LineSplitter, ProtocolError, decode, encode
+from conresnet.worker import LineSplitter, ProtocolError, decode, encode
 
 texts = st.text(max_size=20)
 messages = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts), max_size=5)

@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from conresnet.files import LOCK_FILE
-from conresnet.worker.protocol import SessionFolder, remove_abandoned_sessions, remove_session
+from conresnet.worker import SessionFolder, remove_abandoned_sessions, remove_session
 from worker.client import engine_environment
 
-_HOLD = (
-    "import sys; from conresnet.worker.protocol import SessionFolder as S; s = S(sys.argv[1]); "
-    "print(s.path, flush=True)"
-)
+_HOLD = "import sys; from conresnet.worker import SessionFolder as S; s = S(sys.argv[1]); print(s.path, flush=True)"
 
 
 def folder_of_a_killed_process(parent: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from conresnet import __version__
 from conresnet.files import LOCK_FILE
-from conresnet.worker.protocol import PROTOCOL
+from conresnet.worker import PROTOCOL
 from worker.client import FAKE, NO_FILES, Client, running, wait_until
 
 

@@ -56,7 +56,7 @@ def test_signal_ends_worker(client: Client, image: np.ndarray, number: int) -> N
 HOLDING_THE_LOCK = """
 import os, signal, sys, threading, time
 from conresnet.worker import server
-from conresnet.worker.protocol import SessionFolder
+from conresnet.worker import SessionFolder
 from conresnet.worker.server import Job
 
 session = SessionFolder(sys.argv[1])
