@@ -22,19 +22,18 @@ from ConResSegmentationLib import (
     ResultOrigin,
     ResultParts,
     ResultSegmentation,
+    SceneInputs,
 )
 from ConResSegmentationLib.BatchPanel import BatchPanel
-from ConResSegmentationLib.CheckpointImport import CheckpointImport, importAsking
+from ConResSegmentationLib.CheckpointImport import CheckpointImport
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.Map3DPanel import Map3DPanel
 from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
-from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
 from ConResSegmentationLib.ReviewPanel import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunPanel
-from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel, roiInput
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
     RunWaiter,
@@ -94,12 +93,12 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.logic = ConResSegmentationLogic()
         inputs = ui.inputsCollapsibleButton
         self.modelPanel = ModelPanel(inputs, self._onModelChosen, self._onCheckpoint)
-        self.channels = ChannelSelectors(inputs.layout(), 4, ui.exampleButton, self._onChannelsChosen)
+        self.channels = SceneInputs.ChannelSelectors(inputs.layout(), 4, ui.exampleButton, self._onChannelsChosen)
         self.loadPanel = Loading.LoadPanel(
             uiWidget, ui.loadButton, ui.exampleButton, self._onLoaded, self.modelPanel.install
         )
         self.mapChooser = MapChooser(ui.mapsButton, self._onMapsChosen)
-        self.roiPanel = ROIPanel(
+        self.roiPanel = SceneInputs.ROIPanel(
             ui.regionSelector, ui.regionHintLabel, lambda: (self.modelPanel.description, self.channels.firstNode)
         )
         stayNarrow(ui.segmentationSelector)
@@ -224,7 +223,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         node.parameterNode.Modified()
         self.setParameterNode(node)
 
-    def setParameterNode(self, parameterNode: ConResSegmentationParameterNode | None) -> None:
+    def setParameterNode(self, parameterNode: SceneInputs.ConResSegmentationParameterNode | None) -> None:
         """Show and observe the choices of a parameter node; None for none."""
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
@@ -246,8 +245,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._chooseModel(self.modelPanel.select(name), list(self._parameterNode.channels) if isSame else [])
 
     def _onCheckpoint(self, path: str) -> None:
-        """Import a checkpoint by the paper's authors, after asking what it does not say."""
-        importAsking(Path(path), self.runPanel, self.logic.importCheckpoint, self.modelPanel.install)
+        """Import a checkpoint by the paper's authors: read it, and ask for what it does not contain."""
+        if self.runPanel.isFree():
+            arguments = path, None, self.runPanel, self.modelPanel.install
+            self.runPanel.launch(lambda: lambda: self.logic.importCheckpoint(*arguments), usesScene=False)
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self.modelPanel.description.inputs if self.modelPanel.description else ())
@@ -319,7 +320,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     # Running
 
     def _task(self) -> SegmentationTask:
-        """What to segment, as chosen in the panel."""
         node = self.logic.getParameterNode()
         # A user who has chosen no map although there were some does not want one over the next result either.
         hasMaps = bool(node.segmentation and ResultParts.mapNodes(node.segmentation))
@@ -341,9 +341,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         return SegmentationTask(
             model=str(choice.path),
             volumeNodes=volumeNodes,
-            roi=roiInput(node.region) if node.region else None,
+            roi=SceneInputs.roiInput(node.region) if node.region else None,
             segmentationNode=segmentationNode,
-            options=engineOptions(node, self.modelPanel.maps),
+            options=SceneInputs.engineOptions(node, self.modelPanel.maps),
             show3D=node.show3D,
             smoothing=node.smoothing,
             digest=digest_with_locator(choice.path),
@@ -387,7 +387,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         text = Diagnostics.report(
             self.logic.engine,
             self.modelPanel.nameAndVersion or self.modelPanel.problem,
-            vars(engineOptions(self.logic.getParameterNode(), self.modelPanel.maps)),
+            vars(SceneInputs.engineOptions(self.logic.getParameterNode(), self.modelPanel.maps)),
             self.ui.logTextEdit.toPlainText(),
             self._namesSegmented,
         )
@@ -405,10 +405,9 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.enginePython = EnginePython()
         self.engine = EngineProcess(self.enginePython.launch)
-        self.sceneChoices = SceneChoices()
+        self.sceneChoices = SceneInputs.SceneChoices()
 
-    def getParameterNode(self) -> ConResSegmentationParameterNode:
-        """The choices of this scene."""
+    def getParameterNode(self) -> SceneInputs.ConResSegmentationParameterNode:
         return self.sceneChoices.of(super().getParameterNode())
 
     def install(self, package: str) -> str:

@@ -19,7 +19,8 @@ from slicer.util import VTKObservationMixin
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet_training.data import DataSet, read_data_set
+from conresnet_training.data import DataSet
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.runs import Progress
 from ConResSegmentationLib.Diagnostics import copyReport, makeVolume, notTested, slicerVersion, withoutNames
 from ConResSegmentationLib.Models import isPackage

@@ -134,18 +134,6 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def importAsking(path: Path, control, start: Callable, install: Callable[[str], str]) -> None:
-    """Import a checkpoint by the paper's authors: read it, and ask for what it does not contain.
-
-    Args:
-        control: launches the import if nothing else is running, and follows it.
-        start: starts it; called with the file's path, no settings, ``control`` and ``install``.
-        install: see `CheckpointImport`.
-    """
-    if control.isFree():
-        control.launch(lambda: lambda: start(str(path), None, control, install), usesScene=False)
-
-
 class CheckpointImport:
     """Converts a checkpoint in a process of the engine's Python, and installs the model package.
 

@@ -16,7 +16,7 @@ from conresnet.images.grid import box_of_flags
 from conresnet.package.maps import MAPS
 
 from . import ResultParts, ResultSegmentation
-from .ParameterNode import Map3D
+from .SceneInputs import Map3D
 from .Widgets import nameOf
 
 PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"

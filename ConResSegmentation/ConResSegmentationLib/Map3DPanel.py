@@ -20,7 +20,7 @@ from .Map3D import (
     shows,
     style,
 )
-from .ParameterNode import Map3D
+from .SceneInputs import Map3D
 from .Widgets import WorkInSteps, offer, singleShotTimer
 
 _MILLISECONDS_AFTER_LAST_MOVE = 200

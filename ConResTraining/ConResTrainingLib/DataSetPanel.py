@@ -11,7 +11,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet_training.data import LAYOUTS, DataSet, read_data_set
+from conresnet_training.data import LAYOUTS, DataSet
+from conresnet_training.data.layouts import read_data_set
 from ConResSegmentationLib.Widgets import EditedPath, errorSentence, openFile, pathIn, say, textItem
 
 from .Backend import Backend, BackendTask

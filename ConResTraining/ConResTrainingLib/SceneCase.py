@@ -17,7 +17,7 @@ from conresnet.errors import UserError
 from conresnet.files import replacing, write_error, write_text
 from conresnet.images.grid import LPS_TO_RAS, Grid
 from conresnet.package.description import Input
-from conresnet_training.data.data_set import (
+from conresnet_training.data import (
     ENDINGS,
     FILE_NAME,
     DataSet,

@@ -24,7 +24,7 @@ def measure(data: Path, model: str) -> None:
     """Segment the cases of DATA that the model never saw, unchanged and at half the resolution."""
     from conresnet.inference.segmentation import load_model
     from conresnet.package.reader import held_out_cases
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
 
     loaded = load_model(model)
     held_out = held_out_cases(loaded.package)

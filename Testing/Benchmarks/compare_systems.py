@@ -86,7 +86,7 @@ def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_ca
 
     from conresnet.errors import UserError
     from conresnet.networks import NETWORKS
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 
     NETWORKS.classes.update(PEERS)
@@ -163,7 +163,7 @@ class Bench:
         from comparison_results import Comparison, Result
         from system_rows import late_rise
 
-        from conresnet_training.data import read_data_set
+        from conresnet_training.data.layouts import read_data_set
         from conresnet_training.evaluation import read_evaluation
 
         results = []

@@ -55,7 +55,7 @@ def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
     measured.
     """
     from conresnet.files import make_folder
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.evaluation.report import write_results
     from conresnet_training.evaluation.runs import SEGMENTATIONS, measure_predictions, measure_runs
     from conresnet_training.planning.plan import read_plan
@@ -88,7 +88,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from conresnet.networks import build_network
     from conresnet.package import write_package
     from conresnet.request import SegmentOptions
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.evaluation import write_json
     from conresnet_training.runs.packing import pack_runs
     from conresnet_training.runs.run import held_out_of_run

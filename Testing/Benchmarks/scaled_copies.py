@@ -29,7 +29,7 @@ def measure(data: Path, model: str, scales: str) -> None:
 
     from conresnet import read_model
     from conresnet.package.reader import held_out_cases
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
 
     package = read_model(model)
     held_out = held_out_cases(package)

@@ -83,7 +83,7 @@ class Bench:
     """
 
     def __init__(self, plan_file: Path, data: Path | None, steps: int, precision: str, folder: Path):
-        from conresnet_training.data import read_data_set
+        from conresnet_training.data.layouts import read_data_set
         from conresnet_training.planning.plan import read_plan
 
         self.folder, self.runs = folder, 0

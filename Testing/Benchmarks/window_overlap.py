@@ -36,7 +36,7 @@ def measure(data, model, overlaps, windows, looks, precision, every) -> None:
     from conresnet.inference.segmentation import load_model, segment
     from conresnet.package.description import CoarseLook
     from conresnet.package.reader import held_out_cases
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
 
     torch.set_num_threads(1)
     loaded = load_model(model, "cpu", precision)

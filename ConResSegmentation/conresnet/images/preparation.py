@@ -18,8 +18,7 @@ from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Box, Volume, box_of_flags, check_volume, reordering, whole_box
 from conresnet.images.roi import BoxROI, wants_roi
 from conresnet.intensity import ignores_offset, split_steps
-from conresnet.intensity.filters import filtered
-from conresnet.intensity.fitting import apply, measure, of_slices
+from conresnet.intensity.computing import apply, filtered, measure, of_slices
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
 
@@ -122,7 +121,7 @@ class PreparedChannel:
     Args:
         image: index in `PreparedCase.images`.
         values: (S, H, W): that image itself or, if there are filters among the steps, float32 after them.
-        intensity: the other steps, fitted to ``values``, see `conresnet.intensity.fitting.measure`.
+        intensity: the other steps, fitted to ``values``, see `conresnet.intensity.computing.measure`.
     """
 
     image: int

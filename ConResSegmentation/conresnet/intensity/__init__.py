@@ -19,7 +19,7 @@ The others are functions of one voxel's value:
 VoxResNet (Chen et al., section 3.1) takes two channels per image: the image, every slice of which is normalized to zero
 mean and unit variance, and a copy that is normalized the same way after subtract_gaussian and equalize.
 
-`filters` computes a new float32 array of a whole channel. `fitting` measures a channel (cut to the ROI) once for the
+Filters compute a new float32 array of a whole channel. `computing` measures a channel (cut to the ROI) once for the
 other steps and then applies them to any block of it, so that without filters no float copy of a volume is needed.
 """
 

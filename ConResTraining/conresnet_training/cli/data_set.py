@@ -21,7 +21,7 @@ def check(data: Path, output: Path | None) -> int:
     """
     from conresnet_training.check import ERROR, WARNING, check_data_set, worst
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.reporting import case_count, echo, progress_bar
 
     data_set = read_data_set(data)
@@ -110,7 +110,7 @@ def plan(
     """
     from conresnet.errors import UserError
     from conresnet.package.store import read_model
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.planning.memory import Budget
     from conresnet_training.planning.plan import (
         check_is_plan,

@@ -243,7 +243,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and maximum, mm), and volume difference
     (mL). The exit status is 2 if some cases could not be measured.
     """
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.evaluation import EVALUATION_FOLDER, PAGE_FILE
     from conresnet_training.evaluation.runs import evaluate_predictions, evaluate_runs, open_runs
 
@@ -413,7 +413,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     from conresnet.package.store import check_replaceable, read_model
     from conresnet.results import check_writable
     from conresnet.results.review import RANKING_FILE
-    from conresnet_training.data import read_data_set
+    from conresnet_training.data.layouts import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
     from conresnet_training.evaluation.runs import fit_review
     from conresnet_training.reporting import echo

@@ -31,7 +31,7 @@ from typing import Any
 
 from conresnet.errors import UserError
 from conresnet.messages import printable
-from conresnet_training.data.data_set import (
+from conresnet_training.data import (
     FEWEST_FOLDS,
     FILE_NAME,
     MOST_NAMED,

@@ -20,8 +20,7 @@ from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.results import SEGMENTATION_FILE
 from conresnet.results.review import Ranking
-from conresnet_training.data import Case, DataSet
-from conresnet_training.data.data_set import ENDINGS
+from conresnet_training.data import ENDINGS, Case, DataSet
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expected, on_image_grid, whole_labels
 from conresnet_training.data.preparation import file_stem, read_case, read_reference
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of

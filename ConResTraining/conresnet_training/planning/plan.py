@@ -15,7 +15,7 @@ from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
-from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
+from conresnet_training.data import FEWEST_FOLDS, USUAL_FOLDS
 from conresnet_training.planning.yaml_text import decoded, mistake, parse_yaml, yaml_text
 from conresnet_training.reporting import shortened
 from conresnet_training.training.losses import LossKind

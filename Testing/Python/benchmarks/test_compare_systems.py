@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import COLUMNS, Evaluation, read_evaluation, write_tables
 from conresnet_training.planning.plan import Synthesis, read_plan, with_settings
 from conresnet_training.runs import PROGRESS_FILE, ProgressWriter

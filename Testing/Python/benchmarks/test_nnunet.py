@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from training.data_folders import brats, decathlon, nnunet
 

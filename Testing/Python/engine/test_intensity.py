@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.intensity import check_steps, fitting, split_steps
+from conresnet.intensity import check_steps, computing, split_steps
 from engine.volumes import every_reordering
 
 Z_SCORE = {"step": "z_score", "over": "foreground", "outside": "zero"}
@@ -26,11 +26,11 @@ def scan(dtype=np.float32, seed=0, shape=(20, 30, 40)) -> np.ndarray:
 
 
 def run(steps, array, foreground=None, inside=None):
-    return fitting.apply(fitting.measure(steps, array, foreground, inside), array, foreground)
+    return computing.apply(computing.measure(steps, array, foreground, inside), array, foreground)
 
 
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(fitting, "_BLOCK_VOXELS", 3000)
+    monkeypatch.setattr(computing, "_BLOCK_VOXELS", 3000)
 
 
 def test_z_score_uses_foreground(monkeypatch):
@@ -51,10 +51,10 @@ def test_z_score_uses_foreground(monkeypatch):
 def test_block_matches_whole_image():
     array = scan(np.int16)
     mask = array > 40
-    fitted = json.loads(json.dumps(fitting.measure([PERCENTILES, Z_SCORE], array, mask)))
-    whole = fitting.apply(fitted, array, mask)
+    fitted = json.loads(json.dumps(computing.measure([PERCENTILES, Z_SCORE], array, mask)))
+    whole = computing.apply(fitted, array, mask)
     where = (slice(3, 9), slice(5, 25), slice(30, 40))
-    assert np.array_equal(fitting.apply(fitted, array[where], mask[where]), whole[where])
+    assert np.array_equal(computing.apply(fitted, array[where], mask[where]), whole[where])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
@@ -63,13 +63,13 @@ def test_measurement_does_not_depend_on_memory_layout(dtype, monkeypatch):
     array = scan(dtype)
     mask = array > 40
     steps = [SPARSE_TAIL, PERCENTILES, Z_SCORE]
-    expected = fitting.measure(steps, array, mask)
+    expected = computing.measure(steps, array, mask)
     for way in every_reordering():
         back = np.empty(way.view(array).shape, dtype)
         back = np.moveaxis(back, (0, 1, 2), way.axes)
         back = back[tuple(slice(None, None, -1) if flip else slice(None) for flip in way.flips)]
         back[...] = array
-        assert fitting.measure(steps, back, mask) == expected
+        assert computing.measure(steps, back, mask) == expected
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
@@ -78,7 +78,7 @@ def test_percentiles_match_numpy(dtype, low, high, monkeypatch):
     small_blocks(monkeypatch)
     array = (scan() - 50).clip(0 if dtype == np.uint8 else -100, 255).astype(dtype)
     mask = scan(seed=1) > 60
-    (fitted,) = fitting.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
+    (fitted,) = computing.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
     assert np.allclose([fitted["low"], fitted["high"]], np.percentile(array[mask], [low, high]), rtol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_percentiles_match_numpy(dtype, low, high, monkeypatch):
 )
 def test_percentiles_match_numpy_for_any_values(values, low, high):
     array = np.array(values, np.float32).reshape(-1, 1, 1)
-    (fitted,) = fitting.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
+    (fitted,) = computing.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
     expected = np.percentile(array.astype(np.float64), [low, high])
     scale = np.abs(array).max()
     assert np.allclose([fitted["low"], fitted["high"]], expected, rtol=1e-6, atol=1e-9 * scale)
@@ -113,12 +113,12 @@ def test_sparse_tail_is_cut_according_to_numpy_histogram(dtype, shift, monkeypat
 
 def test_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
     array = scan(np.int64)
-    expected = fitting.measure([SPARSE_TAIL], array)
-    monkeypatch.setattr(fitting, "_DENSE_BINS", 10)
-    assert fitting.measure([SPARSE_TAIL], array) == expected
+    expected = computing.measure([SPARSE_TAIL], array)
+    monkeypatch.setattr(computing, "_DENSE_BINS", 10)
+    assert computing.measure([SPARSE_TAIL], array) == expected
     monkeypatch.undo()
     for factor in (1_000_000_000, 1e20):  # with 1e20, bin numbers exceed int64
-        (huge,) = fitting.measure([SPARSE_TAIL], array * factor)
+        (huge,) = computing.measure([SPARSE_TAIL], array * factor)
         assert huge["high"] == pytest.approx(expected[0]["high"] * factor, rel=1e-2)
 
 
@@ -184,18 +184,18 @@ def test_each_slice_is_normalized_separately(monkeypatch):
 def test_block_gets_its_own_slices():
     array = scan(np.int16)
     mask = array > 40
-    fitted = json.loads(json.dumps(fitting.measure([PERCENTILES, SLICES], array, mask)))
-    whole = fitting.apply(fitted, array, mask)
+    fitted = json.loads(json.dumps(computing.measure([PERCENTILES, SLICES], array, mask)))
+    whole = computing.apply(fitted, array, mask)
     where = (slice(7, 12), slice(5, 25), slice(30, 40))
-    assert np.array_equal(fitting.apply(fitted, array[where], mask[where], 7), whole[where])
-    assert not np.array_equal(fitting.apply(fitted, array[where], mask[where], 6), whole[where])
+    assert np.array_equal(computing.apply(fitted, array[where], mask[where], 7), whole[where])
+    assert not np.array_equal(computing.apply(fitted, array[where], mask[where], 6), whole[where])
 
 
 def test_step_after_slice_normalization_is_measured_on_its_output(monkeypatch):
     small_blocks(monkeypatch)
     array = scan() + np.arange(20, dtype=np.float32)[:, None, None] * 1000
     mask = array % 7 > 1
-    limits = fitting.measure([SLICES, PERCENTILES], array, mask)[1]
+    limits = computing.measure([SLICES, PERCENTILES], array, mask)[1]
     values = run([SLICES], array, mask)[mask]
     assert np.allclose([limits["low"], limits["high"]], np.percentile(values, [0.5, 99.5]), rtol=1e-5)
 
@@ -242,7 +242,7 @@ def test_uncovered_voxels_are_not_measured():
     inside[:, :20] = True
     array[~inside] = 9999
     over_all = {**Z_SCORE, "over": "all", "outside": "keep"}
-    assert fitting.measure([over_all], array, None, inside) == fitting.measure([over_all], array[:, :20])
+    assert computing.measure([over_all], array, None, inside) == computing.measure([over_all], array[:, :20])
 
 
 def test_constant_image_and_empty_foreground_give_finite_values():

@@ -13,7 +13,7 @@ import slicer
 from conresnet.cli.main import main
 from conresnet.package import write_package
 from conresnet.package.store import find_model, install_model
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from engine.coarse_to_fine_cases import random_weights

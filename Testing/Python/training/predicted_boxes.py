@@ -5,7 +5,7 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation.runs import measure_predictions
 
 

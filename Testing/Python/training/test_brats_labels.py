@@ -1,6 +1,6 @@
 """Meaning of label values in BraTS folders since 2023, which may or may not follow from the case names."""
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.planner import make_plan
 from training.commands import refused

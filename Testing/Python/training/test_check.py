@@ -430,7 +430,7 @@ MANY = """
 import sys
 from pathlib import Path
 from conresnet_training.check import check_data_set
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 report = check_data_set(read_data_set(folder), folder)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.evaluation.comparison import compare_evaluations
 from conresnet_training.evaluation.runs import evaluate_predictions

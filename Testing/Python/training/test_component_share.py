@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conresnet.systems.coarse_to_fine import spared_share
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.planner import Choices, labeled_masks, make_plan
 from training.data_folders import decathlon, image, save
 

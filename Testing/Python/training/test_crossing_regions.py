@@ -7,8 +7,8 @@ import torch
 from conresnet.images.grid import Volume
 from conresnet.inference.labels import LabelWriter
 from conresnet.inference.segmentation import SegmentResult
-from conresnet_training.data import read_data_set
 from conresnet_training.data.label_maps import read_label
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import runs
 from conresnet_training.evaluation.metrics import SegmentValues, crossing
 from conresnet_training.evaluation.report import picture_of

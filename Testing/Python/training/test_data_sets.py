@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conresnet.errors import UserError
-from conresnet_training.data import read_data_set
-from conresnet_training.data.data_set import painting
+from conresnet_training.data import painting
+from conresnet_training.data.layouts import read_data_set
 from training.commands import refused
 from training.data_folders import brats, decathlon, describe, image, nnunet, save
 

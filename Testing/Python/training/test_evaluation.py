@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import OVERALL, mean_interval, read_evaluation
 from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_set, values_of_model
 from conresnet_training.evaluation.report import draw_case

@@ -11,7 +11,7 @@ from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import write_package
 from conresnet.request import SegmentOptions
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import file_stem
 from conresnet_training.evaluation.runs import measure_predictions, measure_runs, open_runs
 from conresnet_training.planning.plan import with_settings, write_plan

@@ -16,7 +16,7 @@ from conresnet.package import read_package
 from conresnet.package.reader import held_out_cases
 from conresnet.request import SegmentOptions
 from conresnet.results.review import read_ranking
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan

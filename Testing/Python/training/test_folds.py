@@ -6,7 +6,7 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.check import check_data_set
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.run import split

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import make_plan
 from conresnet_training.training.losses import (

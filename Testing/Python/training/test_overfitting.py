@@ -15,7 +15,7 @@ from conresnet.images.grid import Volume
 from conresnet.images.preparation import prepare
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import write_package
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import prepare_case
 from conresnet_training.planning.plan import Plan, with_settings
 from conresnet_training.planning.planner import Choices, make_plan

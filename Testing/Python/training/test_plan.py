@@ -8,7 +8,7 @@ import yaml
 from conresnet.errors import UserError
 from conresnet.package import parse_description
 from conresnet.package.store import read_model
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning import plan as plan_module
 from conresnet_training.planning.plan import parse_yaml, read_plan, with_settings, write_plan, yaml_text
 from conresnet_training.planning.planner import make_plan

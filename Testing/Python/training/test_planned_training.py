@@ -2,7 +2,7 @@
 
 import pytest
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.planner import make_plan, planned_steps
 from training.data_folders import decathlon

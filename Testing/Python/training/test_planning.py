@@ -11,7 +11,7 @@ import yaml
 
 from conresnet.errors import UserError
 from conresnet.images.channels import sort_by_channel
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.memory import ASSUMED_BYTES, Budget
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.planning.planner import Choices, make_plan

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conresnet.networks import all_arguments, build_network, network_class
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan

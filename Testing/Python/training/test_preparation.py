@@ -12,7 +12,7 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_channels
 from conresnet.images.preparation import prepare
 from conresnet.package import parse_description
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import file_stem, prepare_case
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import make_plan
@@ -255,7 +255,7 @@ MANY = """
 import json, sys
 from pathlib import Path
 from conresnet.package import parse_description
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import prepare_case
 
 folder, room, model = Path(sys.argv[1]), Path(sys.argv[2]), parse_description(json.loads(sys.argv[3]))

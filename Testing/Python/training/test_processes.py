@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from conresnet.errors import UserError
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.runs import PROGRESS_FILE, ProgressWriter, ask_to_stop, read_progress, running_process

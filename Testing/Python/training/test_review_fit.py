@@ -10,7 +10,7 @@ from conresnet.images.grid import Grid
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package, write_package
 from conresnet.results.review import RANKING_FILE, read_ranking
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import read_case
 from conresnet_training.evaluation import review_fit
 from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, describe_ranking

@@ -14,7 +14,7 @@ from conresnet.inference.devices import Backend, choose_backend
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description, read_package
 from conresnet.request import SegmentOptions
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import make_plan
 from conresnet_training.runs import PROGRESS_FILE, read_progress

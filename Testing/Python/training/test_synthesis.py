@@ -17,9 +17,9 @@ from conresnet.images.files import read_single
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
-from conresnet_training.data import read_data_set
 from conresnet_training.data.augmentation import SampleChanges, Warp, draw_turn
 from conresnet_training.data.label_maps import OVERSAMPLING
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import prepare_label_map, read_case
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples
 from conresnet_training.data.synthesis import Synthesizer, target_places

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from conresnet.networks import build_network
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import Plan
 from conresnet_training.planning.planner import make_plan
 from conresnet_training.runs.run import Run, begin_split, start_run, with_prefix, write_checkpoint

@@ -14,7 +14,7 @@ import vtk
 from conresnet.errors import UserError
 from conresnet.images.files import read_image
 from conresnet.images.grid import Grid
-from conresnet_training.data import read_data_set
+from conresnet_training.data.layouts import read_data_set
 from training_module.training_driver import TrainingDriver
 
 SHAPE = (20, 18, 16)

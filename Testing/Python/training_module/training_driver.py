@@ -118,7 +118,7 @@ class TrainingDriver(ModuleDriver):
 
     def use_tiny_plan(self, data_set: Path, **values: object) -> None:
         """Choose a data set and write and choose a plan for it that trains in seconds."""
-        from conresnet_training.data import read_data_set
+        from conresnet_training.data.layouts import read_data_set
         from conresnet_training.planning.plan import write_plan
         from conresnet_training.planning.planner import make_plan
 
