@@ -33,11 +33,7 @@ class BatchPanel:
     """
 
     def __init__(
-        self,
-        section,
-        modelPanel: ModelPanel,
-        runPanel: RunPanel,
-        task: Callable[[list[str]], SegmentationTask],
+        self, section, modelPanel: ModelPanel, runPanel: RunPanel, task: Callable[[list[str]], SegmentationTask]
     ):
         self._section, self._ui = section, slicer.util.childWidgetVariables(section)
         self._modelPanel, self._runPanel, self._task = modelPanel, runPanel, task

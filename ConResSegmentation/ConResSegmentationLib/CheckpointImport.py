@@ -148,12 +148,7 @@ class CheckpointImport:
     """
 
     def __init__(
-        self,
-        python: EnginePython,
-        checkpoint: Path,
-        settings: dict | None,
-        control,
-        install: Callable[[str], str],
+        self, python: EnginePython, checkpoint: Path, settings: dict | None, control, install: Callable[[str], str]
     ):
         self._python, self._checkpoint, self._control, self._install = python, checkpoint, control, install
         self._name, self._isCanceled = "", False

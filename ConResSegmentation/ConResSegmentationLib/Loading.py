@@ -173,12 +173,7 @@ class LoadPanel:
     """
 
     def __init__(
-        self,
-        panel,
-        loadButton,
-        exampleButton,
-        onLoaded: Callable[[list], None],
-        onPackage: Callable[[str], None],
+        self, panel, loadButton, exampleButton, onLoaded: Callable[[list], None], onPackage: Callable[[str], None]
     ):
         self._exampleButton, self._onLoaded, self._onPackage = exampleButton, onLoaded, onPackage
         self._example: Path | None = None

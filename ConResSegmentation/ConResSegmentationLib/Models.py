@@ -14,14 +14,7 @@ from conresnet.importing import CHECKPOINT_SUFFIXES
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import provided_maps, residual_plane
 from conresnet.package.reader import MAY_HAVE_LEARNED, OWN_WEIGHTS, figures, read_metrics
-from conresnet.package.store import (
-    ModelEntry,
-    free_name,
-    install_model,
-    is_removable,
-    list_models,
-    remove_model,
-)
+from conresnet.package.store import ModelEntry, free_name, install_model, is_removable, list_models, remove_model
 
 from .CheckpointImport import askForCheckpoint
 from .Widgets import FittedHeight, errorSentence, megabytesOf, plain, showError, textSetting
@@ -182,12 +175,7 @@ class ModelPanel:
         onCheckpoint: called with the path of a checkpoint that the user wants to import.
     """
 
-    def __init__(
-        self,
-        section,
-        onChosen: Callable[[str], None],
-        onCheckpoint: Callable[[str], None],
-    ):
+    def __init__(self, section, onChosen: Callable[[str], None], onCheckpoint: Callable[[str], None]):
         ui = slicer.util.childWidgetVariables(section)
         self._onChosen, self._onCheckpoint = onChosen, onCheckpoint
         self._selector, self._removeButton = ui.modelSelector, ui.removeModelButton

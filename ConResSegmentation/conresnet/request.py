@@ -127,11 +127,7 @@ class SegmentOptions:
         from_plain=_names,
     )
     device: str = option(
-        "auto",
-        "auto, cpu, cuda, cuda:N or mps.  [default: auto]",
-        metavar="NAME",
-        of_labels=False,
-        from_plain=_text,
+        "auto", "auto, cpu, cuda, cuda:N or mps.  [default: auto]", metavar="NAME", of_labels=False, from_plain=_text
     )
     precision: str = option(
         "auto",

@@ -52,13 +52,7 @@ class DataSetPanel:
         problem: why there is none, as a sentence; empty if there is one.
     """
 
-    def __init__(
-        self,
-        section,
-        backend: Backend,
-        reportFolder: Callable[[Path], Path],
-        onChanged: Callable[[], None],
-    ):
+    def __init__(self, section, backend: Backend, reportFolder: Callable[[Path], Path], onChanged: Callable[[], None]):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._reportFolder, self._onChanged = backend, reportFolder, onChanged
         self.namesSeen: set[str] = set()

@@ -136,12 +136,7 @@ class JobPanel:
     """
 
     def __init__(
-        self,
-        section,
-        backend: Backend,
-        planPanel: PlanPanel,
-        dataSetPanel: DataSetPanel,
-        onChanged: Callable[[], None],
+        self, section, backend: Backend, planPanel: PlanPanel, dataSetPanel: DataSetPanel, onChanged: Callable[[], None]
     ):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._planPanel, self._dataSetPanel = backend, planPanel, dataSetPanel

@@ -32,13 +32,7 @@ class PlanPanel:
         onChanged: called when there is another plan, or none.
     """
 
-    def __init__(
-        self,
-        section,
-        backend: Backend,
-        dataSetPanel: DataSetPanel,
-        onChanged: Callable[[], None],
-    ):
+    def __init__(self, section, backend: Backend, dataSetPanel: DataSetPanel, onChanged: Callable[[], None]):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._dataSetPanel, self._onChanged = backend, dataSetPanel, onChanged
         # The text in the file.

@@ -64,11 +64,7 @@ def describe(folder: Path) -> Description | None:
 
 
 def addCase(
-    folder: Path,
-    name: str,
-    channels: Mapping[str, np.ndarray],
-    masks: Mapping[str, np.ndarray],
-    grid: Grid,
+    folder: Path, name: str, channels: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray], grid: Grid
 ) -> None:
     """Write a case, and finally add it to dataset.json, so that a data set never lists a missing file.
 

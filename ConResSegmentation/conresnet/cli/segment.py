@@ -75,10 +75,7 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
     "Results go to FOLDER/name.",
 )
 @click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    metavar="N",
-    help="With --cases: segment N cases at once, in separate processes.",
+    "--jobs", type=click.IntRange(1), metavar="N", help="With --cases: segment N cases at once, in separate processes."
 )
 @click.option(
     "--scheduler", metavar="URL", help="With --cases: use the workers of this Dask scheduler (tcp:// or tls://)."

@@ -198,10 +198,7 @@ class LabelWriter:
         self._repaint(labels, packed)
 
     def revise(
-        self,
-        labels: np.ndarray,
-        packed: np.ndarray | None,
-        change: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
+        self, labels: np.ndarray, packed: np.ndarray | None, change: Callable[[int, np.ndarray, np.ndarray], np.ndarray]
     ) -> None:
         """Change each segment that has voxels, and count again. Parts lose what is removed from their region.
 

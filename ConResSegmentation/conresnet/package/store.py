@@ -308,10 +308,7 @@ def _read_entry(kind: str, path: Path) -> ModelEntry:
 
 
 def write_package(
-    description: ModelDescription,
-    files: Mapping[str, bytes | PathLike],
-    path: str | PathLike,
-    overwrite: bool = False,
+    description: ModelDescription, files: Mapping[str, bytes | PathLike], path: str | PathLike, overwrite: bool = False
 ) -> ModelPackage:
     """Write a model package and read it back.
 

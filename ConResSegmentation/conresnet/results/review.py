@@ -266,10 +266,7 @@ class SliceFeatures:
 
 
 def slice_features(
-    slices: Slices,
-    entropy: np.ndarray,
-    difference: np.ndarray | None = None,
-    check: Callable[[], None] = lambda: None,
+    slices: Slices, entropy: np.ndarray, difference: np.ndarray | None = None, check: Callable[[], None] = lambda: None
 ) -> Iterator[SliceFeatures]:
     """Measure every slice that contains a segment, in mm2, so that the result does not depend on the voxel size.
 

@@ -52,13 +52,7 @@ def _listed_systems() -> str:
 @click.command(epilog=_listed_systems())
 @click.argument("data", type=FOLDER)
 @click.option("--output", type=FILE, required=True, help="The plan to write, a YAML file.")
-@click.option(
-    "--system",
-    metavar="NAME",
-    default=DEFAULT,
-    show_default=True,
-    help="System to train (listed below).",
-)
+@click.option("--system", metavar="NAME", default=DEFAULT, show_default=True, help="System to train (listed below).")
 @click.option(
     "--kind",
     type=click.Choice(["labels", "regions"]),

@@ -91,12 +91,7 @@ class ReviewSamples:
         return SegmentOptions(roi=WHOLE_IMAGE, review=True, maps=maps if size <= _MOST_BYTES else ())
 
     def add(
-        self,
-        case: str,
-        model: LoadedModel,
-        result: SegmentResult,
-        values: Sequence[Sequence[int]],
-        label_map: Volume,
+        self, case: str, model: LoadedModel, result: SegmentResult, values: Sequence[Sequence[int]], label_map: Volume
     ) -> None:
         """Measure a case.
 

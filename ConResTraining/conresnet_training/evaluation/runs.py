@@ -25,12 +25,7 @@ from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expec
 from conresnet_training.data.preparation import file_stem, read_case, read_reference
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.evaluation import Evaluation
-from conresnet_training.evaluation.metrics import (
-    compare_label_maps,
-    crossing,
-    values_of_data_set,
-    values_of_model,
-)
+from conresnet_training.evaluation.metrics import compare_label_maps, crossing, values_of_data_set, values_of_model
 from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.review_fit import ReviewSamples
 from conresnet_training.reporting import case_count, listed, progress_bar, segment_color
@@ -131,10 +126,7 @@ def _predictions(folder: Path, case: str) -> list[Path]:
 
 
 def evaluate_runs(
-    runs: Sequence[Run],
-    output: Path,
-    checkpoint: str = "last",
-    surface_tolerance_mm: float = 1.0,
+    runs: Sequence[Run], output: Path, checkpoint: str = "last", surface_tolerance_mm: float = 1.0
 ) -> Evaluation:
     """Measure runs, see ``measure_runs``, and write results and label maps (``segmentations/``) into ``output``.
 

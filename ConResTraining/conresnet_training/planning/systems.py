@@ -19,13 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conresnet.errors import UserError
-from conresnet.networks import (
-    NetworkDeclaration,
-    declared_network,
-    network_class,
-    network_names,
-    provided_outputs,
-)
+from conresnet.networks import NetworkDeclaration, declared_network, network_class, network_names, provided_outputs
 from conresnet.systems import System, declared_system, system_names
 
 DEFAULT = "conresnet"
@@ -175,10 +169,7 @@ class CatalogEntry:
     def prepare(self, model: dict[str, Any]) -> dict[str, str]:
         """Change what a planned ``model.json`` says of the images; see ``System.plan_images``."""
         made = network_class(_inner(self.network, self.arguments))
-        return {
-            **self.kind.plan_images(model),
-            **(made.plan_images(model) if hasattr(made, "plan_images") else {}),
-        }
+        return {**self.kind.plan_images(model), **(made.plan_images(model) if hasattr(made, "plan_images") else {})}
 
     def describe(self, network: Network, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The "system" of a ``model.json``, for a network from ``build`` and the system's arguments."""

@@ -208,11 +208,7 @@ def cross_validate(
 
 
 def _ended(
-    waiting: list[Fold],
-    jobs: int,
-    options: Callable[[int], Sequence[str]],
-    stop: StopWatch,
-    say: Callable[[str], None],
+    waiting: list[Fold], jobs: int, options: Callable[[int], Sequence[str]], stop: StopWatch, say: Callable[[str], None]
 ) -> Iterator[Fold]:
     """Each fold when its process ends; after a stop no further one is started."""
     working: list[Fold] = []

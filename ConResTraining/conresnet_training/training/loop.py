@@ -23,14 +23,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from conresnet.errors import UserError
 from conresnet_training.data.samples import TrainingSamples, sample_processes, step_samples
-from conresnet_training.runs.run import (
-    PLAN_FILE,
-    Run,
-    what_is_learned,
-    with_prefix,
-    without_prefix,
-    write_checkpoint,
-)
+from conresnet_training.runs.run import PLAN_FILE, Run, what_is_learned, with_prefix, without_prefix, write_checkpoint
 from conresnet_training.training.network import SegmentationTraining, WeightAverage
 from conresnet_training.training.processes import StopWatch, leave_signals_to_the_parent
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases
@@ -100,10 +93,7 @@ class TrainingLoop:
         self.settings, self.report, self.stop, self.training = run.plan.training, report, stop, training
         is_fused = fabric.device.type in FUSED
         self.bare_optimizer = OPTIMIZERS[self.settings.optimizer](
-            training.parameters(),
-            self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=is_fused,
+            training.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=is_fused
         )
         self.model, self.optimizer = fabric.setup(training, self.bare_optimizer)
         self.scaler = getattr(fabric.strategy.precision, "scaler", None)

@@ -56,11 +56,7 @@ def _balanced(logits: Tensor, target: Tensor, rare_labels: float) -> Tensor:
 
 
 def segmentation_loss(
-    logits: Tensor,
-    target: Tensor,
-    exclusive: bool,
-    kind: LossKind = "cross_entropy_dice",
-    rare_labels: float = 0.0,
+    logits: Tensor, target: Tensor, exclusive: bool, kind: LossKind = "cross_entropy_dice", rare_labels: float = 0.0
 ) -> Tensor:
     """Loss of one segmentation: cross entropy plus Dice by eq. 7, or one of them alone as in other papers.
 

@@ -100,12 +100,7 @@ def _label_counts(found: np.ndarray, label: np.ndarray, segments: int) -> np.nda
 
 @torch.no_grad()
 def found_segments(
-    network: nn.Module,
-    image: np.ndarray,
-    box: Box,
-    window: Sequence[int],
-    output: Output,
-    device: torch.device,
+    network: nn.Module, image: np.ndarray, box: Box, window: Sequence[int], output: Output, device: torch.device
 ) -> np.ndarray:
     """Segment a box of an image (C, S, H, W) by the engine's own pass over windows.
 
