@@ -147,7 +147,6 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updateButtons()
 
     def onCaseAdded(self) -> None:
-        """A case was added to the data set."""
         self.dataSetPanel.refresh()
         self.sceneCasePanel.refresh()
         self.updateButtons()
@@ -158,7 +157,6 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             panel.updateButtons()
 
     def addToLog(self, line: str) -> None:
-        """Add a line to the log of the panel."""
         self.ui.logTextEdit.appendPlainText(line)
 
     def onCopyDiagnostics(self) -> None:
@@ -246,7 +244,6 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
     """The module's self-test in a user's Slicer (Developer tools: Reload and Test)."""
 
     def setUp(self):
-        """Start from an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self):

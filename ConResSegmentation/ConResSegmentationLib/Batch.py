@@ -42,7 +42,6 @@ class BatchCase:
     """One case of a batch.
 
     Args:
-        name: the name in the table.
         channels: one function per channel, which returns its volume node in a list. They are called one after another,
             because reading a file takes a while, and may raise UserError or RuntimeError.
         isFromFile: whether to remove the volumes from the scene if the result is saved to a folder.
@@ -89,7 +88,6 @@ class Series:
         return self._browser.GetProxyNode(self.node) if self._browser else None
 
     def cases(self) -> list[BatchCase]:
-        """One case per frame."""
         # The numbers of frames change when one is removed during the run; their index values do not.
         frames = [self.node.GetNthIndexValue(number) for number in range(self.node.GetNumberOfDataNodes())]
         names = [f"{nameOf(self.node)} [{frame}]" for frame in frames]
@@ -269,9 +267,7 @@ class BatchRun(RunListener):
     """Segments the cases of several entries one after another.
 
     Args:
-        entries: what to segment.
         task: the choices; its volumes are replaced by those of each case.
-        segment: starts a task with a listener.
         control: receives progress, lines for the log, and the result.
         onEntry: called with an entry's key, a sentence and warnings when its status changes.
         folder: where results are saved. Defaults to the scene.

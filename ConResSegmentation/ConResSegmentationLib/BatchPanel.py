@@ -26,8 +26,6 @@ class BatchPanel:
     """The widgets of a batch.
 
     Args:
-        section: the collapsible button that contains them.
-        modelPanel: the chosen model.
         runPanel: runs the batch, and shows why that is not possible.
         task: returns the choices for cases with the given titles, without volumes.
     """
@@ -65,7 +63,6 @@ class BatchPanel:
 
     @property
     def chosen(self) -> list[BatchEntry]:
-        """The checked entries."""
         return [entry for entry in self._entries if entry.key in self._checked]
 
     @property
@@ -74,7 +71,6 @@ class BatchPanel:
         return pathIn(self._ui.batchFolderPathEdit)
 
     def refreshSoon(self) -> None:
-        """Refresh the list once the scene has settled."""
         self._timer.start()
 
     def refresh(self) -> None:

@@ -194,7 +194,6 @@ class CheckpointImport:
             raise
 
     def cancel(self) -> None:
-        """Stop; nothing is installed."""
         self._isCanceled = True
         self._process.drop()
         self._cleanUp()

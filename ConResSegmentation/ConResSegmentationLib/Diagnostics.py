@@ -102,7 +102,6 @@ class SelfTest(ScriptedLoadableModuleTest):
     Logic = None
 
     def setUp(self) -> None:
-        """Start from an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
@@ -113,7 +112,6 @@ class SelfTest(ScriptedLoadableModuleTest):
         self.test_segmentation()
 
     def test_shippedModels(self) -> None:
-        """The packages of the shipped models are complete."""
         self.delayDisplay("Looking for models")
         checkModels()
 

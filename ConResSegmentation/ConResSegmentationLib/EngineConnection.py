@@ -28,7 +28,6 @@ from conresnet.worker import (
     encode,
     remove_abandoned_sessions,
     remove_session,
-    write_block,
 )
 
 from .EnginePython import EngineServer
@@ -99,7 +98,7 @@ class EngineObserver:
         """The engine process is starting, which may take a few seconds."""
 
     def onSent(self, checksums: tuple[str, ...]) -> None:
-        """The inputs were sent; ``ResultOrigin.checksum`` of each, as it was read."""
+        """The inputs were sent; ``ResultOrigin.checksumInPieces`` of each, as it was read."""
 
     def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
         """``fraction`` of the work is done, 0 to 1 over all phases; ``secondsLeft`` is None if unknown."""
@@ -124,7 +123,6 @@ class EngineConnection:
     """A running engine.
 
     Args:
-        launch: how to start it.
         onMessage: called with each event, including hello.
         onEnded: called once with an EngineError if the process ended other than by `close` or `kill`, could not be
             started or did not answer, uses another protocol, or sent something unexpected.
@@ -154,7 +152,6 @@ class EngineConnection:
 
     @property
     def isRemote(self) -> bool:
-        """Whether the engine is on another computer."""
         return bool(self.launch.server)
 
     @property
@@ -185,12 +182,7 @@ class EngineConnection:
             yield target
 
     def sendBlock(self, fields: dict, request: int) -> None:
-        """Send part of a file for a request."""
         self.send({"request": "block", "id": request, **fields})
-
-    def store(self, message: dict) -> None:
-        """Write part of an array received from another computer; UserError as for ``write_block``."""
-        write_block(self.session, message)
 
     def mapped(self, file: str) -> np.ndarray:
         """Map an array of the session folder, which may still be incomplete; UserError("engine-folder-gone")."""
@@ -288,7 +280,7 @@ class EngineConnection:
         if self.hello:
             self._removeSession()
         else:
-            self._letGo()
+            self._timer.disconnect("timeout()")
         if not self._isLeaving:
             self._end(self._whyEnded(exitCode))
 
@@ -325,7 +317,7 @@ class EngineConnection:
         """
         self._removals -= 1
         if self._isSessionRemoved() or self._removals <= 0:
-            self._letGo()
+            self._timer.disconnect("timeout()")
         else:
             self._timer.start(_MILLISECONDS_BETWEEN_REMOVALS)
 
@@ -335,9 +327,6 @@ class EngineConnection:
             self._ownFolder.remove()
             return True
         return remove_session(self.hello["session"])
-
-    def _letGo(self) -> None:
-        self._timer.disconnect("timeout()")
 
     def _end(self, error: UserError) -> None:
         self.kill()

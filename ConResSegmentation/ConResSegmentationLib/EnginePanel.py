@@ -24,9 +24,6 @@ class EnginePanel(EngineObserver):
     belongs to the scene.
 
     Args:
-        section: the collapsible button that contains the widgets.
-        enginePython: the Python that runs the engine.
-        engine: the engine process.
         onDeviceChosen: called with the name of a device that the user has chosen.
         onInstalling: called with True when an installation starts and with False when it has ended.
         onLine: called with each line that an installation prints.
@@ -140,11 +137,9 @@ class EnginePanel(EngineObserver):
 
     @property
     def isInstalling(self) -> bool:
-        """Whether packages are being installed."""
         return self._installation is not None
 
     def unfold(self) -> None:
-        """Show the section."""
         self._section.collapsed = False
 
     def onDevices(self, devices: list[dict]) -> None:

@@ -33,7 +33,7 @@ from conresnet.package import ModelDescription, ModelPackage, read_package
 from conresnet.package.description import DESCRIPTION_FILE
 from conresnet.package.store import read_model
 from conresnet.request import SegmentRequest
-from conresnet.worker import MODELS_FOLDER, BlockWriter
+from conresnet.worker import MODELS_FOLDER, BlockWriter, write_block
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch, callLater
@@ -88,7 +88,6 @@ class EngineProcess:
         return self._add("segment", observer, request)
 
     def listDevices(self, observer: EngineObserver) -> None:
-        """Request the list of devices."""
         self._add("devices", observer)
 
     def cancel(self, number: int) -> None:
@@ -274,7 +273,7 @@ class EngineProcess:
     def _store(self, message: dict) -> None:
         """Store part of a result. If that fails, the request fails."""
         try:
-            self._connection.store(message)
+            write_block(self._connection.session, message)
         except UserError as error:
             self._connection.send({"request": "cancel", "id": message["id"]})
             if error.code == "engine-folder-gone":

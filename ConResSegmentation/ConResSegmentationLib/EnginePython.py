@@ -85,7 +85,6 @@ class EnginePython:
 
     @property
     def isSlicers(self) -> bool:
-        """Whether it is Slicer's own Python."""
         return not self.program
 
     def launch(self) -> ProcessLaunch:
@@ -250,7 +249,6 @@ class Installation(ProcessSteps):
         super().__init__((), onLine, onEnded, _("The installation was canceled."), failed)
 
     def start(self) -> None:
-        """Begin, and return at once."""
         torch = [requirement for requirement in self.requirements if requirement.startswith("torch>=")]
         others = [requirement for requirement in self.requirements if requirement not in torch]
         pip = ("pip", "install", "--disable-pip-version-check", "--no-input")

@@ -20,7 +20,7 @@ from conresnet.package.download import (
 )
 
 from .EnginePython import EnginePython
-from .Loading import examples
+from .Loading import EXAMPLES
 from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
 from .RunPanel import RunPanel, endWith, notInstalled
@@ -44,8 +44,6 @@ class Card:
 
     Args:
         lines: modality and structures, description, measured figures, license, and time on this computer or size.
-        segments: the names of all segments.
-        choice: the installed model; None if it is not installed.
         entry: the catalog's entry if the model can be downloaded.
         picture: the contents of a PNG file.
     """
@@ -228,7 +226,7 @@ class Gallery:
         actions = qt.QVBoxLayout()
         if card.choice:
             actions.addWidget(self._button(_("Use"), "useButton", card, False))
-            if card.choice.description.name in examples():
+            if card.choice.description.name in EXAMPLES:
                 actions.addWidget(self._button(_("Try an example"), "exampleButton", card, True))
         else:
             actions.addWidget(self._button(_("Download..."), "downloadButton", card, False))
@@ -302,7 +300,6 @@ def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunPanel,
 
 
 def confirmDownload(entry: CatalogEntry) -> bool:
-    """Ask before anything is downloaded."""
     question = _("Download {title} {version} ({megabytes:.1f} MB) from {host}? Its license is {license}.").format(
         title=entry.title,
         version=entry.version,
@@ -319,7 +316,6 @@ class PackageDownload:
     If the download is canceled or interrupted, the part received is kept, and the next download continues it.
 
     Args:
-        entry: what to download.
         control: receives progress and the result.
         install: called with the path of the package; returns the name of the installed model, or "" if canceled.
 
@@ -335,7 +331,6 @@ class PackageDownload:
         self._process.start()
 
     def cancel(self) -> None:
-        """Stop the download; nothing is installed."""
         self._process.drop()
         self._control.onCancelled()
 

@@ -19,22 +19,18 @@ from .Widgets import DroppedFiles, nameOf, showError
 _MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 EXAMPLES_FOLDER = _MODULE_RESOURCES / "Examples"
 _CT, _HEAD = "head_neck_ct.nii.gz", "head.nii.gz"
-_EXAMPLES = {
+# The example images by the name of their model.
+EXAMPLES = {
     # A whole head shows more of this model than the crop: its automatic ROI, and both sides.
-    "hippocampus": _HEAD,
-    "brain-structures": _HEAD,
-    "brain-tissue": _HEAD,
-    "head-neck-organs": _CT,
+    "hippocampus": EXAMPLES_FOLDER / _HEAD,
+    "brain-structures": EXAMPLES_FOLDER / _HEAD,
+    "brain-tissue": EXAMPLES_FOLDER / _HEAD,
+    "head-neck-organs": EXAMPLES_FOLDER / _CT,
 }
 _NIFTI = (".nii", ".nii.gz")
 _ENDINGS = (*_NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 _SERIES = (".seq.nrrd", ".seq.nhdr")
 _FILE_ATTRIBUTE = "ConResNet.File"
-
-
-def examples() -> dict[str, Path]:
-    """The example images by the name of their model."""
-    return {model: EXAMPLES_FOLDER / name for model, name in _EXAMPLES.items()}
 
 
 def registerSampleData() -> None:
@@ -43,7 +39,7 @@ def registerSampleData() -> None:
         import SampleData
     except ImportError:
         return
-    for model, path in (examples() | {"hippocampus": EXAMPLES_FOLDER / "hippocampus.nii.gz"}).items():
+    for model, path in (EXAMPLES | {"hippocampus": EXAMPLES_FOLDER / "hippocampus.nii.gz"}).items():
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
             category="ConResNet",
             sampleName=f"ConResNet {model}",
@@ -167,7 +163,6 @@ class LoadPanel:
 
     Args:
         panel: the widget that takes dropped files.
-        loadButton, exampleButton: the buttons.
         onLoaded: called with the volume nodes that were loaded.
         onPackage: called with the path of a model package that was dropped.
     """
@@ -187,7 +182,7 @@ class LoadPanel:
 
     def setModel(self, name: str) -> None:
         """Offer the example of a model, if there is one."""
-        self._example = examples().get(name)
+        self._example = EXAMPLES.get(name)
         self._exampleButton.enabled = self._example is not None
         self._exampleButton.toolTip = (
             _("Load an image that this model can segment.") if self._example else _("This model has no example image.")

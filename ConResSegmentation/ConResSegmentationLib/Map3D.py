@@ -155,7 +155,6 @@ def _displayOf(node):
 
 
 def shows(node, how: Map3D) -> bool:
-    """Whether a node shows a map in this way."""
     return ResultParts.kindOf(node) == _kind(how)
 
 

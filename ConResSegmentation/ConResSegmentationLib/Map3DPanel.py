@@ -49,18 +49,15 @@ class Map3DPanel(VTKObservationMixin):
         self._showThreshold()
 
     def close(self) -> None:
-        """Stop following the scene."""
         self._updateTimer.stop()
         self.forget()
 
     @property
     def how(self) -> Map3D:
-        """The chosen way to show the map in 3D."""
         return list(Map3D)[max(self._ui.map3DSelector.currentIndex, 0)]
 
     @property
     def isBusy(self) -> bool:
-        """Whether work is pending."""
         return self._updateTimer.isActive() or self._work.isBusy
 
     def update(self) -> None:

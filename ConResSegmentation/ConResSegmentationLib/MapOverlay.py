@@ -99,7 +99,6 @@ class MapChooser:
     """A button with a menu of all maps, each with a check box; it stays open while the user clicks.
 
     Args:
-        button: shows what is chosen.
         onChosen: called with the chosen maps after a click.
     """
 
@@ -125,7 +124,6 @@ class MapChooser:
         self._showChosen()
 
     def choose(self, kinds: Collection[str]) -> None:
-        """Show what is chosen."""
         for kind, box in self.boxes.items():
             box.checked = kind in kinds
         self._showChosen()
@@ -323,7 +321,6 @@ class ComparisonButton(VTKObservationMixin):
         self._button.toolTip = explained if isPossible else missing
 
     def close(self) -> None:
-        """Stop following Slicer's layout."""
         self.removeObservers()
 
     def forget(self) -> None:

@@ -170,7 +170,6 @@ class ModelPanel:
     A scene names its model. For a new scene, the application's settings remember the model that was chosen last.
 
     Args:
-        section: the collapsible button that contains the widgets.
         onChosen: called with the name of a model that the user has chosen.
         onCheckpoint: called with the path of a checkpoint that the user wants to import.
     """
@@ -219,7 +218,6 @@ class ModelPanel:
         return _("There is no model; install one from a file.")
 
     def refresh(self) -> None:
-        """List the models again."""
         self._choices = modelChoices()
         self._selector.clear()
         for choice in self._choices:

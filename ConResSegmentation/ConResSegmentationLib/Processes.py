@@ -133,7 +133,6 @@ class ChildProcess:
     """A process that ends with Slicer at the latest.
 
     Args:
-        launch: what to start.
         onEnded: called once, from the event loop, with (exit code, standard output, standard error). The exit code is
             None if the process could not be started, was stopped, or crashed.
         onLine: called with each complete line of either stream.
@@ -190,16 +189,13 @@ class ChildProcess:
         return self._process.state() != qt.QProcess.NotRunning
 
     def write(self, data: bytes) -> None:
-        """Write to standard input."""
         self._process.write(data)
 
     @property
     def bytesToWrite(self) -> int:
-        """How many bytes are still waiting to be sent to the process."""
         return self._process.bytesToWrite()
 
     def closeInput(self) -> None:
-        """Close standard input."""
         self._process.closeWriteChannel()
 
     def stop(self, wait: bool = False) -> None:
@@ -306,7 +302,6 @@ class ProcessSteps:
     """Processes that run one after another until one fails.
 
     Args:
-        launches: what to start.
         onLine: called with each command, and with each line that it prints.
         onEnded: called once with a sentence that says what went wrong; empty if nothing did.
         canceled: the sentence if they were stopped.

@@ -15,6 +15,7 @@ from conresnet.images.grid import box_corners, box_of_flags, transformed
 from conresnet.images.roi import BoxROI
 
 from . import ResultParts, SceneInputs
+from .Widgets import volumeOf
 
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
@@ -31,14 +32,8 @@ BYTES_AT_ONCE = 1 << 25
 _MANY_VALUES = 20
 
 
-def checksum(array: np.ndarray) -> str:
-    """Checksum of a volume's voxels, used to detect that they were replaced."""
-    *_, whole = checksumInPieces(array)
-    return whole
-
-
 def checksumInPieces(array: np.ndarray, use: Callable[[memoryview], object] = len, size: int = 0) -> Iterator[str]:
-    """The same for a volume that is read in pieces, between which Slicer handles events.
+    """Checksum of a volume's voxels, used to detect that they were replaced; Slicer handles events between the pieces.
 
     Args:
         array: any that is not empty.
@@ -58,7 +53,7 @@ def checksumInPieces(array: np.ndarray, use: Callable[[memoryview], object] = le
 
 
 def checksumInSteps(volumeNode) -> Generator[None, None, str]:
-    """`checksum` of the voxels of a volume node, read in short steps; empty if it has none."""
+    """`checksumInPieces` of the voxels of a volume node as a whole, in short steps; empty if it has none."""
     image, found = volumeNode.GetImageData(), ""
     if image is not None and image.GetNumberOfPoints() > 0:
         for soFar in checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
@@ -87,8 +82,8 @@ def changedImages(segmentationNode) -> Generator[None, None, list[int]]:
     """
     changed = []
     for number, sent in enumerate((segmentationNode.GetAttribute(IMAGES_ATTRIBUTE) or "").split()):
-        geometryRole = segmentationNode.GetReferenceImageGeometryReferenceRole()
-        volumeNode = segmentationNode.GetNodeReference(f"{_IMAGE_ROLE}{number}" if number else geometryRole)
+        other = segmentationNode.GetNodeReference(f"{_IMAGE_ROLE}{number}")
+        volumeNode = other if number else volumeOf(segmentationNode)
         if volumeNode is None:
             continue
         now = yield from checksumInSteps(volumeNode)
@@ -99,7 +94,7 @@ def changedImages(segmentationNode) -> Generator[None, None, list[int]]:
 
 def _isUnderVolumesTransform(segmentationNode) -> bool:
     """Whether a result is under its volume's transform or none; another one is an edit that would be lost."""
-    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    volumeNode = volumeOf(segmentationNode)
     transformNode = segmentationNode.GetParentTransformNode()
     return transformNode is None or volumeNode is None or transformNode is volumeNode.GetParentTransformNode()
 
@@ -136,7 +131,7 @@ class ResultOrigin:
     Args:
         model: name and version of the model.
         volumeNodes: the volumes, in the model's order; the result has the geometry of the first.
-        images: `checksum` of each volume; another frame of a sequence has another one.
+        images: `checksumInSteps` of each volume; another frame of a sequence has another one.
         roi: where it was searched for. Defaults to the whole image.
     """
 
@@ -147,7 +142,6 @@ class ResultOrigin:
 
     @property
     def volumeNode(self):
-        """The first of the model's volumes."""
         return self.volumeNodes[0]
 
     def sign(self, segmentationNode) -> None:
@@ -162,11 +156,10 @@ class ResultOrigin:
 
     def isThatOf(self, segmentationNode) -> bool:
         """Whether a segmentation is an unedited result of the same model and images, from any ROI."""
-        role = segmentationNode.GetReferenceImageGeometryReferenceRole()
         return (
             segmentationNode.GetAttribute(MODEL_ATTRIBUTE) == self.model
             and segmentationNode.GetAttribute(IMAGES_ATTRIBUTE) == " ".join(self.images)
-            and segmentationNode.GetNodeReference(role) is self.volumeNode
+            and volumeOf(segmentationNode) is self.volumeNode
             and isUntouched(segmentationNode)
         )
 
@@ -214,7 +207,6 @@ class _SegmentVoxels:
     """The voxels of one segment.
 
     Args:
-        segment: the vtkSegment.
         image: its labelmap, which other segments may share; None if it has none.
         labels: [k, j, i] the labelmap's values.
         box: around the voxels with the segment's value, as slices of ``labels``; None if there are none.

@@ -79,7 +79,6 @@ def splitMaps(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapV
 
 
 def mapNodes(segmentationNode) -> list:
-    """The maps of a segmentation, in order."""
     return _referred(segmentationNode, _MAP_ROLE)
 
 
@@ -284,7 +283,6 @@ def mapOf(node):
 
 
 def setMap(node, mapNode) -> None:
-    """Remember which map a part shows."""
     node.SetNodeReferenceID(_MAP_ROLE, mapNode.GetID())
 
 
@@ -353,7 +351,6 @@ class PartRemover(VTKObservationMixin):
         self._orphans.clear()
 
     def close(self) -> None:
-        """Stop watching the scene."""
         self._timer.stop()
         self.removeObservers()
 

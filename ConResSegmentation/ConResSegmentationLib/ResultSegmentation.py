@@ -346,8 +346,6 @@ class ResultPreview:
 
     Args:
         labels: uint8 [k, j, i] on the voxels of the volume, which the engine fills.
-        segments: the model's.
-        volumeNode: the input.
     """
 
     def __init__(self, labels: np.ndarray, segments, volumeNode):

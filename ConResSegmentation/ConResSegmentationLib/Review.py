@@ -23,7 +23,7 @@ from conresnet.package.segments import Output, Segment
 
 from . import ResultOrigin, ResultParts, SceneInputs
 from .ResultParts import REVIEW, SEEN
-from .Widgets import nameOf
+from .Widgets import nameOf, volumeOf
 
 STATISTICS = "statistics"
 # What a table must have; the statistics also have the means of the channels.
@@ -52,7 +52,7 @@ def keep(segmentationNode, report: dict, grid: Grid | None = None) -> None:
     Tables of lists that it does not contain are removed. Places that the user has already checked off in an earlier
     list stay so.
     """
-    now = _gridOf(_volumeOf(segmentationNode))
+    now = _gridOf(volumeOf(segmentationNode))
     seen = _seenPlaces(segmentationNode)
     for kind in (REVIEW, STATISTICS):
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))
@@ -73,10 +73,6 @@ def keep(segmentationNode, report: dict, grid: Grid | None = None) -> None:
     kept["review"] = {key: value for key, value in review.items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
     segmentationNode.SetAttribute(_GRID_ATTRIBUTE, json.dumps(now.to_dict()) if now else None)
-
-
-def _volumeOf(segmentationNode):
-    return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
 
 
 def _gridOf(volumeNode) -> Grid | None:
@@ -117,7 +113,6 @@ def exportCsv(tableNode, path: Path) -> None:
 
 
 def _seenPlaces(segmentationNode) -> set[tuple]:
-    """The places that the user has checked off."""
     tableNode, kept = tableOf(segmentationNode, REVIEW), segmentationNode.GetAttribute(ResultParts.SEEN_ATTRIBUTE)
     rows = [row for row in rowsOf(tableNode) if row[SEEN]] if tableNode else []
     places = placesOf(rows, segmentationNode)
@@ -169,7 +164,6 @@ def addTable(name: str, columns: dict[str, list]):
 
 
 def showTable(tableNode) -> None:
-    """Show a table in the open table views."""
     slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(tableNode.GetID())
     slicer.app.applicationLogic().PropagateTableSelection()
 
@@ -194,7 +188,7 @@ def placesOf(rows: Sequence[dict], segmentationNode) -> list[list[float]]:
     """R, A and S in mm of places of the review list, which move with the volume."""
     kept = segmentationNode.GetAttribute(_GRID_ATTRIBUTE)
     then = Grid.from_dict(json.loads(kept)) if kept else None
-    return _moved(rows, then, _gridOf(_volumeOf(segmentationNode)))
+    return _moved(rows, then, _gridOf(volumeOf(segmentationNode)))
 
 
 def _moved(rows: Sequence[dict], then: Grid | None, now: Grid | None) -> list[list[float]]:
@@ -247,7 +241,7 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     from conresnet.package.store import read_model
     from conresnet.results.report import write_in_steps
 
-    volumeNode = _volumeOf(segmentationNode)
+    volumeNode = volumeOf(segmentationNode)
     if volumeNode is None:
         raise UserError("report-without-volume", name=nameOf(segmentationNode))
     name, _space, version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")

@@ -68,7 +68,6 @@ class ReviewPanel:
 
     @property
     def isBusy(self) -> bool:
-        """Whether a report is being written."""
         return self._work.isBusy
 
     def close(self) -> None:
@@ -138,7 +137,6 @@ class ReviewPanel:
             self._ui.reviewTable.setCurrentCell(self._places.index(current), 0)
 
     def _sort(self) -> None:
-        """Sort the places by the chosen column, then by rank."""
         column, isAscending = self._sorting
         keys = {
             _SEEN_COLUMN: lambda place: all(row[SEEN] for row in place),
@@ -244,10 +242,19 @@ class ReviewPanel:
 
     def _onExport(self) -> None:
         """Save the statistics if they are shown, otherwise the list."""
-        self._export(self._statisticsNode if self._showsStatistics or not self._tableNode else self._tableNode)
+        tableNode = self._statisticsNode if self._showsStatistics or not self._tableNode else self._tableNode
+        title = _("Save {table}").format(table=nameOf(tableNode))
+        path = _askPath(title, nameOf(tableNode), ".csv", _("Tables"))
+        if path is None:
+            return
+        try:
+            exportCsv(tableNode, path)
+        except UserError as error:
+            say(self._ui.reviewLabel, error)
+        else:
+            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
 
     def _onReport(self) -> None:
-        """Write the report, and open it in the browser."""
         node = self._segmentationNode
         if not hasReport(node):
             self.refresh()
@@ -272,18 +279,6 @@ class ReviewPanel:
             openFile(path, self._ui.reviewLabel)
         finally:
             self._ui.reportButton.enabled = hasReport(self._segmentationNode)
-
-    def _export(self, tableNode) -> None:
-        title = _("Save {table}").format(table=nameOf(tableNode))
-        path = _askPath(title, nameOf(tableNode), ".csv", _("Tables"))
-        if path is None:
-            return
-        try:
-            exportCsv(tableNode, path)
-        except UserError as error:
-            say(self._ui.reviewLabel, error)
-        else:
-            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
 
 
 def _dice(row: dict) -> float:

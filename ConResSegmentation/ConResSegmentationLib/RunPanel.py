@@ -22,7 +22,6 @@ class RunPanel(RunListener):
     """The widgets of a run, and what the buttons Segment, Set up the engine and Cancel do.
 
     Args:
-        ui: the widgets of the module.
         enginePanel: knows whether the engine can run.
         task: returns what to segment, as chosen in the panel.
         segment: starts it, with a listener.
@@ -71,8 +70,6 @@ class RunPanel(RunListener):
         return not self.isRunning
 
     def start(self) -> None:
-        """Segment the chosen volumes."""
-
         def prepare() -> Callable[[], SegmentationRun]:
             task = self._task()
             return lambda: self.segment(task, self)
@@ -125,7 +122,6 @@ class RunPanel(RunListener):
             self.onProgress(_("Installing: {line}").format(line=line.strip()[:90]), None)
 
     def log(self, text: str) -> None:
-        """Add one or more lines to the log."""
         self._ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
 
     def onProgress(self, text: str, fraction: float | None) -> None:
@@ -174,7 +170,6 @@ class RunPanel(RunListener):
         self._onIdle()
 
     def _show(self, text: str) -> None:
-        """Show that a run starts."""
         self.isRunning = True
         self._updateButtons()
         hint(self._ui.warningsLabel, "")

@@ -36,7 +36,6 @@ class Precision(enum.Enum):
     fp16 = "fp16"
 
     def label(self) -> str:
-        """The text in the selector."""
         return _("Automatic") if self is Precision.auto else self.value
 
 
@@ -49,7 +48,6 @@ class Map3D(enum.Enum):
     volume = "volume"
 
     def label(self) -> str:
-        """The text in the selector."""
         titles = {
             "nothing": _("Not shown"),
             "surfaces": _("On surfaces"),
@@ -105,7 +103,6 @@ class SceneChoices:
         self._wrapper: ConResSegmentationParameterNode | None = None
 
     def of(self, node) -> ConResSegmentationParameterNode:
-        """The choices in a scene's parameter node."""
         # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
         isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
         if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
@@ -231,7 +228,6 @@ class ROIPanel:
     """The widgets of the ROI; the ROI itself is a parameter of the module.
 
     Args:
-        selector: the selector of ROI nodes.
         hintLabel: shows the advice to draw an ROI.
         current: returns the description of the chosen model and the first chosen volume; either may be None.
     """
@@ -292,7 +288,6 @@ class ChannelSelectors:
 
     @property
     def combos(self) -> list:
-        """The selectors in use."""
         return [combo for _label, combo in self._rows[: len(self._inputs)]]
 
     @property
@@ -327,7 +322,6 @@ class ChannelSelectors:
         self._quiet = False
 
     def fillEmpty(self, among: list | None = None) -> None:
-        """Choose volumes by their names for empty channels."""
         chosen = self.nodes
         empty = [number for number, node in enumerate(chosen) if node is None]
         nodes = [node for node in (candidates() if among is None else among) if node not in chosen]

@@ -56,7 +56,6 @@ class SegmentationOutcome:
     """What a finished segmentation has added to the scene.
 
     Args:
-        segmentationNode: the segments.
         mapNodes: the maps, in the engine's order.
         report: the engine's report: seconds by phase, device, precision, volumes in mL.
         seconds: how long the user waited, including the start of the engine and loading the model.
@@ -316,7 +315,6 @@ def _moved(roi: BoxROI | None, motion: np.ndarray) -> BoxROI | None:
 
 
 def _phase(name: str) -> str:
-    """The text for a phase of the engine's work."""
     return {
         "sending": _("Sending the images"),
         "loading": _("Loading the model"),

@@ -61,10 +61,14 @@ def forgetModules(*packages: str) -> None:
         del sys.modules[name]
 
 
+def volumeOf(segmentationNode):
+    """The volume whose geometry a segmentation has; None if it was removed."""
+    return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
 def editSegmentation(segmentationNode, otherVolumeNode) -> None:
     """Open a segmentation in the Segment Editor, on the volume it was made from, or else on another one, if any."""
-    role = segmentationNode.GetReferenceImageGeometryReferenceRole()
-    volumeNode = segmentationNode.GetNodeReference(role) or otherVolumeNode
+    volumeNode = volumeOf(segmentationNode) or otherVolumeNode
     slicer.util.selectModule("SegmentEditor")
     editor = slicer.util.getModuleWidget("SegmentEditor").editor
     editor.setSegmentationNode(segmentationNode)
@@ -206,13 +210,11 @@ class WorkInSteps:
         self._timer.start(0)
 
     def stop(self) -> None:
-        """Drop the remaining steps."""
         self._timer.stop()
         self._steps = iter(())
 
     @property
     def isBusy(self) -> bool:
-        """Whether steps remain."""
         return self._timer.isActive()
 
     def _next(self) -> None:
@@ -243,8 +245,6 @@ class EditedPath:
     typed may pass through other files and folders.
 
     Args:
-        edit: the field.
-        react: called with the path.
         onEdited: called at every change before; what is known then belongs to an earlier path.
 
     Attributes:
@@ -304,7 +304,6 @@ class FittedHeight(qt.QObject):
         label.installEventFilter(self)
 
     def eventFilter(self, watched, event) -> bool:
-        """Called by Qt for each event of the label."""
         if event.type() in (qt.QEvent.Resize, qt.QEvent.Show):
             self.fit()
         return False
@@ -328,7 +327,6 @@ class DroppedFiles(qt.QObject):
         widget.installEventFilter(self)
 
     def eventFilter(self, watched, event) -> bool:
-        """Called by Qt for each event of the widget."""
         if event.type() not in (qt.QEvent.DragEnter, qt.QEvent.Drop):
             return False
         paths = [url.toLocalFile() for url in event.mimeData().urls()]
@@ -353,12 +351,10 @@ class ViewLayout:
 
     @property
     def isPossible(self) -> bool:
-        """Whether there are views."""
         return slicer.app.layoutManager() is not None
 
     @property
     def isShown(self) -> bool:
-        """Whether this layout is chosen."""
         return self.isPossible and slicer.app.layoutManager().layout == self.number
 
     def register(self) -> None:

@@ -55,7 +55,6 @@ class TrainingEnvironment:
 
     @property
     def python(self) -> str:
-        """Its python executable."""
         return str(self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
     @property
@@ -64,7 +63,6 @@ class TrainingEnvironment:
         return os.path.isfile(self.folder / _READY_FILE) and os.path.isfile(self.python)
 
     def variables(self) -> dict[str, str]:
-        """The environment variables for its Python."""
         try:
             ready = json.loads((self.folder / _READY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -259,7 +257,6 @@ class BackendTask:
 
     @property
     def isRunning(self) -> bool:
-        """Whether the command is running."""
         return self._process is not None
 
     def offer(self, problem: str, tip: str) -> None:

@@ -41,8 +41,6 @@ class DataSetPanel:
     """The widgets of the data set.
 
     Args:
-        section: the collapsible button that contains the widgets.
-        backend: where the check runs.
         reportFolder: returns the folder for the check's report, given the folder of the data set.
         onChanged: called when another folder was chosen, and again when it has been read.
 
@@ -60,7 +58,8 @@ class DataSetPanel:
         self.problem = ""
         self._task = BackendTask(backend, ui.checkButton, ui.checkStatusLabel, self._check, about=lambda: self.folder)
         # The heights of the rows depend on the width that is left for the last column.
-        ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
+        header = ui.findingsTable.horizontalHeader()
+        header.connect("sectionResized(int,int,int)", lambda *_sizes: ui.findingsTable.resizeRowsToContents())
         ui.dataSetPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/DataSet", "")
         # Reading a folder with many files takes seconds.
         self._path = EditedPath(ui.dataSetPathEdit, self._onPathSettled, self._onPathEdited)
@@ -77,7 +76,6 @@ class DataSetPanel:
         return self._path.isSettled
 
     def refresh(self) -> None:
-        """Read the folder again."""
         if self.isSettled:
             self._read()
         else:
@@ -108,7 +106,6 @@ class DataSetPanel:
         self._ui.openCheckButton.enabled = bool(self._report) and os.path.isfile(self._report)
 
     def close(self) -> None:
-        """The panel is about to be deleted."""
         self._path.close()
         self._task.stop()
 
@@ -117,9 +114,12 @@ class DataSetPanel:
         self._read()
         self._onChanged()
 
-    def _onPathEdited(self) -> None:
+    def _hideFindings(self) -> None:
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
+
+    def _onPathEdited(self) -> None:
+        self._hideFindings()
         say(self._ui.checkStatusLabel, "")
         say(self._ui.dataSetSummaryLabel, "")
         # What is known belongs to the previous folder, and must not be used to start anything.
@@ -140,8 +140,7 @@ class DataSetPanel:
         # Earlier findings must not be shown as those of this check.
         with contextlib.suppress(OSError):
             (output / "check.json").unlink()
-        self._ui.findingsTable.setRowCount(0)
-        self._ui.findingsTable.visible = False
+        self._hideFindings()
         self._task.run(
             arguments,
             _("Checking {count} cases").format(count=len(self.dataSet.cases)),
@@ -175,9 +174,6 @@ class DataSetPanel:
         table.visible = bool(rows)
         say(self._ui.checkStatusLabel, outcome, isError=any(level == "error" for _case, level, _message in rows))
         self.updateButtons()
-
-    def _onColumnResized(self, *_sizes: int) -> None:
-        self._ui.findingsTable.resizeRowsToContents()
 
 
 def _outcome(summary: dict) -> str:

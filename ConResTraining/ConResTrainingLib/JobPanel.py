@@ -44,7 +44,6 @@ def recentRuns() -> list[Path]:
 
 
 def addRecentRun(folder: Path) -> None:
-    """Store a run's folder as the latest."""
     folders = [folder, *(other for other in recentRuns() if other != folder)][:_MOST_RUNS]
     slicer.app.userSettings().setValue(_RUNS_SETTING, json.dumps([str(other) for other in folders]))
 
@@ -101,7 +100,6 @@ def _speed(progress: Progress) -> list[str]:
 
 
 def stateName(state: JobState) -> str:
-    """A state in words."""
     return {
         JobState.none: _("empty"),
         JobState.starting: _("starting"),
@@ -125,10 +123,6 @@ class JobPanel:
     """The widgets of the run.
 
     Args:
-        section: the collapsible button that contains the widgets.
-        backend: where it runs.
-        planPanel: the plan.
-        dataSetPanel: the data set.
         onChanged: called when another run was chosen, or this one has made progress.
 
     Attributes:

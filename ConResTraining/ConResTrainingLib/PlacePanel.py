@@ -59,8 +59,6 @@ class PlacePanel:
     """The widgets of the place.
 
     Args:
-        section: the collapsible button that contains the widgets.
-        backend: gets the settings.
         onChanged: called when the settings have changed, or the environment is ready.
         isTraining: whether a training that may use the environment is running.
     """
@@ -71,6 +69,12 @@ class PlacePanel:
         self._search: BasePythonSearch | None = None
         self._maker: EnvironmentMaker | None = None
         self._makeText = ui.makeEnvironmentButton.text
+        # By the names of their settings.
+        self._edits = {
+            "Command": ui.commandEdit,
+            "CommandPython": ui.commandPythonEdit,
+            "TorchOptions": ui.torchOptionsEdit,
+        }
         self._test = BackendTask(
             backend,
             ui.testPlaceButton,
@@ -89,9 +93,8 @@ class PlacePanel:
         self._load()
         ui.placeSelector.connect("currentIndexChanged(int)", self._onEdited)
         whenPathChanges(ui.trainingPythonPathEdit, self._onEdited)
-        ui.commandEdit.connect("textChanged(QString)", self._onEdited)
-        ui.commandPythonEdit.connect("textChanged(QString)", self._onEdited)
-        ui.torchOptionsEdit.connect("textChanged(QString)", self._onEdited)
+        for edit in self._edits.values():
+            edit.connect("textChanged(QString)", self._onEdited)
         ui.makeEnvironmentButton.connect("clicked(bool)", self._onMake)
         ui.removeEnvironmentButton.connect("clicked(bool)", self._onRemove)
         # Open it if something still has to be set up.
@@ -100,7 +103,6 @@ class PlacePanel:
 
     @property
     def isMaking(self) -> bool:
-        """Whether the environment is being created."""
         return bool(self._search or self._maker)
 
     def close(self) -> None:
@@ -116,9 +118,8 @@ class PlacePanel:
         index = self._ui.placeSelector.findData(kept)
         self._ui.placeSelector.setCurrentIndex(max(index, 0))
         self._ui.trainingPythonPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Python", "")
-        self._ui.commandEdit.text = slicer.util.settingsValue("ConResTraining/Command", "")
-        self._ui.commandPythonEdit.text = slicer.util.settingsValue("ConResTraining/CommandPython", "")
-        self._ui.torchOptionsEdit.text = slicer.util.settingsValue("ConResTraining/TorchOptions", "")
+        for name, edit in self._edits.items():
+            edit.text = slicer.util.settingsValue(f"ConResTraining/{name}", "")
         self._setBackend()
 
     def _setBackend(self) -> None:
@@ -133,9 +134,8 @@ class PlacePanel:
         self._setBackend()
         slicer.app.userSettings().setValue("ConResTraining/Place", self._backend.place.value)
         slicer.app.userSettings().setValue("ConResTraining/Python", self._ui.trainingPythonPathEdit.currentPath)
-        slicer.app.userSettings().setValue("ConResTraining/Command", self._ui.commandEdit.text)
-        slicer.app.userSettings().setValue("ConResTraining/CommandPython", self._ui.commandPythonEdit.text)
-        slicer.app.userSettings().setValue("ConResTraining/TorchOptions", self._ui.torchOptionsEdit.text)
+        for name, edit in self._edits.items():
+            slicer.app.userSettings().setValue(f"ConResTraining/{name}", edit.text)
         say(self._ui.placeStatusLabel, "")
         self._update()
         self._onChanged()
@@ -301,7 +301,6 @@ class BasePythonSearch:
         self._candidates = _candidates()
 
     def start(self) -> None:
-        """Begin, and return at once."""
         self._next()
 
     def stop(self) -> None:
@@ -390,7 +389,6 @@ class EnvironmentMaker(ProcessSteps):
         super().__init__(launches, onLine, self._onStepsEnded, _canceled(), failed)
 
     def start(self) -> None:
-        """Begin, and return at once."""
         try:
             self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
             self._environment.setAside()

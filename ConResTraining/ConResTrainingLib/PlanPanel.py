@@ -26,9 +26,6 @@ class PlanPanel:
     """The widgets of the plan.
 
     Args:
-        section: the collapsible button that contains the widgets.
-        backend: where the plan is made.
-        dataSetPanel: what it is made from.
         onChanged: called when there is another plan, or none.
     """
 
@@ -148,7 +145,6 @@ class PlanPanel:
         self._ui.resetPlanButton.enabled = canEdit and self._isEdited
 
     def close(self) -> None:
-        """The panel is about to be deleted."""
         self._task.stop()
 
     def _fillSystems(self) -> None:

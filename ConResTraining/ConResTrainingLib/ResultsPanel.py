@@ -24,13 +24,7 @@ _SEGMENT_COLUMN = 1
 
 
 class ResultsPanel:
-    """The widgets of the results. It also receives the progress of importing a checkpoint.
-
-    Args:
-        section: the collapsible button that contains the widgets.
-        backend: where they are computed.
-        jobPanel: the chosen run.
-    """
+    """The widgets of the results. It also receives the progress of importing a checkpoint."""
 
     def __init__(self, section, backend: Backend, jobPanel: JobPanel):
         self._ui = ui = slicer.util.childWidgetVariables(section)
@@ -70,9 +64,10 @@ class ResultsPanel:
         elif others:
             importTip = _("Pack the networks of this run and of the checked runs as one model, which averages them.")
         evaluateTip = _("Segment the held-out cases and measure the quality of the result.")
+        notHeldOut = _("This run was trained on all cases, so none is left to evaluate it with.")
         compareTip = _("Compare both evaluations, case by case. A is this run, B the checked one.")
         for task, problem, tip in (
-            (self._evaluation, self._problem() or self._problemOfEvaluation(), evaluateTip),
+            (self._evaluation, self._problem() or (notHeldOut if self._isOfAllCases else ""), evaluateTip),
             (self._export, self._problem(*others) or self._problemOfImport(), importTip),
             (self._comparison, self._problemOfComparison(), compareTip),
         ):
@@ -95,7 +90,6 @@ class ResultsPanel:
         self.updateButtons()
 
     def close(self) -> None:
-        """The panel is about to be deleted."""
         for task in self._tasks:
             task.stop()
         if self._checkpointImport:
@@ -120,7 +114,6 @@ class ResultsPanel:
         say(self._ui.resultsStatusLabel, text)
 
     def onCancelled(self) -> None:
-        """An import was canceled."""
         self.onEnded(_("Canceled."))
 
     def onEnded(self, text: str, isError: bool = False) -> None:
@@ -170,11 +163,6 @@ class ResultsPanel:
         """Whether the run was trained without holding out any case."""
         job = self._jobPanel.job
         return bool(job and job.progress.started) and job.progress.started.get("fold", 0) is None
-
-    def _problemOfEvaluation(self) -> str:
-        return (
-            _("This run was trained on all cases, so none is left to evaluate it with.") if self._isOfAllCases else ""
-        )
 
     def _problemOfImport(self) -> str:
         if not self._isOfAllCases or self.others:
@@ -229,11 +217,8 @@ class ResultsPanel:
         try:
             rows = comparedRows(json.loads(output.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            say(
-                self._ui.resultsStatusLabel,
-                _("The comparison cannot be read: {error}").format(error=error),
-                isError=True,
-            )
+            sentence = _("The comparison cannot be read: {error}")
+            say(self._ui.resultsStatusLabel, sentence.format(error=error), isError=True)
             return
         table = self._ui.comparisonTable
         table.setRowCount(len(rows))
@@ -295,10 +280,8 @@ class ResultsPanel:
         if not name:
             say(self._ui.resultsStatusLabel, otherwise)
             return
-        say(
-            self._ui.resultsStatusLabel,
-            _("The model {name} is installed and chosen in ConRes Segmentation.").format(name=name),
-        )
+        sentence = _("The model {name} is installed and chosen in ConRes Segmentation.")
+        say(self._ui.resultsStatusLabel, sentence.format(name=name))
         question = _("The model {name} is installed and chosen in ConRes Segmentation. Go there now?")
         if slicer.util.confirmYesNoDisplay(question.format(name=name)):
             slicer.util.selectModule(_SEGMENTATION_MODULE)

@@ -73,7 +73,6 @@ def addCase(
         name: of the case and its files.
         channels: [k, j, i] by channel name, in order; all on ``grid``.
         masks: boolean [k, j, i] by segment name.
-        grid: of the voxels.
 
     Raises:
         UserError: ``case-name-invalid``, ``case-name-long``, ``case-name-taken``, ``case-channels-differ``,
@@ -145,7 +144,6 @@ def _checkName(folder: Path, name: str, description: Description) -> None:
 
 
 def _valuesByName(labels: Mapping[int, str], masks: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The label value of each segment, by its name."""
     values = {name.strip().casefold(): value for value, name in labels.items()}
     unknown = [name for name in masks if name.strip().casefold() not in values]
     if unknown:
@@ -261,8 +259,6 @@ class SceneCasePanel:
     """The widgets for choosing volumes, a segmentation and a name, and for writing the case.
 
     Args:
-        section: the collapsible button that contains the widgets.
-        dataSetPanel: the data set.
         onAdded: called when a case was written.
     """
 
@@ -315,7 +311,6 @@ class SceneCasePanel:
             self._timer.start()
 
     def close(self) -> None:
-        """The panel is about to be deleted."""
         self._timer.stop()
 
     def update(self, _node=None) -> None:

@@ -54,13 +54,8 @@ class JobState(enum.Enum):
     @property
     def isRunning(self) -> bool:
         """Whether a process is running."""
-        return self in (
-            JobState.starting,
-            JobState.preparing,
-            JobState.training,
-            JobState.evaluating,
-            JobState.stopping,
-        )
+        active = (JobState.starting, JobState.preparing, JobState.training, JobState.evaluating, JobState.stopping)
+        return self in active
 
     @property
     def canResume(self) -> bool:
@@ -292,7 +287,6 @@ class CrossValidation(TrainingJob):
 
     @classmethod
     def glance(cls, folder: Path) -> "CrossValidation":
-        """As for a run."""
         job = cls(folder)
         job.folds = {number: TrainingJob.glance(path) for number, path in job._foldFolders()}
         job._chooseCurrent()
@@ -300,7 +294,6 @@ class CrossValidation(TrainingJob):
 
     @property
     def resumeCommand(self) -> tuple[str, ...]:
-        """The backend's command that continues it."""
         return ("crossval", str(self.planFile), "--output", str(self.folder))
 
     @property
@@ -310,15 +303,12 @@ class CrossValidation(TrainingJob):
 
     @property
     def trained(self) -> int:
-        """How many folds are finished."""
         return sum(fold.progress.state == "finished" for fold in self.folds.values())
 
     @property
     def share(self) -> float:
-        """How much of the training of all folds is done, from 0 to 1."""
-        return (
-            sum(1.0 if fold.progress.state == "finished" else fold.share for fold in self.folds.values()) / self.count
-        )
+        shares = (1.0 if fold.progress.state == "finished" else fold.share for fold in self.folds.values())
+        return sum(shares) / self.count
 
     @property
     def secondsLeft(self) -> float | None:
@@ -334,7 +324,6 @@ class CrossValidation(TrainingJob):
         return bool(self.folds) and all(fold.hasCheckpoint(name) for fold in self.folds.values())
 
     def look(self) -> bool:
-        """Read new events of all folds; returns whether there were any."""
         for number, folder in self._foldFolders():
             if number not in self.folds:
                 self.folds[number] = TrainingJob(folder)
@@ -352,7 +341,6 @@ class CrossValidation(TrainingJob):
 
     @property
     def state(self) -> JobState:
-        """The state at the last `look`."""
         if not self._hasSpoken:
             return JobState.starting if self._process else JobState.died
         states = {fold.progress.state for fold in self.folds.values()}
@@ -374,7 +362,6 @@ class CrossValidation(TrainingJob):
 
     @property
     def problem(self) -> str:
-        """What went wrong, as a sentence; empty if nothing did."""
         failed = {number: fold for number, fold in self.folds.items() if fold.progress.state == "failed"}
         if self.state is JobState.failed and failed:
             number, fold = next(iter(failed.items()))

@@ -291,7 +291,6 @@ class Outcome:
 
     Args:
         state: ``DONE``, ``SKIPPED``, ``FAILED``, or ``NOT_DONE`` if the command was stopped before the case's turn.
-        problem: why it failed.
         volumes_ml: volume of each segment in mL.
         expected_dice: from the review list; None if there is none, or nothing was found.
         seconds: time that the engine took, in all phases.

@@ -271,7 +271,6 @@ def _segmented_here(waiting: deque[Job], loading: float) -> Iterator[Outcome]:
 
 
 def _segmented(workers: Workers, waiting: deque[Job]) -> Iterator[Outcome]:
-    """Yield the outcomes as cases finish."""
     running: dict[str, Job] = {}
     while waiting or running:
         addresses = workers.addresses()

@@ -45,7 +45,6 @@ class LazyGroup(click.Group):
     """Commands whose modules are imported when they are called; without a command, the help is shown.
 
     Args:
-        package: contains the modules.
         modules: for each command, its module in the package, the click command there, and one line on what it does.
     """
 

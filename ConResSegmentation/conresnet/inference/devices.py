@@ -96,7 +96,6 @@ class Backend:
         return max(1, most // math.prod(window))
 
     def computing(self) -> AbstractContextManager:
-        """The context in which the network runs."""
         if self.precision == "fp32":
             return _without_tf32() if self.device.type == "cuda" else nullcontext()
         return torch.autocast(self.device.type, dtype=_TYPES[self.precision])

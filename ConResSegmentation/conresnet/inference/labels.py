@@ -296,7 +296,6 @@ class FoundSegments:
         self.labels[where] = self._writer.labels(values["probability"], mask, packed)
 
     def drop_small_components(self, smallest: float) -> None:
-        """See ``LabelWriter.drop_small_components``."""
         self._writer.drop_small_components(self.labels, self._regions, smallest)
 
 
@@ -319,9 +318,7 @@ class PostProcessing:
     part stays inside the region that includes it.
 
     Args:
-        description: the model's.
         options: ``keep_largest``, which the model may also request, ``drop_below`` in mL, and ``fill_holes``.
-        grid: the result's.
         done: called with the share that is done; an exception from it ends the work.
 
     Attributes:

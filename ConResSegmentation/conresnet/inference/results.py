@@ -43,8 +43,6 @@ class Results:
     """The label map and the requested maps on the grid of the case's first channel, which grow as slabs come in.
 
     Args:
-        case: what is segmented.
-        output: the model's segments.
         components: number of components of each requested map, by name.
         hidden: likewise those of maps that others, or the review, need without their being requested.
         allocate: makes each result's array of zeros from name, shape and type.

@@ -104,7 +104,6 @@ class SegmentResult:
 
     @property
     def all_maps(self) -> dict[str, np.ndarray]:
-        """The requested maps and the hidden ones."""
         return {**self.maps, **self.hidden}
 
     def statistics(self) -> list[dict]:
@@ -152,7 +151,6 @@ class WarmModel:
         return kept[1]
 
     def forget(self) -> None:
-        """Free its memory."""
         self._kept = None
 
 

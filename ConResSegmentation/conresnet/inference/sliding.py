@@ -148,7 +148,6 @@ class Predictor(Protocol):
     """One network, or several combined networks, that predict windows.
 
     Attributes:
-        title: title of the model.
         placed: its networks on the device; their convolutions are used to measure progress.
     """
 
@@ -191,7 +190,6 @@ class Pass:
         box: part of the model's array covered by its windows.
         plan: the windows that were finally used.
         backend: device on which they were computed.
-        seconds: duration.
     """
 
     name: str
@@ -265,8 +263,6 @@ class Passes:
         Args:
             name: see ``Pass``.
             box: (S, H, W), which the windows must cover.
-            tiling: placement of the windows.
-            accumulator: receives the output.
             maps: maps to compute along with the probability.
             share: estimated start and end of this pass in the whole work, 0 to 1.
 

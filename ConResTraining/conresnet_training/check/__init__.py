@@ -81,16 +81,13 @@ class CaseReport:
     tile: Tile | None = None
 
     def add(self, level: str, code: str, message: str) -> None:
-        """Add a finding."""
         self.findings.append(Finding(level, code, message))
 
     @property
     def level(self) -> str | None:
-        """The worst level of its findings; None if there are none."""
         return worst(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
         return {
             "name": self.name,
             "size": list(self.size) if self.size else None,
@@ -177,7 +174,6 @@ def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] 
     """Read every case and report errors and warnings.
 
     Args:
-        folder: of the data set.
         done: called with the name of each case after it was checked.
     """
     with_tile = set(data_set.spread(MOST_TILES))

@@ -161,7 +161,6 @@ def write_check(report: SetReport, output: Path) -> None:
 
 
 def make_page(report: SetReport) -> str:
-    """The page as HTML."""
     data_set, cases = report.data_set, report.cases
     colors = dict(zip(data_set.labels, bright_colors(len(data_set.labels)), strict=True))
     by_name = {name: colors[value] for value, name in data_set.labels.items()}

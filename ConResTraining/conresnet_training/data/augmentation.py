@@ -237,7 +237,6 @@ class EachChannel(mt.Randomizable):
         self.change = change
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "EachChannel":
-        """As in MONAI."""
         self.change.set_random_state(seed, state)
         return self
 

@@ -173,7 +173,6 @@ class SynthesizedSamples(TrainingSamples):
     Args:
         cases: label maps prepared at twice the model's resolution, see ``preparation.prepare_label_map``.
         targets: for each segment, the places in those label maps that belong to it.
-        synthesizer: makes the images.
     """
 
     _stream = (2,)
@@ -216,7 +215,6 @@ class MixedSamples(Dataset):
     """A mixture of samples of cases with images and of synthesized samples, spread evenly.
 
     Args:
-        images, synthesized: the two kinds of samples.
         share: share of the samples that are of cases with images.
     """
 

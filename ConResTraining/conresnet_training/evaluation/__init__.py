@@ -195,7 +195,6 @@ class Evaluation:
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """Names of the segments."""
         return tuple(next(iter(self.cases.values())))
 
     def mean(self, metric: str) -> float | None:
@@ -205,12 +204,10 @@ class Evaluation:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """See ``summarize``."""
         return summarize(self.cases)
 
     @property
     def unfinished(self) -> list[str]:
-        """A sentence about each run whose training was not finished."""
         return unfinished(self.made_by)
 
     def worst_first(self) -> list[str]:
@@ -218,7 +215,6 @@ class Evaluation:
         return sorted(self.cases, key=lambda case: (sum(row["dice"] for row in self.cases[case].values()), case))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
         return {
             "data": self.data,
             "split": self.split,

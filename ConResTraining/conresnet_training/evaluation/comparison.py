@@ -34,7 +34,6 @@ class Comparison:
     """Paired differences: the first evaluation minus the second.
 
     Args:
-        first, second: the evaluations.
         left_out: cases that only one of them has.
         other_references: cases of one name whose references have different volumes.
         rows: for each segment and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
@@ -61,7 +60,6 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
         return {
             "first": _origin(self.first),
             "second": _origin(self.second),

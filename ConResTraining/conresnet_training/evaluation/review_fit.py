@@ -71,7 +71,6 @@ class ReviewSamples:
     """What the slices of held-out cases look like, and what is wrong in each.
 
     Attributes:
-        cases: names.
         samples: slices that hold a segment in the result.
         spot_voxels, wrong_spot_voxels: of all uncertain spots.
     """
@@ -130,7 +129,6 @@ class ReviewSamples:
 
         Args:
             what: which cases these are, in a sentence.
-            segments: names.
             are_held_out: whether it is known that the training never saw these cases; if not, the note says so.
         """
         if not self.samples:

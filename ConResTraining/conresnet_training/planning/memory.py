@@ -115,7 +115,6 @@ class StepCost:
     """The memory for a training step of a network, by this module's rule.
 
     Args:
-        parameters: how many.
         kept: bytes for the backward pass that do not depend on the window, such as standardized weights.
         kept_per_voxel: bytes per voxel of each sample.
     """
@@ -190,7 +189,6 @@ def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]
     per step, then a smaller window.
 
     Args:
-        build: makes the network.
         frame: what the data decide about it; the base width is chosen here.
         window: voxels (S, H, W).
         largest: the batch that is tried first, if that is more than the frame's.

@@ -93,7 +93,6 @@ class Planned:
         steps: the reason for their number.
         remarks: from the system, by the line that they are added to.
         arguments: of the system, with their reasons.
-        choices: what the user chose.
     """
 
     plan: Plan
@@ -119,7 +118,6 @@ def make_plan(
     """Plan a run from the data; returns the plan, and the reasons for what was planned.
 
     Args:
-        folder: where the data set is.
         budget: memory for training. Defaults to the free memory of this computer.
         choices: defaults to ConResNet.
         settings: replace values of the plan, see `conresnet_training.planning.plan.with_settings`.

@@ -52,7 +52,6 @@ class Survey:
 
     @property
     def is_thick(self) -> bool:
-        """Whether slices are thick."""
         return self.ratio >= THICK
 
     @property

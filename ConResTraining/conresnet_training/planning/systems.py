@@ -37,7 +37,6 @@ class Frame:
 
     Args:
         channels: images of a case that a network sees, preprocessed copies included.
-        segments: output structures.
         exclusive: each voxel has one label, the background being one of them; else segments are regions.
         base_width: channels of a network's first stage.
         residual_axis: "S", "H" or "W", for networks that compare slices.
@@ -80,7 +79,6 @@ def planned_network(kind: str, frame: Frame, chosen: Mapping[str, Any]) -> Netwo
     """A network's type with every argument written out, as a plan names it.
 
     Args:
-        kind: its name.
         chosen: arguments that differ from the frame's and from the network's defaults.
     """
     arguments = {}
@@ -122,9 +120,7 @@ class CatalogEntry:
     """One system that can be planned.
 
     Args:
-        title: for lists.
         sentence: what it is or does, for people.
-        network: the type of its networks.
         arguments: of the networks, where they differ from what the data decide and from their defaults.
         system: its type, one of ``conresnet.systems.system_names()``.
     """
@@ -142,7 +138,6 @@ class CatalogEntry:
 
     @property
     def kind(self) -> type[System]:
-        """The class of the system."""
         return declared_system(self.system)
 
     @property

@@ -211,7 +211,6 @@ class ProgressWriter:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -116,9 +116,6 @@ def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
 def check_same_cases(plan: Plan, folder: Path, folds: Sequence[int], data_set: DataSet) -> None:
     """Refuse to begin folds if those that were begun have other cases: some would be held out twice and others never.
 
-    Args:
-        folds: to be trained.
-
     Raises:
         UserError: ``crossval-cases-differ``, or ``split-damaged``.
     """

@@ -52,7 +52,6 @@ def export_runs(
     Args:
         checkpoint: "last", or "best" by validation Dice; the results of "best" are optimistic, because the held-out
             cases chose it, and the card says so.
-        overwrite: replace an existing model package.
         name, title: instead of those in the plan.
         measured_by: runs of the same plan, trained with cases held out, whose figures the package gets. By default
             ``runs`` themselves. The package says how many cases these were trained on, and whether they share the

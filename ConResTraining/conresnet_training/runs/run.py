@@ -63,7 +63,6 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The latest checkpoint."""
         return self.checkpoint_named("last")
 
     def checkpoint_named(self, name: str) -> Path:
@@ -386,7 +385,7 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
         UserError: ``cases-gone``, ``split-damaged``, ``too-many-folds``, ``disk-full`` or ``cannot-write``.
     """
     file = run.folder / SPLIT_FILE
-    if _has_learned(run):
+    if has_checkpoint(run.folder):
         return _recorded(run, data_set, "training"), _recorded(run, data_set, "held_out")
     training, held_out = split(data_set, run.plan, run.fold)
     if is_writer:
@@ -401,7 +400,7 @@ def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
     Raises:
         UserError: ``cases-gone`` if some of them are missing from the data set, or ``split-damaged``.
     """
-    if not (run.folder / SPLIT_FILE).exists() and not _has_learned(run):
+    if not (run.folder / SPLIT_FILE).exists() and not has_checkpoint(run.folder):
         return split(data_set, run.plan, run.fold)[1]
     return _recorded(run, data_set, "held_out")
 
@@ -413,15 +412,10 @@ def names_of_cases(run: Run, data_set: DataSet) -> tuple[set[str], set[str]]:
         UserError: ``split-damaged``.
     """
     file = run.folder / SPLIT_FILE
-    if file.exists() or _has_learned(run):
+    if file.exists() or has_checkpoint(run.folder):
         return set(_read_names(file, "training")), set(_read_names(file, "held_out"))
     training, held_out = split(data_set, run.plan, run.fold)
     return {case.name for case in training}, {case.name for case in held_out}
-
-
-def _has_learned(run: Run) -> bool:
-    """Whether there is any checkpoint, after which a new split could hold out cases that the run has learned from."""
-    return has_checkpoint(run.folder)
 
 
 def _recorded(run: Run, data_set: DataSet, part: str) -> list[Case]:

@@ -70,7 +70,6 @@ class TrainingLoop:
 
     Args:
         fabric: Lightning's, launched.
-        cases: for each stage.
         checkpoint: where to continue.
         report: receives the run's events, see ``conresnet_training.runs``.
         stop: reports whether this process was asked to stop.

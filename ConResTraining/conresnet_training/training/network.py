@@ -47,7 +47,6 @@ class StagedNetworks(nn.ModuleList):
         return self[self.stage](x, **options)
 
     def auxiliary_weights(self, progress: float) -> tuple[float, ...]:
-        """Those of the stage's network."""
         return self[self.stage].auxiliary_weights(progress)
 
 

@@ -174,7 +174,6 @@ class _Training:
     is_first: bool
 
     def fit(self) -> Outcome:
-        """Train to the last step."""
         run, plan, training = self.run, self.run.plan, self.run.plan.training
         checkpoint = self._checkpoint()
         # The data set may have changed since the run was started.

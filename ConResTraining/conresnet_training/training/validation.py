@@ -165,10 +165,6 @@ class FirstStageBoxes:
             box = whole_case(case)
             found = found_segments(self.network, case.image, box, self.window, self.output, device)
             segments = range(len(self.output.segments))
-            self._boxes[case.name] = self.find_box(_segment_mask(found, segment) for segment in segments)
+            masks = (found[segment] if found.ndim == 4 else found == segment + 1 for segment in segments)
+            self._boxes[case.name] = self.find_box(masks)
         return self._boxes[case.name]
-
-
-def _segment_mask(found: np.ndarray, segment: int) -> np.ndarray:
-    """(S, H, W) bool: one segment, counted from 0, in the result of ``found_segments``."""
-    return found[segment] if found.ndim == 4 else found == segment + 1

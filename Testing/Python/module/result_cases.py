@@ -8,7 +8,7 @@ import slicer
 from conresnet.images.roi import BoxROI
 from conresnet.package.segments import Code, Segment, Terminology
 from ConResSegmentationLib import ResultParts, ResultSegmentation
-from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
+from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksumInPieces
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
 SEGMENTS = (
@@ -20,7 +20,8 @@ MODEL = "organ 1.0.0"
 
 
 def origin_of(volume: object, roi: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
-    return ResultOrigin(model, (volume,), (checksum(slicer.util.arrayFromVolume(volume)),), roi)
+    *_, checksum = checksumInPieces(slicer.util.arrayFromVolume(volume))
+    return ResultOrigin(model, (volume,), (checksum,), roi)
 
 
 def fill(node: object, segments: list[tuple[str, object]], volume: object) -> None:

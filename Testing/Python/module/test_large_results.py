@@ -114,7 +114,7 @@ class Run:
         runs, engine, self.listener = module("SegmentationRun"), Engine(), Listener()
         task = runs.SegmentationTask(str(find_model("brain-structures")), (head,), segmentationNode=segmentation)
         self.run = runs.SegmentationRun(task, engine, self.listener)
-        checksum = module("ResultOrigin").checksum(slicer.util.arrayFromVolume(head))
+        *_, checksum = module("ResultOrigin").checksumInPieces(slicer.util.arrayFromVolume(head))
         engine.observer.onSent((checksum,))
         masks = [labels == segment.label for segment in model_segments()]
         self.maps = {"probability": np.stack(masks).astype(np.float16)} if has_maps else {}

@@ -76,8 +76,8 @@ def test_examples_are_registered_as_sample_data(panel: PanelDriver) -> None:
     offered = {source.nodeNames[0]: Path(source.fileNames[0]).name for source in sample_data.sources}
     # The panel uses a whole head as this model's example. The crop is for comparison with the data set's labels.
     assert offered.pop("hippocampus") == "hippocampus.nii.gz"
-    assert offered == {name: path.name for name, path in Loading.examples().items() if name != "hippocampus"}
-    assert set(Loading.examples()) == {"hippocampus", "brain-structures", "brain-tissue", "head-neck-organs"}
+    assert offered == {name: path.name for name, path in Loading.EXAMPLES.items() if name != "hippocampus"}
+    assert set(Loading.EXAMPLES) == {"hippocampus", "brain-structures", "brain-tissue", "head-neck-organs"}
 
 
 def test_module_loaded_at_run_time_registers_its_examples_and_menu(
