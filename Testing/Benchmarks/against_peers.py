@@ -142,7 +142,8 @@ def _prepare(task: dict) -> dict:
     folder = Path(task["folder"])
     if task["row"] == "tumor":
         write_random_model(folder / "model")
-    case, box, _ = _case(task)
+    case, _, _ = _case(task)
+    box = case.box()
     image = case.block((0, 0, 0), case.shape)[(slice(None), *box)]
     np.save(folder / "image.npy", image)
     if task["labels"]:
@@ -187,7 +188,7 @@ def write_random_model(folder: Path, channels: int = 4, base_width: int = 32, **
 
 
 def _case(task: dict):
-    """The case as the engine prepares it, its foreground's box, and the package."""
+    """The case as the engine prepares it, the images it was made of, and the package."""
     from conresnet.images.files import read_channels
     from conresnet.images.preparation import prepare
 
@@ -197,8 +198,7 @@ def _case(task: dict):
         volumes = [_middle(volume, 40) for volume in volumes]
     elif shape := {"tumor": (155, 240, 240), "ct": (300, 512, 512)}.get(task["row"]):
         volumes = [_stretched(volume, shape) for volume in volumes]
-    case = prepare(package.description, volumes)
-    return case, case.box(), package
+    return prepare(package.description, volumes), volumes, package
 
 
 def _stretched(volume, shape: tuple[int, int, int]):
@@ -230,26 +230,30 @@ def _ours(task: dict):
     from conresnet.inference import Progress, Tracker
     from conresnet.inference.devices import choose_backend, reused_memory
     from conresnet.inference.labels import FoundSegments
+    from conresnet.inference.locating import look_for_segments, segment_part
     from conresnet.inference.segmentation import load_model
     from conresnet.inference.sliding import Passes
     from conresnet.inference.windows import Tiling
 
-    case, box, package = _case(task)
-    system = load_model(package, "cpu", task["precision"]).system
-    tiling = Tiling.of(package.description.inference)
+    case, volumes, package = _case(task)
+    description, system = package.description, load_model(package, "cpu", task["precision"]).system
+    tiling = Tiling.of(description.inference)
     tiling = tiling.faster() if task["way"] == "fast" else tiling
     tracker = Tracker(Progress(), {"segmenting": 1.0})
-    found = FoundSegments(case, package.description.output)
+    found = FoundSegments(case, description.output)
     backend = choose_backend("cpu", task["precision"])
-    passes = Passes(backend, tiling, (), None, tracker, mirrors=task["way"] != "fast" and bool(_mirrors(package)))
+    passes = Passes(backend, tiling, (), found, tracker, mirrors=task["way"] != "fast" and bool(_mirrors(package)))
 
     def work() -> np.ndarray:
         with reused_memory():
             tracker.begin("segmenting")
-            passes.make("only", system.predictors[0], case, box, tiling, found)
-        return found.labels[box]
+            part = None
+            if description.inference.coarse_look:
+                part = look_for_segments(description, system, volumes, case, passes.without_mirrors())
+            segment_part(system, case, part, passes, description.output)
+        return found.labels[case.box()]
 
-    return work, lambda: len(passes.passes[0].plan)
+    return work, lambda: sum(len(each.plan) for each in passes.passes)
 
 
 def _network(task: dict):
