@@ -19,7 +19,8 @@ from .DataSetPanel import DataSetPanel, pathNextTo
 
 # Slicer's Python cannot read YAML. Long values continue on indented lines.
 _DATA = re.compile(r"^data:[ \t]+(\S.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
-_FOLDS = re.compile(r"^\s+folds:\s*(\d+)", re.MULTILINE)
+# A Qt number has no more than nine digits.
+_FOLDS = re.compile(r"^\s+folds:\s*(\d{1,9})\b", re.MULTILINE)
 
 
 class PlanPanel:
@@ -77,7 +78,7 @@ class PlanPanel:
             return ""
         # A remote machine may have the same folder under another path.
         isSame = self._backend.place is Place.command and planned.name == chosen.name
-        if isSame or (self.path.parent / planned).resolve() == chosen.resolve():
+        if isSame or os.path.realpath(self.path.parent / planned) == os.path.realpath(chosen):
             return ""
         sentence = _("This plan is for the data set {planned}; choose that folder, or make a plan for {chosen}.")
         return sentence.format(planned=planned, chosen=chosen)
@@ -261,7 +262,8 @@ def dataOfPlan(text: str) -> Path | None:
     """The data set's folder in a plan, which may be relative to the plan's file; None if it is missing."""
     found = _DATA.search(text)
     value = _unquoted(found[1].strip()) if found else ""
-    return Path(value) if value else None
+    # No path contains a zero byte.
+    return Path(value) if value and "\0" not in value else None
 
 
 def _unquoted(value: str) -> str:

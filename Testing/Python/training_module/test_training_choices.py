@@ -199,3 +199,20 @@ def test_plans_with_either_suffix_are_read_and_other_files_are_ignored(
     # An incomplete path is not a plan.
     here.ui.planPathEdit.currentPath = str(other.with_suffix(""))
     assert here.ui.planTextEdit.toPlainText() == "" and not here.ui.startButton.enabled
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data: data\ntraining:\n  folds: 3000000000\n", 'data: "\\u0000"\n', "data: loop\n"],
+    ids=["huge number of folds", "zero byte in the path", "symbolic link to itself"],
+)
+def test_unusable_plan_text_raises_nothing_while_it_is_edited(
+    here: TrainingDriver, data_set: Path, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    here.choose_data_set(data_set)
+    here.ui.planPathEdit.currentPath = str(tmp_path / "plan.yaml")
+    here.ui.planTextEdit.setPlainText(text)
+    here.settle()
+    assert slot_errors == []
+    assert here.ui.foldSpinBox.maximum == 99
