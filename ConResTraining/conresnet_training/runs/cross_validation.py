@@ -44,7 +44,13 @@ from conresnet_training.runs.run import (
     start_run,
 )
 from conresnet_training.training.network import steps_of_run
-from conresnet_training.training.processes import PARENT_VARIABLE, STOPPED, STOPPED_ELSEWHERE, StopWatch
+from conresnet_training.training.processes import (
+    PARENT_VARIABLE,
+    STOPPED,
+    STOPPED_ELSEWHERE,
+    StopWatch,
+    signals_held_back,
+)
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -62,11 +68,12 @@ class Fold:
         """Train it further in a process of its own, which takes one of ``jobs`` places."""
         self.place = place
         command = [sys.executable, "-m", "conresnet_training", "resume", str(self.run.folder), *options(place)]
-        with contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as stack:
             output = {}
             if self.log is not None:
-                output = {"stdout": files.enter_context(open(self.log, "ab")), "stderr": subprocess.STDOUT}
+                output = {"stdout": stack.enter_context(open(self.log, "ab")), "stderr": subprocess.STDOUT}
             environment = os.environ | {JOBS_VARIABLE: str(jobs), PARENT_VARIABLE: str(os.getpid())}
+            stack.enter_context(signals_held_back())
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, **output)
 
     def is_done(self, most_steps: int | None) -> bool:

@@ -4,13 +4,14 @@ A run is asked to stop by Ctrl-C, by a signal of the system or of a queue, or by
 process that started it is gone, see ``PARENT_VARIABLE``.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -85,9 +86,29 @@ def _strategy(run: Run) -> DDPStrategy:
 def launch(fabric: Fabric) -> None:
     """Start the other processes, or meet them. Raises UserError ``devices-not-available``."""
     try:
-        fabric.launch()
+        with signals_held_back():
+            fabric.launch()
     except ValueError as error:
         raise _no_devices(error) from error
+
+
+@contextlib.contextmanager
+def reporting_lost_process(report: Callable[[], None]) -> Iterator[None]:
+    """Call ``report`` if a process that this one started has died, just before Lightning kills this one as well.
+
+    Lightning only logs it, in a thread of its own.
+    """
+    logger, handler = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script"), logging.Handler()
+    handler.emit = lambda _record: report()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 def _no_devices(error: Exception) -> UserError:
@@ -183,6 +204,22 @@ def _has_ended(pid: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Deliver signals after the block. A process started in it gets them when it enters its `StopWatch`.
+
+    Otherwise Ctrl-C would end that process while it still imports packages, which looks like a failure.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopWatch:
     """Notices requests to stop. The first signal only sets ``reason``; a second Ctrl-C or SIGTERM ends the process.
 
@@ -209,6 +246,8 @@ class StopWatch:
         if threading.current_thread() is threading.main_thread():
             heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
             self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -57,6 +57,7 @@ from conresnet_training.training.processes import (
     launch,
     make_fabric,
     process_facts,
+    reporting_lost_process,
 )
 from conresnet_training.training.validation import FirstStageBoxes, HeldOutCases, whole_case
 
@@ -118,7 +119,8 @@ def fit(
             reports.note(shortage)
         try:
             last = min(most_steps or steps, steps)
-            outcome = _Training(run, fabric, data_set, reports, stop, steps, last, is_first).fit()
+            with reporting_lost_process(lambda: _report_lost_process(reports, run.folder)):
+                outcome = _Training(run, fabric, data_set, reports, stop, steps, last, is_first).fit()
         except Exception as error:
             mistake = error if isinstance(error, UserError) else as_user_error(error, run.folder)
             if mistake is None:
@@ -158,6 +160,12 @@ def _report_failure(reports: SilentReports, code: str, message: str, values: dic
     with contextlib.suppress(UserError):
         cases = {"cases": values["cases"]} if "cases" in values else {}
         reports("failed", code=code, message=message, **cases)
+
+
+def _report_lost_process(reports: SilentReports, folder: Path) -> None:
+    lost = UserError("process-lost", path=str(folder))
+    _report_failure(reports, lost.code, lost.message, lost.values)
+    reports.note(lost.message)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -69,6 +71,48 @@ def test_two_processes_give_same_steps_as_one(data_set, tmp_path, monkeypatch):
     for first, second in zip(ones.points, twos.points, strict=True):
         for name in ("loss", "segmentation_loss", "residual_loss", "boundary_loss"):
             assert second[name] == pytest.approx(first[name], rel=1e-3)
+
+
+@contextlib.contextmanager
+def starting_child(*arguments):
+    """Run a command in a process group of its own, until it has started another process."""
+    command, pipe = [sys.executable, "-m", "conresnet_training", *map(str, arguments)], subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    try:
+        wait_until(lambda: process.poll() is not None or psutil.Process(process.pid).children())
+        yield process, *psutil.Process(process.pid).children()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def long_plan(data_set, tmp_path):
+    steps = ("training.batch=4", "training.steps=100000", "model.inference.window=[8, 8, 8]")
+    return write_tiny_plan(data_set, tmp_path / "plan.yaml", *steps)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals a group of processes")
+@pytest.mark.parametrize("command, run", [("train", "."), ("crossval", "fold_0")])
+def test_ctrl_c_while_another_process_starts_stops_the_run(long_plan, tmp_path, command, run):
+    """A terminal sends it to every process."""
+    options = ("--devices", 2) if command == "train" else ("--folds", 0)
+    with starting_child(command, long_plan, "--output", tmp_path / "run", *options) as (process, _child):
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert read_progress(tmp_path / "run" / run / PROGRESS_FILE).state == "stopped"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals a group of processes")
+def test_process_that_dies_while_it_starts_is_reported(long_plan, tmp_path):
+    run = tmp_path / "run"
+    with starting_child("train", long_plan, "--output", run, "--devices", 2) as (process, child):
+        child.kill()
+        _, error = process.communicate(timeout=120)
+    assert process.returncode != 0 and message_of("process-lost", path=run) in error
+    assert read_progress(run / PROGRESS_FILE).failed["code"] == "process-lost"
 
 
 SURVIVOR = """
