@@ -208,13 +208,14 @@ class TrainingJob:
         return [text for text in texts if text.strip()]
 
     def requestStop(self) -> None:
-        """Ask the run to stop after the current step, with a checkpoint. A run that is still starting is killed.
+        """Ask the run to stop after the current step, with a checkpoint. Before and after its steps, it is killed.
 
         Raises:
             UserError: the run's folder cannot be written to.
         """
-        if self.state is JobState.starting:
-            # It would delete the file that asks it to stop, which may be from before it started.
+        if self.state in (JobState.starting, JobState.evaluating):
+            # When starting, it would delete the file that asks it to stop, which may be from before it started. The
+            # evaluation does not look for it.
             self.kill()
             self._hasSpoken = True
             self.look()

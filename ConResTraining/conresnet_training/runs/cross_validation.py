@@ -207,8 +207,10 @@ def cross_validate(
                 report(f"Fold {fold.run.fold} {'is trained' if fold.is_done(most_steps) else 'was stopped'}.")
         if failed:
             raise UserError("fold-failed", path=str(folder), folds=", ".join(str(fold.run.fold) for fold in failed))
-        all_done = all(Fold(run).is_done(most_steps) for run in runs)
-        return runs, 0 if all_done else stop.status or STOPPED_ELSEWHERE
+        # Whoever stops the last fold at its end does not want to wait for the evaluation either.
+        if stop.asked() or not all(Fold(run).is_done(most_steps) for run in runs):
+            return runs, stop.status or STOPPED_ELSEWHERE
+        return runs, 0
 
 
 def _ended(

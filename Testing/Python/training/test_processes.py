@@ -21,8 +21,15 @@ from conresnet.errors import UserError
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
-from conresnet_training.runs import PROGRESS_FILE, ProgressWriter, ask_to_stop, read_progress, running_process
-from conresnet_training.runs.cross_validation import Fold, check_same_cases, open_folds
+from conresnet_training.runs import (
+    PROGRESS_FILE,
+    STOP_FILE,
+    ProgressWriter,
+    ask_to_stop,
+    read_progress,
+    running_process,
+)
+from conresnet_training.runs.cross_validation import Fold, check_same_cases, cross_validate, open_folds
 from conresnet_training.runs.run import start_run
 from conresnet_training.training.trainer import as_user_error
 from training.broken_runs import checkpoint
@@ -293,6 +300,23 @@ def test_fold_is_done_after_its_last_validation(data_set, tmp_path, end, step, l
     progress.write(end, step=step)
     progress.close()
     assert Fold(run).is_done(last) is done
+
+
+def test_stop_request_at_the_end_of_the_last_fold_prevents_the_evaluation(data_set, tmp_path):
+    plan, folder = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "folds"
+    folder.mkdir()
+    progress = ProgressWriter(start_run(plan, folder / "fold_0", 0).folder / PROGRESS_FILE)
+    progress.write("started", step=0, steps=12)
+    progress.write("finished", step=12)
+    progress.close()
+    said = []
+
+    def say(message):
+        said.append(message)
+        (folder / STOP_FILE).touch()
+
+    _, status = cross_validate(plan, folder, [0], 1, None, lambda place: [], say)
+    assert said == ["Fold 0 is already trained."] and status == 130
 
 
 @pytest.mark.slow

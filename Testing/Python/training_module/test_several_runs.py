@@ -102,6 +102,21 @@ def test_status_of_a_cross_validation_that_failed_or_finished(training: Training
     assert training.ui.openEvaluationButton.enabled
 
 
+def test_stop_ends_the_evaluation_of_a_cross_validation(
+    training: TrainingDriver, cross_validation: Path, tmp_path: Path
+) -> None:
+    training.choose_run(cross_validation)
+    finished = step(20), ("finished", {"step": 20})
+    events = f"cat {write_fold(tmp_path, 1, *finished)}/progress.jsonl >> {cross_validation}/fold_1/progress.jsonl"
+    write_fold(cross_validation, 2, *finished)
+    training.choose_python(script_as_python(tmp_path, f"{events}\nexec sleep 1000"))
+    training.click(training.ui.resumeButton)
+    training.wait(lambda: training.state == "evaluating")
+    training.click(training.ui.stopButton)
+    assert training.state == "finished" and not (cross_validation / "stop").exists()
+    assert "not evaluated. Click Evaluate." in training.ui.runStatusLabel.text
+
+
 def test_lowest_value_of_fold_starts_a_cross_validation(
     training: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
