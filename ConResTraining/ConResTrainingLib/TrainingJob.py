@@ -75,6 +75,8 @@ class TrainingJob:
         self._process: subprocess.Popen | None = None
         # Whether the process started last has written to the progress file.
         self._hasSpoken = True
+        # At the last look, before the events were read: a process may write its last ones and end meanwhile.
+        self._wasAlive = False
         # Of this process; the log starts with the lines of earlier ones.
         self._startOfLog = 0
         self._exitCode: int | None = None
@@ -109,6 +111,7 @@ class TrainingJob:
     def glance(cls, folder: Path) -> "TrainingJob":
         """A run with only its latest events: enough for `state`, and fast for a progress file of any size."""
         job = cls(folder)
+        job._wasAlive = job._isAlive()
         for event in ProgressReader(job.folder / PROGRESS_FILE, _LOG_BYTES).new_events():
             job.progress.add(event)
         return job
@@ -143,6 +146,7 @@ class TrainingJob:
 
     def look(self) -> bool:
         """Read new events; returns whether there were any."""
+        self._wasAlive = self._isAlive()
         events = self._reader.new_events()
         for event in events:
             self._hasSpoken = self._hasSpoken or event["event"] == "started"
@@ -160,7 +164,7 @@ class TrainingJob:
         reported = self.progress.state
         if reported in ("stopped", "finished", "failed"):
             return JobState(reported)
-        if not self._isAlive():
+        if not self._wasAlive:
             return JobState.none if reported == "new" else JobState.died
         if reported == "stopping" or os.path.exists(self.folder / STOP_FILE):
             return JobState.stopping
@@ -289,6 +293,7 @@ class CrossValidation(TrainingJob):
     @classmethod
     def glance(cls, folder: Path) -> "CrossValidation":
         job = cls(folder)
+        job._wasAlive = job._isAlive()
         job.folds = {number: TrainingJob.glance(path) for number, path in job._foldFolders()}
         job._chooseCurrent()
         return job
@@ -325,6 +330,7 @@ class CrossValidation(TrainingJob):
         return bool(self.folds) and all(fold.hasCheckpoint(name) for fold in self.folds.values())
 
     def look(self) -> bool:
+        self._wasAlive = self._isAlive()
         for number, folder in self._foldFolders():
             if number not in self.folds:
                 self.folds[number] = TrainingJob(folder)
@@ -346,7 +352,7 @@ class CrossValidation(TrainingJob):
             return JobState.starting if self._process else JobState.died
         states = {fold.progress.state for fold in self.folds.values()}
         isTrained = self.trained == self.count
-        if self._isAlive():
+        if self._wasAlive:
             if os.path.exists(self.folder / STOP_FILE):
                 return JobState.stopping
             if isTrained:

@@ -60,6 +60,29 @@ def test_run_on_another_computer_is_followed_until_its_progress_stops(training: 
     assert training.ui.runStatusLabel.text == text and not training.ui.resumeButton.enabled
 
 
+def test_run_that_stops_during_a_look_did_not_end_unexpectedly(
+    training: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run")
+    training.choose_run(run)
+    reader = training.job._reader
+    events_before = reader.new_events
+
+    def stop_after_reading() -> list[dict]:
+        events = events_before()
+        writer = ProgressWriter(run / PROGRESS_FILE)
+        writer.write("stopped", step=10)
+        writer.close()
+        (run / RUNNING_FILE).unlink()
+        monkeypatch.undo()
+        return events
+
+    monkeypatch.setattr(reader, "new_events", stop_after_reading)
+    training.widget.jobPanel.look()
+    assert training.state == "training" and "unexpectedly" not in training.ui.runStatusLabel.text
+    training.wait(lambda: training.state == "stopped")
+
+
 def test_typing_a_path_shows_no_other_runs(training: TrainingDriver, tmp_path: Path) -> None:
     for name in ("run-1", "run-12"):
         write_run(tmp_path / name)
