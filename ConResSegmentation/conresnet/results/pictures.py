@@ -211,7 +211,8 @@ def _surface_points(
     extent = np.array(padded.shape) * spacing
     step = max(float(extent.max()) / _SURFACE_VOXELS, finest)
     smooth = sitk.SmoothingRecursiveGaussian(image, 0.7 * float(spacing.max()))
-    size = [int(side) for side in np.ceil(extent[::-1] / step)]
+    # A gradient needs two voxels along each axis.
+    size = [max(2, int(side)) for side in np.ceil(extent[::-1] / step)]
     fine = sitk.Resample(smooth, size, sitk.Transform(), sitk.sitkLinear, [0.0, 0.0, 0.0], [step] * 3)
     values = sitk.GetArrayFromImage(fine)
     # A segment thinner than the smoothing still has a surface.

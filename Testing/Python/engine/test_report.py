@@ -210,3 +210,11 @@ def test_pictures_show_each_segment_in_its_color():
     assert nothing.slices(nothing.place(None)).shape == (300, 912, 3)
     assert (nothing.surfaces() == 255).all()
     assert (heat(np.array([0.0, 1.0])) * 255).round().tolist() == [[0, 0, 4], [252, 255, 164]]
+
+
+def test_surface_of_a_small_segment_in_very_thick_slices_is_drawn():
+    of = grid((10, 60, 60), spacing=(0.05, 0.05, 50.0))
+    labels = np.zeros(of.shape, np.uint8)
+    labels[5, 30, 30] = 10
+    scene = Scene(random_volume(of), labels, None, parse_description(description()).output)
+    assert (scene.surfaces() < 255).any()
