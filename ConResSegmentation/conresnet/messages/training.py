@@ -245,6 +245,10 @@ TRAINING: dict[str, str] = {
     "batch-not-divisible": _(
         "A batch of {batch} cannot be divided among {processes} processes. Change training.batch or --devices."
     ),
+    "more-processes-than-cores": _(
+        "--devices {devices} would start {devices} processes on the {cores} processor cores of this computer. Set it "
+        "to {cores} or less."
+    ),
     "devices-not-available": _("The requested devices are not available: {reason}."),
     "bf16-window-too-small": _(
         "With {precision}, CPUs compute wrong gradients if a side of the window ({window}) has {smallest} voxels or "

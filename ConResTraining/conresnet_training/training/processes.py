@@ -61,6 +61,9 @@ def make_fabric(run: Run, devices: int, nodes: int, device: str) -> Fabric:
         # A single process is the first, even if a queue has left ranks in the environment.
         rank_zero_only.rank = 0
     backend = choose_backend(device)
+    cores = os.cpu_count() or devices
+    if backend.device.type == "cpu" and devices > cores:
+        raise UserError("more-processes-than-cores", devices=devices, cores=cores)
     first = backend.device.index
     try:
         return Fabric(

@@ -87,10 +87,10 @@ def fit(
         How far the run got; None in all processes except the first.
 
     Raises:
-        UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
-            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of ``choose_backend``, of the data,
-            of ``check_memory``, of ``check_fits_data``, of ``check_target_names``, of ``TrainingLoop.run_to`` and of
-            ``as_user_error``; of a new run those of ``start_run``.
+        UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``more-processes-than-cores``,
+            ``plan-changed``, ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of
+            ``choose_backend``, of the data, of ``check_memory``, of ``check_fits_data``, of ``check_target_names``, of
+            ``TrainingLoop.run_to`` and of ``as_user_error``; of a new run those of ``start_run``.
     """
     fabric = make_fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0

@@ -152,6 +152,15 @@ def test_batch_not_divisible_by_processes_is_refused(data_set, tmp_path, monkeyp
     assert message_of("batch-not-divisible", batch=2, processes=3) in capsys.readouterr().err
 
 
+def test_more_processes_than_processor_cores_are_refused(data_set, tmp_path, monkeypatch, capsys):
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    arguments = ("train", plan, "--output", tmp_path / "run", "--device", "cpu", "--devices", 2)
+    assert run_command(monkeypatch, *arguments) == 2
+    assert message_of("more-processes-than-cores", devices=2, cores=1) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_sample_processes_do_not_change_the_result(data_set, tmp_path, monkeypatch):
     weights, short = [], ("training.steps=4", "training.steps_between_checkpoints=4")
