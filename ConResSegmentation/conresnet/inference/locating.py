@@ -5,7 +5,8 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,18 @@ if TYPE_CHECKING:
     from conresnet.inference.sliding import Accumulator, Passes
     from conresnet.systems import System
 
+logger = logging.getLogger(__name__)
+
 
 def look_for_segments(
-    description: ModelDescription, system: System, channels: Sequence[Volume], case: PreparedCase, passes: Passes
+    description: ModelDescription,
+    system: System,
+    channels: Sequence[Volume],
+    case: PreparedCase,
+    passes: Passes,
+    check: Callable[[], None] = lambda: None,
 ) -> Box | None:
-    """The part of a case where a pass with larger voxels finds segments, and the margin around it.
+    """The part of a case where a pass with larger voxels finds segments, with the margin around it.
 
     Windows that cover only this part take less time. They also show an organ as whole as most windows in training did.
 
@@ -41,16 +49,23 @@ def look_for_segments(
         description: the model's; it has a coarse look.
         channels, case: the images, and what was made of them for the model.
         passes: makes the pass, with little overlap.
+        check: called repeatedly; an exception that it raises ends the work.
 
     Returns:
-        (S, H, W) in the case's array; None if nothing was found, or if a single window shows all of it anyway.
+        (S, H, W) in the case's array, everything that windows over the part show; None if a single window shows all of
+        the case anyway, if nothing was found, or if the images cannot be used with larger voxels.
     """
     foreground = case.box()
     if len(passes.tiling.plan(foreground, case.shape)) == 1:
         return None
     look, how = description.inference.coarse_look, description.preparation
     spacing = tuple(look.scale * side for side in how.spacing)
-    coarse = prepare(replace(description, preparation=replace(how, spacing=spacing)), channels)
+    try:
+        coarse = prepare(replace(description, preparation=replace(how, spacing=spacing)), channels, check=check)
+    except UserError as error:
+        # With the model's own voxels, there was no error: a thin channel can be missed by all larger ones.
+        logger.info("There is no coarse look: %s", error)
+        return None
     found = FoundSegments(coarse, description.output)
     passes.make("look", system.predictors[0], coarse, coarse.box(), passes.tiling.faster(), found)
     box = bounding_box(found.labels)
@@ -64,13 +79,16 @@ def look_for_segments(
     part = tuple(
         slice(max(int(a), side.start), min(int(b), side.stop)) for a, b, side in zip(low, high, foreground, strict=True)
     )
-    return part if all(side.start < side.stop for side in part) else None
+    if any(side.start >= side.stop for side in part):
+        return None
+    # Windows can be longer than the part. What they cut off would not be noticed at the part's borders.
+    return passes.tiling.plan(part, case.shape).extent(case.shape)
 
 
 def segment_part(system: System, case: PreparedCase, part: Box | None, passes: Passes, output: Output) -> None:
     """Segment a part of a case; or all of it if there is none, or if a segment reaches beyond the part."""
     if part is not None:
-        whole, passes.results = passes.results, _AtBorders(passes.results, output, part, case.box())
+        whole, passes.results = passes.results, _BorderCheck(passes.results, output, part, case.box())
         system.segment(replace(case, part=part), passes)
         found_at_border, passes.results = passes.results.found, whole
         if not found_at_border:
@@ -79,7 +97,7 @@ def segment_part(system: System, case: PreparedCase, part: Box | None, passes: P
     system.segment(case, passes)
 
 
-class _AtBorders:
+class _BorderCheck:
     """Passes slabs on, and notes in ``found`` whether a segment reaches a border of a part that is not the whole's."""
 
     def __init__(self, results: Accumulator, output: Output, part: Box, whole: Box):

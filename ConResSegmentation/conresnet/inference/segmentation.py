@@ -168,7 +168,7 @@ def segment(
         progress: receives the progress, and can cancel the work.
         allocate: makes the arrays of the results, zero everywhere, from name ("labels", "regions" or a map's), shape
             and type. They may be read while they grow: where the model uses the image's own voxels, slabs are final
-            as they come, unless memory runs out; elsewhere only labels grow, and their borders move at the end.
+            as they come, unless a pass starts over; elsewhere only labels grow, and their borders move at the end.
 
     Raises:
         UserError: an image, the ROI or an option cannot be used, or memory is not sufficient.
@@ -251,7 +251,8 @@ def _segment(
         part = None
         if looks:
             tracker.begin("locating")
-            part = look_for_segments(description, model.system, channels, case, passes.without_mirrors())
+            passes_of_look = passes.without_mirrors()
+            part = look_for_segments(description, model.system, channels, case, passes_of_look, progress.check)
         tracker.begin("segmenting")
         segment_part(model.system, case, part, passes, description.output)
         tracker.begin("writing")

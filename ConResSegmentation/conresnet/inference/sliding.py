@@ -305,8 +305,9 @@ class Passes:
         self.passes.append(Pass(name, box, plan, backend, time.monotonic() - begun))
 
     def warn(self, warning: str) -> None:
-        """Log a warning and show it to the user with the result."""
-        self.warnings.append(warning)
+        """Log a warning and show it to the user with the result, once for all passes."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
         logger.warning(warning)
 
     def _attempt(

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
+from torch.nn import functional
 
-from conresnet.errors import UserError
+from conresnet.errors import Cancelled, UserError
 from conresnet.images.grid import Volume
 from conresnet.images.roi import BoxROI
 from conresnet.inference.segmentation import load_model, segment
@@ -12,6 +14,7 @@ from conresnet.package import parse_description, write_package
 from conresnet.request import SegmentOptions
 from engine.coarse_to_fine_cases import HUNDREDTHS, coarse_to_fine, threshold_weights
 from engine.model_cases import WEIGHTS, description, use_test_networks
+from engine.test_devices import spoil
 from engine.test_progress import Recorded
 from engine.volumes import grid, rotation
 
@@ -34,11 +37,13 @@ def document(look=LOOK, **settings):
     return {**made, "format_version": 5}
 
 
-def model(folder, look=LOOK):
-    """Finds what is brighter than 50."""
-    files = {WEIGHTS: safetensors.torch.save(threshold_weights(50))}
-    package = write_package(parse_description(document(look)), files, folder / ("with" if look else "without"))
-    return load_model(package, "cpu", "fp32")
+def model(folder, look=LOOK, channels=1):
+    """Finds what is brighter than 50 in the first channel."""
+    weights = threshold_weights(50)
+    weights["layer.weight"] = functional.pad(weights["layer.weight"], (0, 0) * 3 + (0, channels - 1))
+    files = {WEIGHTS: safetensors.torch.save(weights)}
+    made = parse_description(document(look, channels=channels))
+    return load_model(write_package(made, files, folder / ("with" if look else "without")), "cpu", "fp32")
 
 
 def image(cube=True, rod=False, place=None):
@@ -60,8 +65,9 @@ def test_only_the_part_around_what_the_look_finds_is_segmented(tmp_path):
     assert passes(found) == ["look", "only"] and passes(whole) == ["only"]
     assert np.array_equal(found.labels.array, whole.labels.array) and whole.labels.array.any()
     box = found.report["passes"][1]["box"]
+    # Windows have sides of a multiple of 8, so that they show more than the margin.
     for (low, high), cube in zip(box, CUBE, strict=True):
-        assert cube.start - 7 <= low <= cube.start - 5 and cube.stop + 5 <= high <= cube.stop + 7
+        assert cube.start - 14 <= low <= cube.start - 5 and cube.stop + 5 <= high <= cube.stop + 14
     assert found.report["windows"] < whole.report["windows"]
 
 
@@ -78,6 +84,43 @@ def test_a_segment_that_reaches_beyond_the_part_is_segmented_whole(tmp_path):
     assert np.array_equal(found.labels.array, whole.labels.array)
     assert (found.labels.array[:, 30, 50] > 0).all()
     assert found.report["volumes_ml"] == whole.report["volumes_ml"]
+
+
+@pytest.mark.parametrize(("start", "stop", "passes_made"), [(15, 25, 2), (23, 31, 1)])
+def test_segments_beyond_the_part_are_complete_where_windows_show_them(tmp_path, start, stop, passes_made):
+    """The part around the cube begins at 25, and windows of 24 voxels show what is from 22 on."""
+    volume = image(cube=False)
+    volume.array[30:38, 30:38, 40:48] = 100
+    volume.array[start:stop, 33, 43] = 60
+    found, whole = (segment(model(tmp_path, look), [volume]) for look in (LOOK, None))
+    assert np.array_equal(found.labels.array, whole.labels.array)
+    assert passes(found) == ["look"] + passes_made * ["only"]
+
+
+def test_there_is_no_look_if_larger_voxels_miss_a_thin_channel(tmp_path):
+    look = {"scale": 4.0, "margin": 5.0}
+    channels = [image(), Volume(image().array[20:21], grid((1, *SHAPE[1:]), origin=(-3.0, 5.0, 42.0)), "thin")]
+    found, whole = (segment(model(tmp_path, one, channels=2), channels) for one in (look, None))
+    assert passes(found) == ["only"] and found.labels.array.any()
+    assert np.array_equal(found.labels.array, whole.labels.array)
+
+
+def test_cancel_takes_effect_while_the_look_is_prepared(tmp_path, monkeypatch):
+    looking, calls = model(tmp_path), []
+    monkeypatch.setattr(looking.system.predictors[0], "predict", lambda *arguments: calls.append(arguments))
+    progress = Recorded()
+    progress.cancelled = lambda: progress.reports[-1][0] == "locating"
+    with pytest.raises(Cancelled):
+        segment(looking, [image()], progress=progress)
+    assert not calls
+
+
+def test_a_warning_about_several_passes_is_shown_once(tmp_path):
+    looking = model(tmp_path)
+    spoil(looking, lambda number_format: number_format != torch.float32)
+    result = segment(looking, [image()], SegmentOptions(precision="bf16"))
+    assert passes(result) == ["look", "only"] and result.labels.array.any()
+    assert len(result.report["warnings"]) == 1 and "bf16" in result.report["warnings"][0]
 
 
 def test_the_whole_image_is_segmented_if_the_look_finds_nothing(tmp_path):
