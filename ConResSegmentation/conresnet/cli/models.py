@@ -253,6 +253,7 @@ def _computation(package: ModelPackage) -> list[tuple[str, str]]:
     arguments = "".join(f", {name.replace('_', ' ')} {_figure(value)}" for name, value in system.arguments.items())
     mirrored, locator = ", ".join(inference.mirror_axes), description.locator
     places = ", ".join(name for place in locator.places for name in place.segments) if locator else ""
+    look = inference.coarse_look
     pairs = [
         *_networks(package),
         ("System", f"{system.type.replace('_', ' ')}{arguments}"),
@@ -261,6 +262,7 @@ def _computation(package: ModelPackage) -> list[tuple[str, str]]:
         ("Orientation", f"{preparation.orientation} (directions of the axes S, H and W)"),
         ("Voxels", spacing),
         ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
+        ("Coarse look", f"with voxels {look.scale:g} times as large, margin {look.margin:g} mm" if look else ""),
         ("Mirroring", f"averaged over copies mirrored along {mirrored}" if mirrored else ""),
         ("Locator", f"{locator.model}, which finds: {places}" if locator else ""),
     ]

@@ -321,6 +321,12 @@ def test_models_show_prints_maps_mirroring_and_locator(capsys: pytest.CaptureFix
         assert part in output
 
 
+def test_models_show_prints_the_coarse_look(capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "show", "brain-structures"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Coarse look with voxels 1.5 times as large, margin 12 mm" in output
+
+
 @pytest.mark.parametrize(("name", "content"), [("metrics.json", b"[1, 2]"), ("review.json", b"{}")])
 def test_unreadable_metrics_and_review_lists_are_reported_by_install_and_verify(
     models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: bytes
