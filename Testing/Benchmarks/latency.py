@@ -141,7 +141,9 @@ def _listen(clock: Clock, connection: type, results: ModuleType, run: type) -> N
 
 def _phases(clock: Clock, status: str) -> dict[str, float]:
     assert status.startswith("Done in"), status
-    network, total = clock.seconds["segmenting"], clock.between("click", "end")
+    # The networks' time includes a model's coarse look.
+    network = clock.seconds.get("locating", 0.0) + clock.seconds["segmenting"]
+    total = clock.between("click", "end")
     phases = {
         "looking": clock.between("click", "starting"),
         "starting": clock.between("starting", "ready"),
