@@ -86,38 +86,41 @@ def look_for_segments(
 
 
 def segment_part(system: System, case: PreparedCase, part: Box | None, passes: Passes, output: Output) -> None:
-    """Segment a part of a case; or all of it if there is none, or if a segment reaches beyond the part."""
+    """Segment a part of a case; or all of it if there is none, or as soon as a segment reaches beyond the part."""
     if part is not None:
-        whole, passes.results = passes.results, _BorderCheck(passes.results, output, part, case.box())
-        system.segment(replace(case, part=part), passes)
-        found_at_border, passes.results = passes.results.found, whole
-        if not found_at_border:
+        whole, passes.results = passes.results, _WithinPart(passes.results, output, part, case.box())
+        try:
+            system.segment(replace(case, part=part), passes)
             return
-        whole.restart()
+        except _PartTooSmallError:
+            whole.restart()
+        finally:
+            passes.results = whole
     system.segment(case, passes)
 
 
-class _BorderCheck:
-    """Passes slabs on, and notes in ``found`` whether a segment reaches a border of a part that is not the whole's."""
+class _PartTooSmallError(Exception):
+    """A segment reaches a border of the part that is not one of the whole."""
+
+
+class _WithinPart:
+    """Passes slabs on, and raises _PartTooSmallError for the first one with a segment at a border of the part."""
 
     def __init__(self, results: Accumulator, output: Output, part: Box, whole: Box):
         self._results, self._output = results, output
+        self.restart = results.restart
         sides = [(axis, *sides) for axis, sides in enumerate(zip(part, whole, strict=True))]
         # Planes of the case's array: an axis and an index.
         self._planes = [(axis, one.start) for axis, one, all_ in sides if one.start > all_.start]
         self._planes += [(axis, one.stop - 1) for axis, one, all_ in sides if one.stop < all_.stop]
-        self.found = False
-
-    def restart(self) -> None:
-        self.found = False
-        self._results.restart()
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
         """Take a finished slab."""
         for axis, index in self._planes:
             if where[axis].start <= index < where[axis].stop:
                 plane = values["probability"].select(axis + 1, index - where[axis].start)
-                self.found |= bool(LabelWriter(self._output).labels(plane).any())
+                if LabelWriter(self._output).labels(plane).any():
+                    raise _PartTooSmallError
         self._results.finish(where, values)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from conresnet.errors import Cancelled, UserError
 from conresnet.images.grid import Volume
 from conresnet.images.roi import BoxROI
+from conresnet.inference.devices import Backend
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description, write_package
 from conresnet.request import SegmentOptions
@@ -80,21 +81,43 @@ def test_an_oblique_image_gives_the_same_labels(tmp_path):
 
 def test_a_segment_that_reaches_beyond_the_part_is_segmented_whole(tmp_path):
     found, whole = (segment(model(tmp_path, look), [image(rod=True)]) for look in (LOOK, None))
-    assert passes(found) == ["look", "only", "only"]
+    assert passes(found) == ["look", "only"] and found.report["passes"][1]["box"] == [[0, side] for side in SHAPE]
     assert np.array_equal(found.labels.array, whole.labels.array)
     assert (found.labels.array[:, 30, 50] > 0).all()
     assert found.report["volumes_ml"] == whole.report["volumes_ml"]
 
 
-@pytest.mark.parametrize(("start", "stop", "passes_made"), [(15, 25, 2), (23, 31, 1)])
-def test_segments_beyond_the_part_are_complete_where_windows_show_them(tmp_path, start, stop, passes_made):
+def test_a_part_that_is_too_small_is_given_up_at_the_first_border(tmp_path, monkeypatch):
+    # Larger windows are computed one by one.
+    monkeypatch.setattr(Backend, "batch", lambda backend, size: 1)
+    looking, sizes, computed = model(tmp_path), [], []
+    predictor = looking.system.predictors[0]
+    predict = predictor.predict
+    monkeypatch.setattr(
+        predictor, "predict", lambda *given: sizes.extend(one.shape[1:] for one in given[0]) or predict(*given)
+    )
+    for rod in (False, True):
+        volume = image(cube=False)
+        volume.array[10:60, 30:38, 40:48] = 100
+        volume.array[20, 33, :] = 60 if rod else 10
+        volume.array[10:60, 33, 40:48] = 100
+        sizes.clear()
+        *_, last = segment(looking, [volume], SegmentOptions(threads=1)).report["passes"]
+        # Without those that measure the network, and without the pass over the whole image.
+        computed.append(len([size for size in sizes if size != (16, 16, 16)]) - rod * last["windows"])
+    assert computed[1] < computed[0]
+
+
+@pytest.mark.parametrize(("start", "stop", "is_part"), [(15, 25, False), (23, 31, True)])
+def test_segments_beyond_the_part_are_complete_where_windows_show_them(tmp_path, start, stop, is_part):
     """The part around the cube begins at 25, and windows of 24 voxels show what is from 22 on."""
     volume = image(cube=False)
     volume.array[30:38, 30:38, 40:48] = 100
     volume.array[start:stop, 33, 43] = 60
     found, whole = (segment(model(tmp_path, look), [volume]) for look in (LOOK, None))
     assert np.array_equal(found.labels.array, whole.labels.array)
-    assert passes(found) == ["look"] + passes_made * ["only"]
+    assert passes(found) == ["look", "only"]
+    assert (found.report["passes"][1]["box"] != whole.report["passes"][0]["box"]) == is_part
 
 
 def test_there_is_no_look_if_larger_voxels_miss_a_thin_channel(tmp_path):
