@@ -15,9 +15,9 @@ def task(benchmark, tmp_path):
 def test_both_programs_segment_the_image_prepared_by_the_engine(benchmark, task, tmp_path):
     peers = benchmark("against_peers")
     assert tuple(peers.measure({**task, "way": "prepare"})["shape"]) == (40, 40, 40)
-    case, box, _ = peers._case(task)
+    case, *_ = peers._case(task)
     image = np.load(tmp_path / "image.npy")
-    assert np.array_equal(image, case.block((0, 0, 0), case.shape)[(slice(None), *box)])
+    assert np.array_equal(image, case.block((0, 0, 0), case.shape)[(slice(None), *case.box())])
     ours, monai = (peers.measure({**task, "way": way}) for way in ("ours", "monai"))
     assert ours["windows"] == monai["windows"] == 1
     # MONAI pads the small image to the window of the model, so that the two see different surroundings.
