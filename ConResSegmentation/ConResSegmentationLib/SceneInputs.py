@@ -1,4 +1,4 @@
-"""What a scene gives to a segmentation: the user's choices, which are saved with it, the volumes and the ROI.
+"""Inputs of a segmentation from the scene: the volumes, the ROI and the user's choices, which are saved with it.
 
 Volumes and ROI are in world coordinates, and have rows in the panel.
 """
@@ -364,7 +364,7 @@ class ChannelSelectors:
         one, other = list(patients)[:2]
         hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
         return _(
-            "{first} belongs to patient {patient}, but {second} belongs to {other}. Choose images of one patient."
+            "{first} belongs to patient {patient}, but {second} belongs to {other}. Choose images of the same patient."
         ).format(
             first=nameOf(patients[one]),
             patient=hierarchy.GetItemName(one),

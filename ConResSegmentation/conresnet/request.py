@@ -150,7 +150,7 @@ class SegmentOptions:
         from_text=int,
         from_plain=_whole_number,
     )
-    fast: bool = flag("Faster and less accurate: no mirroring, less overlap of windows.")
+    fast: bool = flag("Faster and less accurate: no mirroring, less overlap between windows.")
     keep_largest: bool = flag("Keep only the largest connected piece of each segment.")
     drop_below: float | None = option(
         None,

@@ -245,7 +245,7 @@ class JobPanel:
         ui.foldSpinBox.enabled = not ui.allCasesCheckBox.checked
         tip = _("Train as planned. Training continues if Slicer is closed.")
         if self._isOfAllFolds:
-            tip = _("Train all folds one after the other and evaluate each case with the fold that never saw it.")
+            tip = _("Train all folds one after the other and evaluate each case with the fold that held it out.")
         elif ui.allCasesCheckBox.checked:
             tip = _("Train on all cases, as planned. Training continues if Slicer is closed.")
         offer(ui.startButton, self._startProblem(state), tip)

@@ -64,7 +64,7 @@ class ResultsPanel:
         elif others:
             importTip = _("Pack the networks of this run and of the checked runs as one model, which averages them.")
         evaluateTip = _("Segment the held-out cases and measure the quality of the result.")
-        notHeldOut = _("This run was trained on all cases, so none is left to evaluate it with.")
+        notHeldOut = _("This run was trained on all cases, so there are no held-out cases to evaluate it on.")
         compareTip = _("Compare both evaluations, case by case. A is this run, B the checked one.")
         for task, problem, tip in (
             (self._evaluation, self._problem() or (notHeldOut if self._isOfAllCases else ""), evaluateTip),

@@ -426,7 +426,7 @@ def _write_page(outcomes: Sequence[Outcome], path: Path) -> None:
     summary = (
         f"{len(outcomes) - failed - waiting} cases segmented, {failed} failed{stopped}. Failures come first, then "
         "cases with warnings. Each group begins with the lowest expected Dice, which is estimated from each case's "
-        "review list and is not a measurement. It means nothing for an image that the model is not made for."
+        "review list and is not a measurement. It is meaningless for an image that the model was not made for."
     )
     cards = "\n".join(_card(outcome, path.parent) for outcome in sorted(outcomes, key=place))
     write_text(path, _PAGE.substitute(title=_PAGE_TITLE, summary=summary, research=RESEARCH_ONLY, cards=cards))

@@ -286,7 +286,7 @@ class Passes:
                 continue
             if trouble.kind == "memory" and batch > 1:
                 batch //= 2
-                logger.info("Memory ran out; %d windows or mirrored copies at once are next.", batch)
+                logger.info("Memory ran out; continuing with %d windows or mirrored copies at once.", batch)
                 continue
             smaller = _halved(plan.size) if trouble.kind == "memory" and halvings < _MOST_HALVINGS else None
             if smaller:

@@ -140,7 +140,8 @@ SLICER: dict[str, str] = {
     "case-name-long": _('The name "{name}" is too long for a case; use a shorter one.'),
     "case-name-taken": _("The data set already has a case {name}; choose another name."),
     "case-channels-differ": _(
-        "The data set has the channels {wanted}, but the case has {given}; choose a volume for each of them."
+        "The data set has the channels {wanted}, but the case has {given}; choose one volume for each channel of the "
+        "data set."
     ),
     "case-segment-unknown": _(
         "The data set has no label {segments}; its labels are {labels}. Rename or remove these segments."
@@ -213,8 +214,8 @@ COMMAND_LINE: dict[str, str] = {
         "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
     ),
     "cohort-case-killed": _(
-        "it ended {count} worker processes, possibly because memory ran out; segment this case alone, or give it an "
-        "ROI."
+        "{count} worker processes died while segmenting it, possibly because memory ran out; segment this case "
+        "alone, or give it an ROI."
     ),
     "cases-in-the-way": _(
         "The list of cases {path} would be replaced by the table of results; rename the list, or choose another output "

@@ -36,8 +36,8 @@ ENGINE: dict[str, str] = {
         "was trained on; the result may be inaccurate."
     ),
     "warn-partly-covered": _(
-        "{name} covers only {share:.0%} of what is segmented in {first}; elsewhere the result depends on the other "
-        "images."
+        "{name} covers only {share:.0%} of the part of {first} to be segmented; elsewhere, the result depends on the "
+        "other images."
     ),
     "warn-no-orientation": _(
         "{path} does not store the patient's orientation. It was placed as in Slicer; check left and right, front and "
@@ -178,7 +178,7 @@ ENGINE: dict[str, str] = {
     "import-folder": _("{path} is a folder; choose the checkpoint file in it."),
     "import-of-package": _(
         '{path} is already a model package; install it with the command "python -m conresnet models install" (in '
-        "Slicer, use Install... and A .zip file)."
+        "Slicer, use Install...)."
     ),
     "import-of-run": _(
         "{path} belongs to a training run of ConResNet; make a model package of the run with the command "
@@ -244,7 +244,7 @@ ENGINE: dict[str, str] = {
     ),
     "warn-model-instead": _("{sentence} The model {name} at {path} was used instead."),
     "model-kind": _(
-        "The model must be a name, the path of a package, or what conresnet.read_model returned, not {kind}."
+        "The model must be a name, the path of a package, or the return value of conresnet.read_model, not {kind}."
     ),
     "model-not-removable": _("{path} is not a model package in your models folder, so it was not deleted."),
     "model-other-files": _(
@@ -374,7 +374,7 @@ ENGINE: dict[str, str] = {
         "another folder."
     ),
     "input-in-the-way": _("Writing to {path} would replace the input {file}; choose another folder."),
-    # What this computer lacks.
+    # Problems with this computer or its Python.
     "output-lost": _("Standard output cannot be written ({reason}); redirect it to another file."),
     "current-folder-gone": _("The current folder no longer exists; change to another folder, and try again."),
     "package-missing": _(

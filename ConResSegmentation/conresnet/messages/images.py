@@ -155,8 +155,8 @@ IMAGES: dict[str, str] = {
         "{given}; choose one file per channel, or a 4D file with all of them."
     ),
     "channels-apart": _(
-        "{name} does not overlap the ROI, or the image {first}; choose images of one examination, register them, or "
-        "move the ROI."
+        "{name} does not overlap the ROI, or the image {first}; choose images from the same examination, register "
+        "them, or move the ROI."
     ),
     "channels-unclear": _(
         "{name} was given as {given}, but its name suggests {spoken}, and not all image names are clear; assign each "

@@ -16,21 +16,21 @@ TRAINING: dict[str, str] = {
     ),
     "run-data-not-found": _(
         "The data set {path} of the run {run} does not exist. If it was moved, give its new folder with --data (with "
-        "evaluate: after RUN)."
+        "evaluate, as the second argument)."
     ),
     "data-set-mixed": _(
-        "{path} has cases named as in BraTS up to 2021 (_t1) and from 2023 on (-t1n), whose label values differ. Move "
-        "them to two folders."
+        "{path} has cases named as in BraTS 2021 and earlier (_t1) and cases named as in BraTS 2023 and later "
+        "(-t1n), whose label values differ. Move them to two folders."
     ),
     "labels-unclear": _(
-        "{path} contains {case} of BraTS-PEDs, whose label values changed their meaning in 2024. Add a dataset.json "
-        "that lists the files of each case and the meaning of its values, as for nnU-Net."
+        "{path} contains {case} from BraTS-PEDs, whose label values changed their meaning in 2024. Add a "
+        "dataset.json that lists the files of each case and the meaning of its values, as for nnU-Net."
     ),
     "no-cases": _("{path} has no labeled cases to train on."),
     "one-case": _("{path} has only one case, which cannot be used for both training and validation. Add more cases."),
     "one-patient": _(
-        "All cases in {path} are of one patient, who cannot be used for both training and validation. Add cases of "
-        "other patients."
+        "All cases in {path} are from one patient, who cannot be used for both training and validation. Add cases "
+        "from other patients."
     ),
     "case-name-repeated": _('{path} has two cases named "{case}" ({first} and {second}). Rename one of them.'),
     "case-listed-twice": _('The case "{case}" is listed twice in {path}. Remove one of the two entries.'),
@@ -56,7 +56,7 @@ TRAINING: dict[str, str] = {
     "data-set-only-background": _("{path} names no labels other than the background."),
     "data-set-region-order": _('In {path}, "regions_class_order" must have one value for each region, all different.'),
     "data-set-no-list": _('{path} needs "training", a list of images and labels.'),
-    "data-set-entry": _('In {path}, the entry {entry} of "training" is not an "image" with its "label".'),
+    "data-set-entry": _('In {path}, the entry {entry} of "training" does not have an "image" and a "label".'),
     "data-set-case-files": _('In {path}, the case "{case}" does not have {count} "images" and a "label".'),
     "data-set-ending": _('In {path}, "file_ending" must be an ending such as ".nii.gz".'),
     "data-set-without-spacing": _(
@@ -87,7 +87,7 @@ TRAINING: dict[str, str] = {
         'In {path}, "label_maps" has {pattern}, which is not a pattern relative to the folder of this file.'
     ),
     "label-maps-no-match": _('No file matches {pattern}, which {path} names as "label_maps".'),
-    "label-maps-image-entry": _('In {path}, the entry {entry} of "images" is not an "image" with its "label".'),
+    "label-maps-image-entry": _('In {path}, the entry {entry} of "images" does not have an "image" and a "label".'),
     "unexpected-value": _(
         'The label map {path} has the value {value:g}, which the data set does not name. Add it to "inside" or '
         '"surroundings" in label_maps.json, or to a segment.'
@@ -113,9 +113,7 @@ TRAINING: dict[str, str] = {
         "The plan keeps the spacing of every image, so there is no spacing to double; make a plan with a fixed spacing."
     ),
     "no-regions": _("No label of {path} is part of a region, so regions cannot be planned; plan labels instead."),
-    "no-residuals": _(
-        "{title} does not compare slices across an axis; leave the residual axis out, or plan ConResNet."
-    ),
+    "no-residuals": _("{title} does not compare slices along an axis; do not set a residual axis, or plan ConResNet."),
     "base-width-invalid": _("The base width must be a multiple of {multiple}, not {width}."),
     "memory-too-small": _(
         "Even the smallest network needs {gigabytes} GB of memory (available: {available}); train on a computer with "
@@ -127,7 +125,7 @@ TRAINING: dict[str, str] = {
     "synthesis-spacing": _("Images are synthesized at one spacing; set model.preparation.spacing in the plan."),
     "plan-network-wrong": _("The plan's network cannot be built: {reason}."),
     "runs-not-joined": _(
-        "The runs {first} and {second} have several networks each and cannot become one model; name one run."
+        "The runs {first} and {second} have several networks each and cannot become one model; choose one of them."
     ),
     # Plans
     "plan-not-found": _("The plan {path} cannot be read: {reason}."),
@@ -203,8 +201,8 @@ TRAINING: dict[str, str] = {
         '{path} must contain the number of the fold that the run holds out (0 to {last}) or "none". Correct it.'
     ),
     "nothing-held-out": _(
-        "The run {run} was trained on all cases, so no cases are left to measure it on. Evaluate a run that holds out "
-        "a fold. To export this run, name such a run with --measured-by."
+        "The run {run} was trained on all cases, so there are no held-out cases to evaluate it on. Evaluate a run "
+        "that holds out a fold. To export this run, name such a run with --measured-by."
     ),
     "split-damaged": _("{path} does not list the run's cases ({part}). Restore it from a backup, or start a new run."),
     "cases-gone": _(
@@ -224,11 +222,11 @@ TRAINING: dict[str, str] = {
         "The checkpoint {path} does not fit the network in the plan. Undo the changes to the plan, or start a new run."
     ),
     "checkpoint-not-found": _(
-        "The run {run} has no checkpoint {path} yet. Train it further, or choose another checkpoint."
+        "The run {run} has no checkpoint {path} yet. Continue training, or choose another checkpoint."
     ),
     "stage-not-reached": _(
-        "The checkpoint {path} was saved after {steps} steps, before the last of {stages} stages was trained. Train "
-        "the run further."
+        "The checkpoint {path} was saved after {steps} steps, before the last of {stages} stages was trained. Resume "
+        "the run."
     ),
     "not-finite": _(
         "Step {step} produced values that are not finite, with samples of {names}. Check these cases, or lower the "
@@ -240,7 +238,8 @@ TRAINING: dict[str, str] = {
     ),
     # Devices
     "processes-differ": _(
-        "{launched} processes were launched, but --devices and --nodes require {processes}. Make them agree."
+        "{launched} processes were launched, but --devices and --nodes require {processes}. Change these options or "
+        "the launch command."
     ),
     "batch-not-divisible": _(
         "A batch of {batch} cannot be divided among {processes} processes. Change training.batch or --devices."
@@ -292,8 +291,8 @@ TRAINING: dict[str, str] = {
         "differ."
     ),
     "fold-failed": _(
-        "Training failed in {path}, folds {folds}. Fix the problems that their messages describe, and repeat the "
-        "command."
+        "Training failed in {path} for these folds: {folds}. Fix the problems that their messages describe, and "
+        "repeat the command."
     ),
     "runs-differ": _(
         "The plans of {first} and {second} differ in {part} ({one} and {other}). Only runs that agree can become one "

@@ -10,7 +10,7 @@ from conresnet_training.planning.systems import DEFAULT, SYSTEMS, cataloged
 
 @click.command()
 @click.argument("data", type=FOLDER)
-@click.option("--output", type=FOLDER, help="Folder for the page and the JSON file.  [default: DATA's name and _check]")
+@click.option("--output", type=FOLDER, help="Folder for the page and the JSON file.  [default: DATA_check]")
 def check(data: Path, output: Path | None) -> int:
     """Read every case of the data set in the folder DATA and list errors and warnings, one line per case.
 
@@ -74,7 +74,7 @@ def _listed_systems() -> str:
 @click.option(
     "--residual-axis",
     type=click.Choice(["S", "H", "W"]),
-    help="The model's axis across which the network compares neighboring slices.  [default: S]",
+    help="The model's axis along which the network compares neighboring slices.  [default: S]",
 )
 @click.option(
     "--base-width",
@@ -96,7 +96,7 @@ def plan(
     overwrite: bool,
     settings: tuple[str, ...],
 ) -> None:
-    """Examine the data set in the folder DATA and write a plan for training on it. Every line of it can be edited.
+    """Examine the data set in the folder DATA and write a plan for training on it. You can edit every line of the plan.
 
     DATA is a folder in the layout of the Medical Segmentation Decathlon, nnU-Net (raw data) or BraTS, or a folder of
     label maps with a label_maps.json, from which training images are synthesized. The command shows what was planned

@@ -87,8 +87,8 @@ def train(
 ) -> int:
     """Train a model according to PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
 
-    Ctrl-C, a signal from a queue, or the stop command ends training after the current step and saves a checkpoint. The
-    exit status is then 128 plus the signal's number (130 after the stop command).
+    Ctrl-C, a batch queue's signal, or the stop command ends training after the current step and saves a checkpoint.
+    The exit status is then 128 plus the signal's number (130 after the stop command).
     """
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.runs.run import Run
@@ -148,7 +148,7 @@ def _report_end(run: Any, outcome: Any) -> int:
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--output", type=FOLDER, help="Folder of the cross-validation.  [default: PLAN's name and _crossval]")
+@click.option("--output", type=FOLDER, help="Folder of the cross-validation.  [default: PLAN_crossval]")
 @click.option("--folds", metavar="K,K,...", help="Folds to train, such as 0,1,2.  [default: all of the plan]")
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", default=1, show_default=True, help="Folds to train at once."
@@ -169,13 +169,13 @@ def crossval(
     device: str,
     devices: int,
 ) -> int:
-    """Train the folds of PLAN, each in a separate process, and measure every case with the fold that never saw it.
+    """Train the folds of PLAN, each in a separate process, and evaluate every case with the fold that held it out.
 
     The output folder gets a run per fold (fold_0, fold_1 and so on) and the measurements (evaluation). With several
     GPUs, folds that are trained in parallel use different ones.
 
     Repeat the command to continue the folds that are not finished; each one uses the training settings in its own
-    plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped training. It
+    plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped run. It
     is 2 if some cases could not be measured.
     """
     from conresnet.inference.devices import device_of_process

@@ -76,8 +76,8 @@ class Training(_Settings):
     loss: LossKind = Field(
         default="cross_entropy_dice",
         description="of the segmentation and of auxiliary outputs: eq. 7; cross_entropy as in VoxResNet's and ResDSN's "
-        "papers; dice as in the pyramid's, which learns nothing from windows without a region where outputs are "
-        "regions",
+        "papers; dice as in the pyramid's. If outputs are regions, dice learns nothing about a region from windows "
+        "without it",
     )
     rare_labels: float = Field(
         default=0,
@@ -326,7 +326,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
 
 
 def _replace_setting(content: Any, key: str, value: Any) -> None:
-    """Replace what ``key`` names in nested dicts and lists by ``value``.
+    """Replace the item that ``key`` names in nested dicts and lists by ``value``.
 
     Args:
         key: the keys on the way to the setting, joined by dots, such as ``model.system.networks.0.base_width``.

@@ -140,7 +140,7 @@ def test_case_that_kills_two_workers_is_reported_and_others_continue(tmp_path, m
     assert status == "cases-failed"
     rows = table(tmp_path)
     assert [name for name, row in rows.items() if row["state"] == "failed"] == ["deadly"]
-    assert "ended two worker processes" in rows["deadly"]["problem"]
+    assert "two worker processes died" in rows["deadly"]["problem"]
     assert run_cohort(["one", "faulty"], tmp_path, jobs=1) == "RuntimeError"
     assert "an internal error occurred (ZeroDivisionError: 0)" in capsys.readouterr().err
 

@@ -129,7 +129,7 @@ def test_image_that_covers_little_of_the_case_gets_a_warning(slices, share):
     first, part = random_volume(grid((40, 20, 20))), grid((slices, 20, 20))
     second = Volume(random_volume(part, seed=1).array, part, "slab")
     case = prepare(parse_description(description(channels=2)), [first, second])
-    expected = f"slab covers only {share} of what is segmented in random"
+    expected = f"slab covers only {share} of the part of random to be segmented"
     assert [warning.split(";")[0] for warning in case.warnings] == ([expected] if share else [])
 
 

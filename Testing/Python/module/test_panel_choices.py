@@ -146,7 +146,7 @@ def test_volumes_of_two_patients_get_a_hint_but_can_be_segmented(four_channels: 
     combo = panel.widget.channels.combos[2]
     combo.setCurrentNode(nodes["Bo", "T1c"])
     assert not hint.isHidden()
-    assert hint.text == "FLAIR Ada belongs to patient Ada, but T1c Bo belongs to Bo. Choose images of one patient."
+    assert hint.text == "FLAIR Ada belongs to patient Ada, but T1c Bo belongs to Bo. Choose images of the same patient."
     assert panel.ui.applyButton.enabled
     combo.setCurrentNode(add_volume("T1c from a file"))
     assert hint.isHidden()

@@ -238,7 +238,7 @@ def test_run_on_all_cases_gets_measurements_of_checked_runs(
     writer.close()
     training.widget.jobPanel.look()
     ui = training.ui
-    assert not ui.evaluateButton.enabled and "none is left" in ui.evaluateButton.toolTip
+    assert not ui.evaluateButton.enabled and "no held-out cases" in ui.evaluateButton.toolTip
     assert not ui.importButton.enabled and "Check runs in the list" in ui.importButton.toolTip
     training.check_runs("run-2", "run-3")
     assert ui.importButton.text == "Import into ConRes Segmentation"
