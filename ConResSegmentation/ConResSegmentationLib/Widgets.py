@@ -62,7 +62,7 @@ def forgetModules(*packages: str) -> None:
 
 
 def volumeOf(segmentationNode):
-    """The volume whose geometry a segmentation has; None if it was removed."""
+    """The volume that defines a segmentation's geometry; None if it was removed."""
     return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
 
 

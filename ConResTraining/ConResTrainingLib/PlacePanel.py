@@ -69,7 +69,7 @@ class PlacePanel:
         self._search: BasePythonSearch | None = None
         self._maker: EnvironmentMaker | None = None
         self._makeText = ui.makeEnvironmentButton.text
-        # By the names of their settings.
+        # Keys are the names of the settings.
         self._edits = {
             "Command": ui.commandEdit,
             "CommandPython": ui.commandPythonEdit,

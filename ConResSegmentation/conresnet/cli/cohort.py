@@ -165,7 +165,7 @@ def segment_cohort(
                     report(_without_model(waiting))
                 if waiting and (jobs or scheduler):
                     client = stack.enter_context(connected(min(jobs, len(waiting)), scheduler))
-                    # Ctrl-C would be lost in the destructor of a Dask object, in which Python ignores exceptions.
+                    # Python ignores exceptions in destructors, so a Ctrl-C in that of a Dask object would be lost.
                     check = stack.enter_context(signals_later())
                     report(_segmented(Workers(client, scheduler, model, digest, place, check), waiting))
                 elif waiting:

@@ -38,7 +38,7 @@ T = TypeVar("T")
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
-# For a worker that first has to import ConResNet, or computes something else.
+# Long enough for a worker that has to import ConResNet first or is busy with something else.
 _SECONDS_TO_ANSWER = 60.0
 # Prefix of the temporary folders.
 _PREFIX = "conresnet-cohort-"

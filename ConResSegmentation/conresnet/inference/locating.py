@@ -43,11 +43,11 @@ def look_for_segments(
 ) -> Box | None:
     """The part of a case where a pass with larger voxels finds segments, with the margin around it.
 
-    Windows that cover only this part take less time. They also show an organ as whole as most windows in training did.
+    Windows that cover only this part take less time, and show as much of an organ as most windows in training did.
 
     Args:
         description: the model's; it has a coarse look.
-        channels, case: the images, and what was made of them for the model.
+        channels, case: the images, as given and as prepared for the model.
         passes: makes the pass, with little overlap.
         check: called repeatedly; an exception that it raises ends the work.
 
@@ -63,7 +63,7 @@ def look_for_segments(
     try:
         coarse = prepare(replace(description, preparation=replace(how, spacing=spacing)), channels, check=check)
     except UserError as error:
-        # With the model's own voxels, there was no error: a thin channel can be missed by all larger ones.
+        # The model's own voxels led to no error, but larger ones may all miss a thin channel.
         logger.info("There is no coarse look: %s", error)
         return None
     found = FoundSegments(coarse, description.output)
@@ -71,7 +71,7 @@ def look_for_segments(
     box = bounding_box(found.labels)
     if box is None:
         return None
-    # From face to face of the outermost voxels, half a voxel beyond their centers.
+    # The outer faces of the outermost voxels are half a voxel beyond their centers.
     corners = coarse.space.grid.to_ras(box_corners(*np.array([(side.start, side.stop) for side in box]).T - 0.5))
     index = transformed(corners, np.linalg.inv(case.space.grid.array_affine)) + 0.5
     margin = look.margin / case.space.grid.spacing[::-1]
@@ -86,7 +86,7 @@ def look_for_segments(
 
 
 def segment_part(system: System, case: PreparedCase, part: Box | None, passes: Passes, output: Output) -> None:
-    """Segment a part of a case; or all of it if there is none, or as soon as a segment reaches beyond the part."""
+    """Segment a part of a case; or the whole case if ``part`` is None, or as soon as a segment reaches beyond it."""
     if part is not None:
         whole, passes.results = passes.results, _WithinPart(passes.results, output, part, case.box())
         try:
@@ -100,7 +100,7 @@ def segment_part(system: System, case: PreparedCase, part: Box | None, passes: P
 
 
 class _PartTooSmallError(Exception):
-    """A segment reaches a border of the part that is not one of the whole."""
+    """A segment reaches a border of the part that is inside the whole."""
 
 
 class _WithinPart:
@@ -110,7 +110,7 @@ class _WithinPart:
         self._results, self._output = results, output
         self.restart = results.restart
         sides = [(axis, *sides) for axis, sides in enumerate(zip(part, whole, strict=True))]
-        # Planes of the case's array: an axis and an index.
+        # Planes of the case's array, each as an axis and an index.
         self._planes = [(axis, one.start) for axis, one, all_ in sides if one.start > all_.start]
         self._planes += [(axis, one.stop - 1) for axis, one, all_ in sides if one.stop < all_.stop]
 

@@ -1,4 +1,4 @@
-"""The intensity steps computed: filters of a whole channel, and steps that map each value to another.
+"""Computes the intensity steps: filters of a whole channel, and steps that map each value to another.
 
 The latter are measured once on a channel, then applied to any block of it. The first part measures: moments,
 percentiles and histograms, in blocks. NumPy's `percentile` and `histogram` would give the same numbers, but from a
@@ -271,8 +271,8 @@ def _slice_scales(over: ChannelValues, everything: ChannelValues) -> tuple[list[
 
 
 BINS = 256
-# What is cut off the peaks is spread over all bins, which may lift some above the limit again; after this many rounds,
-# the rest does not matter.
+# Counts above the limit are spread over all bins, which may lift some bins above the limit again. After this many
+# rounds, the rest does not matter.
 _ROUNDS = 5
 
 
@@ -339,7 +339,7 @@ RANGE_PERCENTILES = (0.5, 99.5)
 _NOTHING = 1e-5
 # A value on the border of two levels must always get the same one, however it was rounded.
 _HAIR = 1e-4
-# The least that ITK's recursive filter accepts along an axis.
+# The fewest voxels that ITK's recursive filter accepts along an axis.
 _FEWEST_VOXELS = 4
 
 

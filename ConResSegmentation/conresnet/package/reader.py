@@ -201,10 +201,10 @@ _OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def files_of_others(path: Path, is_package: bool = False) -> list[str] | None:
-    """What is in a package although its description does not list it; None if it is not a package.
+    """Names of the files in a package that do not belong to it; None if it is not a package.
 
     Args:
-        is_package: it is one, even if its description is damaged; then the files that most packages have are its own.
+        is_package: whether it is known to be one; if its description is damaged, the usual files then belong to it.
     """
     document, names = None, []
     with suppress(UserError, KeyError, ValueError, RecursionError):

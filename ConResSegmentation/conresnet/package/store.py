@@ -38,7 +38,7 @@ FOLDERS_VARIABLE = "CONRESNET_MODELS"
 _PREFIX = ".part-package-"
 _ASIDE = "replaced"
 _MOST_NAMED = 5
-# With these, a package would be a folder, although its name looks like an archive's or a checkpoint's.
+# A package with such a name would be a folder, although the name looks like that of an archive or a checkpoint.
 _OTHER_ENDINGS = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".pth", ".pt", ".ckpt", ".safetensors")
 
 
@@ -129,7 +129,7 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
                 values = {"sentence": problem.message, "name": text, "path": str(entry.path)}
                 logger.warning(sentence("warn-model-instead", values))
             return entry.path
-        # Of a package that cannot be read, only the name of its folder or file is known.
+        # If a package cannot be read, only the name of its folder or file is known.
         if entry.problem and (entry.path in folders or entry.name in (text, f"{text}.zip")):
             unread.append(entry.problem)
     try:

@@ -1,4 +1,4 @@
-"""Results of a segmentation, and the folder that they are written to: all files of one run, or what was there before.
+"""Results of a segmentation, and the folder that they are written to, either completely or not at all.
 
 Files are first written to a hidden folder inside it. They then replace an older run's files in such an order that a
 report, if there is one, always belongs to the files next to it. A run that fails or is killed in between is undone, by
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 SEGMENTATION_FILE = "segmentation.nii.gz"
 REPORT_FILE = "report.json"
 REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "report.html"
-# Files that a run writes if it is asked to. Others may well have files of these names.
+# Files that a run writes on request. Other programs may also use these names.
 _TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
 _POSSIBLE = (SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in MAPS), *_TABLES, REPORT_FILE)
 
-# Of all files that our commands write; no slice of a DICOM series ends like this.
+# Suffixes of all files that our commands write; no slice of a DICOM series has one of them.
 _ENDINGS = (".nii.gz", ".json", ".csv", ".html")
 
 # Image formats that may keep their voxels in another file of the same stem.
 _HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
 
-# Of hidden folders next to the results.
+# Prefix of hidden folders next to the results.
 PREFIX = ".conresnet-"
 # Inside the hidden folder: the new files, the old files while the new ones move in, and the names of the new ones,
 # which are written down before the first file is moved.
@@ -70,7 +70,7 @@ def image_files(image: Path) -> set[Path]:
     from conresnet.images.checks import check_text_header, kind_of, nifti_files
 
     if image.is_dir():
-        # Without those that file managers leave there, such as .DS_Store, and those that our runs write there.
+        # Ignore files that file managers leave there, such as .DS_Store, and files that our runs write there.
         files = {path for path in image.iterdir() if path.is_file() and not path.name.startswith(".")}
         return {path for path in files if not path.name.endswith(_ENDINGS)}
     files = {image}

@@ -59,11 +59,11 @@ class Case:
 
     @property
     def missing(self) -> tuple[Path, ...]:
-        """Those of its files that do not exist."""
+        """The case's files that do not exist."""
         return tuple(path for path in (*self.images, self.label) if not os.path.exists(path))
 
     def check_files(self) -> None:
-        """Refuse a case of which a file is missing. Raises UserError ``case-file-missing``."""
+        """Refuse a case with a missing file. Raises UserError ``case-file-missing``."""
         if self.missing:
             raise UserError("case-file-missing", case=self.name, path=str(self.missing[0]))
 
@@ -172,7 +172,7 @@ class DataSet:
             raise UserError("one-patient", path=str(folder))
 
     def spread(self, most: int) -> list[int]:
-        """The places of at most ``most`` cases, evenly spread over the data set."""
+        """Indices of at most ``most`` cases, evenly spread over the data set."""
         count = len(self.cases)
         return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
@@ -347,7 +347,7 @@ def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
-    """Name to values, of {"1": "tumor"} (Decathlon, nnU-Net 1) and {"tumor": 1, "whole": [1, 2]} (nnU-Net 2)."""
+    """Values by name, from {"1": "tumor"} (Decathlon, nnU-Net 1) and {"tumor": 1, "whole": [1, 2]} (nnU-Net 2)."""
     if not isinstance(found, Mapping) or not found:
         raise UserError("data-set-no-labels", path=str(path))
     classes: dict[str, tuple[int, ...]] = {}

@@ -238,7 +238,7 @@ def unfinished(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def name_of_fold(fold: int | None) -> str:
-    """What a run is called in a sentence."""
+    """Name of a run, for use in a sentence."""
     return "The run on all cases" if fold is None else f"Fold {fold}"
 
 
@@ -309,7 +309,7 @@ _MAY_BE_MISSING = ("hd95", "hd")
 
 
 def _checked_figures(row: Mapping[str, Any]) -> Figures:
-    """The figures of one segment. Raises ValueError, KeyError, TypeError or OverflowError for what cannot be one."""
+    """The figures of one segment. Raises ValueError, KeyError, TypeError or OverflowError for invalid ones."""
     return {
         name: None if row[name] is None and name in _MAY_BE_MISSING else _number(row[name], name) for name in COLUMNS
     }
@@ -324,7 +324,7 @@ def _number(value: Any, name: str = "") -> float:
 
 
 def _check_texts(evaluation: Evaluation) -> None:
-    """Raises ValueError or AttributeError for what is not as ``Evaluation`` describes it."""
+    """Raise ValueError or AttributeError for content that does not match ``Evaluation``."""
     texts = (evaluation.data, evaluation.split, evaluation.model, *evaluation.missing, *evaluation.failed.values())
     runs = [(entry.get("unfinished", ""), entry["fold"]) for entry in evaluation.made_by]
     if not all(isinstance(text, str) for text in (*texts, *(so_far for so_far, _ in runs))):

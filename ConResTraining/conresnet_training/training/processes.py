@@ -140,7 +140,7 @@ def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int =
 
 
 def process_facts(fabric: Fabric) -> dict:
-    """What the event "started" says of this process, see ``conresnet_training.runs``."""
+    """Fields of the event "started" that describe this process, see ``conresnet_training.runs``."""
     device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
