@@ -356,7 +356,7 @@ def test_full_local_disk_is_reported_and_server_stops(
         raise UserError("disk-full", path="/here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ConResSegmentationLib.EngineConnection.write_block", full)
+        patch.setattr("ConResSegmentationLib.EngineProcess.write_block", full)
         recorder = driver.run("slow", image)
     assert recorder.error.code == "disk-full" and recorder.error.server == ""
     assert driver.run("any", image).ending == "done"
