@@ -109,10 +109,13 @@ class _WithinPart:
     def __init__(self, results: Accumulator, output: Output, part: Box, whole: Box):
         self._results, self._output = results, output
         self.restart = results.restart
-        sides = [(axis, *sides) for axis, sides in enumerate(zip(part, whole, strict=True))]
         # Planes of the case's array, each as an axis and an index.
-        self._planes = [(axis, one.start) for axis, one, all_ in sides if one.start > all_.start]
-        self._planes += [(axis, one.stop - 1) for axis, one, all_ in sides if one.stop < all_.stop]
+        self._planes = []
+        for axis, (inner, outer) in enumerate(zip(part, whole, strict=True)):
+            if inner.start > outer.start:
+                self._planes.append((axis, inner.start))
+            if inner.stop < outer.stop:
+                self._planes.append((axis, inner.stop - 1))
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
         """Take a finished slab."""
