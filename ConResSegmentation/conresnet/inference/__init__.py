@@ -72,6 +72,8 @@ class Tracker:
         self._started = {}
         self._phase = ""
         self._offset, self._share = 0.0, 0.0
+        # Once a phase starts over, fractions from where it begins become reports from where it was given up.
+        self._begins_at, self._given_up_at = 0.0, 0.0
         self._part_started = 0.0
         self._fraction = 0.0
         self._reported_at = -float("inf")
@@ -83,11 +85,14 @@ class Tracker:
         self._started[phase] = self._clock()
         self.part(0.0, 1.0)
 
+    def start_over(self) -> None:
+        """Start the phase over; the fraction goes on growing, in what is left of the whole."""
+        self._given_up_at, self._begins_at, self._left = self._fraction, self._before(), None
+        self.part(0.0, 1.0)
+
     def part(self, first: float, last: float) -> None:
         """Start the part ``first`` to ``last`` (0 to 1) of the phase, such as a pass, which has its own rate."""
-        names = list(self._shares)
-        before = sum(self._shares[name] for name in names[: names.index(self._phase)])
-        self._offset = before + self._shares[self._phase] * first
+        self._offset = self._before() + self._shares[self._phase] * first
         self._share = self._shares[self._phase] * (last - first)
         self._part_started = self._clock()
         self._report(self._offset)
@@ -107,6 +112,11 @@ class Tracker:
         times = [*self._started.values(), self._clock()]
         return {phase: times[n + 1] - times[n] for n, phase in enumerate(self._started)}
 
+    def _before(self) -> float:
+        """The share of all earlier phases."""
+        names = list(self._shares)
+        return sum(self._shares[name] for name in names[: names.index(self._phase)])
+
     def _estimate(self, done: float, now: float) -> None:
         elapsed = now - self._part_started
         if elapsed < self._SECONDS_BEFORE_ESTIMATE or done <= 0.01:
@@ -118,6 +128,8 @@ class Tracker:
         self._left, self._left_at = left, now
 
     def _report(self, fraction: float) -> None:
-        self._fraction = max(self._fraction, min(1.0, fraction))
+        further = (fraction - self._begins_at) / (1 - self._begins_at)
+        reached = self._given_up_at + (1 - self._given_up_at) * further
+        self._fraction = max(self._fraction, min(1.0, reached))
         self._reported_at = self._clock()
         self._progress.report(self._phase, self._fraction, self._left)

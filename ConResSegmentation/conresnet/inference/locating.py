@@ -93,7 +93,7 @@ def segment_part(system: System, case: PreparedCase, part: Box | None, passes: P
             system.segment(replace(case, part=part), passes)
             return
         except _PartTooSmallError:
-            whole.restart()
+            passes.restart()
         finally:
             passes.results = whole
     system.segment(case, passes)

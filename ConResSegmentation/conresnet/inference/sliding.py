@@ -241,6 +241,11 @@ class Passes:
         others._mirrors = False
         return others
 
+    def restart(self) -> None:
+        """Discard what the passes added to the results, because they start over."""
+        self.results.restart()
+        self._tracker.start_over()
+
     def make(
         self,
         name: str,

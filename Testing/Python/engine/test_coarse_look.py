@@ -1,5 +1,7 @@
 """The coarse look: windows only where larger voxels show segments, and everywhere if that is not enough."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -165,13 +167,16 @@ def test_there_is_no_look_in_a_drawn_roi_or_with_the_authors_tiling(tmp_path, op
     assert passes(segment(model(tmp_path), [image()], SegmentOptions(**options))) == ["only"]
 
 
-def test_progress_shows_the_look_as_a_phase_and_never_goes_back(tmp_path):
+def test_progress_shows_the_look_as_a_phase_and_always_goes_on(tmp_path, monkeypatch, one_by_one):
+    monkeypatch.setattr("conresnet.inference.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
     progress = Recorded()
     segment(model(tmp_path), [image(rod=True)], progress=progress)
     phases = list(dict.fromkeys(phase for phase, *_ in progress.reports))
     assert phases == ["preparing", "locating", "segmenting", "writing"]
     fractions = [fraction for _, fraction, *_ in progress.reports]
     assert fractions == sorted(fractions) and fractions[-1] == 1
+    # The whole image is segmented after the part, and each of its windows moves the bar.
+    assert max(len(list(equal)) for _, equal in groupby(fractions)) < 5
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,23 @@ def test_rate_is_measured_separately_for_parts_of_a_phase():
     assert tracker.finish() == pytest.approx({"segmenting": 110})
 
 
+def test_the_fraction_goes_on_growing_when_a_phase_starts_over():
+    now = [0.0]
+    progress = Recorded()
+    tracker = Tracker(progress, {"preparing": 0.2, "segmenting": 0.8}, lambda: now[0])
+    tracker.begin("segmenting")
+    now[0] += 30
+    tracker.update(0.5)
+    tracker.start_over()
+    assert progress.reports[-1] == ("segmenting", pytest.approx(0.6), None)
+    now[0] += 20
+    tracker.update(0.5)
+    assert progress.reports[-1] == ("segmenting", pytest.approx(0.8), pytest.approx(20))
+    now[0] += 20
+    tracker.update(1.0)
+    assert progress.reports[-1][1] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("kind", ["conresnet", "voxresnet", "resdsn", "unet"])
 def test_monitor_covers_whole_pass_and_removes_its_hooks(kind):
     network = build_network(kind, {"input_channels": 1, "outputs": 2, "base_width": 8}).eval()
