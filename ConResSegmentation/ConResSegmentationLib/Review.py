@@ -13,6 +13,7 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 from vtk.util import numpy_support
 
 from conresnet.errors import UserError
@@ -129,7 +130,7 @@ def _listed(row: dict, place: list[float], seen: set[tuple]) -> dict:
     kept = {key: value for key, value in row.items() if key != "reason_codes"} | dict(zip("ras", place, strict=True))
     # An engine of another version may send other codes; its own reason is in English.
     with contextlib.suppress(KeyError):
-        kept["reason"] = reason(row["reason_codes"], _)
+        kept["reason"] = reason(row["reason_codes"], translate)
     return {**kept, SEEN: _placeKey(row, place) in seen}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import qt
 import slicer
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 
 from conresnet.errors import UserError
 from conresnet.messages import reason
@@ -290,7 +291,7 @@ def _reasonShown(row: dict) -> str:
     """Why a place is in the list, without reasons that do not call for checking it."""
     text = row["reason"]
     for code in _NO_REASONS:
-        words = reason((code,), _)
+        words = reason((code,), translate)
         text = text.removeprefix(f"{words}; ").replace(f"; {words}", "").removeprefix(words)
     return text.strip()
 

@@ -87,7 +87,7 @@ def errorSentence(error) -> str:
     It names the other computer if the error occurred there, since it is that computer's disk that is full.
     """
     try:
-        text = messages.sentence(error.code, error.values, _)
+        text = messages.sentence(error.code, error.values, translate)
     except (KeyError, IndexError, ValueError):
         # An engine of another version may send other codes or values.
         text = error.message

@@ -254,28 +254,45 @@ COMMAND_LINE: dict[str, str] = {
 }
 
 
-MESSAGES: dict[str, str] = {**IMAGES, **ENGINE, **TRAINING, **SLICER, **COMMAND_LINE}
+# By the context under which Slicer's translation tools file the templates of a Python file: its package and its name.
+_CATALOGS = {
+    "messages.__init__": SLICER | COMMAND_LINE,
+    "messages.engine": ENGINE,
+    "messages.images": IMAGES,
+    "messages.training": TRAINING,
+}
+_CONTEXTS = {code: context for context, catalog in _CATALOGS.items() for code in catalog}
+MESSAGES: dict[str, str] = {code: text for catalog in _CATALOGS.values() for code, text in catalog.items()}
+
+Translate = Callable[[str, str], str]
+"""Translates an English template into the user's language, given its context; such as ``slicer.i18n.translate``."""
 
 
-def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], str] = str) -> str:
-    """Return the sentence for a code.
+def _english(context: str, text: str) -> str:
+    return text
+
+
+def sentence(code: str, values: Mapping[str, Any], translate: Translate = _english) -> str:
+    """Return the sentence for a code; in English if a translation names values that there are not.
 
     Args:
         code: a key of ``MESSAGES``.
         values: the values of the names in braces.
-        translate: translates an English template into the user's language.
 
     Raises:
         KeyError: the code is unknown, or a value is missing.
     """
     shown = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
-    return translate(MESSAGES[code]).format(**shown)
+    try:
+        return translate(_CONTEXTS[code], MESSAGES[code]).format(**shown)
+    except (KeyError, IndexError, ValueError):
+        return MESSAGES[code].format(**shown)
 
 
 UNFITTED = "reason-unfitted"
 
 
-def reason(codes: Sequence[str], translate: Callable[[str], str] = str) -> str:
+def reason(codes: Sequence[str], translate: Translate = _english) -> str:
     """Return why a place is in the review list, as text; ``codes`` as in ``conresnet.results.review.ReviewRow``."""
     text = "; ".join(sentence(code, {}, translate) for code in codes if code != UNFITTED)
     return sentence(UNFITTED, dict(reason=text), translate) if UNFITTED in codes else text

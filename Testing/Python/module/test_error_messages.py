@@ -11,9 +11,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from slicer.i18n import getContext
 
 from conresnet.errors import UserError
-from conresnet.messages import MESSAGES
+from conresnet.messages import MESSAGES, sentence
 from ConResSegmentationLib import Widgets
 from ConResSegmentationLib.EngineConnection import EngineError
 
@@ -86,18 +87,30 @@ def _is_long(text: str) -> bool:
     return len(text) >= 22 and text.count(" ") >= 3
 
 
-def test_every_message_has_its_own_code_and_is_marked_for_translation(repository: Path) -> None:
-    codes = []
+def catalogs(repository: Path) -> Iterator[tuple[Path, str, ast.expr]]:
+    """Yield (file, code, template) for each message in the files of the catalog."""
     for path in sorted((repository / CATALOG).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            # The dictionary that combines the others has no codes of its own.
-            if not isinstance(node, ast.Dict) or None in node.keys:
-                continue
-            for key, value in zip(node.keys, node.values, strict=True):
-                codes.append(key.value)
-                assert getattr(getattr(value, "func", None), "id", "") == "_", f"{path.name}: {key.value} is not in _()"
-                assert isinstance(value.args[0], ast.Constant), f"{path.name}: {key.value} is not one literal"
+            # The dictionary of all catalogs has no codes of its own.
+            if isinstance(node, ast.Dict) and not any(isinstance(value, ast.Name) for value in node.values):
+                for key, value in zip(node.keys, node.values, strict=True):
+                    yield path, key.value, value
+
+
+def test_every_message_has_its_own_code_and_is_marked_for_translation(repository: Path) -> None:
+    codes = []
+    for path, code, template in catalogs(repository):
+        codes.append(code)
+        assert getattr(getattr(template, "func", None), "id", "") == "_", f"{path.name}: {code} is not in _()"
+        assert isinstance(template.args[0], ast.Constant), f"{path.name}: {code} is not one literal"
     assert sorted(codes) == sorted(MESSAGES), "a code is in the catalog twice"
+
+
+def test_slicer_finds_translations_under_the_file_that_has_the_message(slicer_app: object, repository: Path) -> None:
+    asked = []
+    for path, code, _template in catalogs(repository):
+        sentence(code, {}, lambda context, text: asked.append((context, text)) or "")
+        assert asked.pop() == (getContext(str(path)), MESSAGES[code])
 
 
 def test_every_message_can_be_filled_in_and_is_punctuated(slicer_app: object) -> None:
@@ -109,10 +122,13 @@ def test_every_message_can_be_filled_in_and_is_punctuated(slicer_app: object) ->
         assert shown != "English" and not re.search(r"\{\w+\}", shown), code
 
 
-def test_error_is_shown_in_users_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MESSAGES, "for-this-test", "The file {name} does not exist.")
-    monkeypatch.setattr(Widgets, "_", lambda text: text.replace("The file", "Die Datei"))
-    assert Widgets.errorSentence(UserError("for-this-test", name="a.nii")) == "Die Datei a.nii does not exist."
+@pytest.mark.parametrize("wrong", ["{nom}", "{0}", "{name"])
+def test_error_is_shown_in_users_language(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = UserError("roi-not-found", path="a.json")
+    monkeypatch.setattr(Widgets, "translate", lambda context, text: "{path} gibt es nicht.")
+    assert Widgets.errorSentence(error) == "a.json gibt es nicht."
+    monkeypatch.setattr(Widgets, "translate", lambda context, text: f"{wrong} gibt es nicht.")
+    assert Widgets.errorSentence(error) == error.message
 
 
 def test_engines_own_text_is_shown_if_code_or_values_are_missing(slicer_app: object) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = ["getContext", "tr", "translate"]
 
 
 def getContext(sourceFile: str) -> str:
-    """Return the context under which translators find a file's texts: the file's name."""
-    return sourceFile.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
+    """Return the context under which translators find a file's texts: its package, if it is in one, and its name."""
+    path = Path(sourceFile)
+    return f"{path.parent.name}.{path.stem}" if (path.parent / "__init__.py").is_file() else path.stem
 
 
 def translate(context: str, text: str) -> str:
