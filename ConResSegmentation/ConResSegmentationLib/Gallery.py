@@ -21,7 +21,7 @@ from conresnet.package.download import (
 
 from .EnginePython import EnginePython
 from .Loading import EXAMPLES
-from .Models import ModelChoice, ModelPanel, measured, modelChoices
+from .Models import ModelChoice, ModelPanel, measured, modelChoices, structures
 from .Processes import ChildProcess, lastLine
 from .RunPanel import RunPanel, endWith, notInstalled
 from .Widgets import errorSentence, plain, textSetting
@@ -29,7 +29,6 @@ from .Widgets import errorSentence, plain, textSetting
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
 _PICTURE = "thumbnail.png"
 _PICTURE_SIDE = 112
-_MOST_SEGMENTS = 6
 _MODULE = "conresnet.package.download"
 
 
@@ -105,13 +104,8 @@ def _available(entry: CatalogEntry) -> Card:
 
 
 def _contents(modalities: set[str], segments: Sequence[str]) -> str:
-    """Modality and structures; only the first structures are named."""
-    names = ", ".join(segments[:_MOST_SEGMENTS])
-    if len(segments) > _MOST_SEGMENTS:
-        names = _("{count} structures: {names} and {more} more").format(
-            count=len(segments), names=names, more=len(segments) - _MOST_SEGMENTS
-        )
-    return " · ".join(part for part in (", ".join(sorted(modalities)), names) if part)
+    """Modality and structures."""
+    return " · ".join(part for part in (", ".join(sorted(modalities)), structures(segments)) if part)
 
 
 class Gallery:

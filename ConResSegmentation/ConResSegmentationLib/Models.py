@@ -1,7 +1,7 @@
 """The models: the list in the panel, information about each model, installing and removing them."""
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from .Widgets import FittedHeight, errorSentence, megabytesOf, plain, showError,
 _LAST_SETTING = "ConResSegmentation/Model"
 # A mean of fewer cases says little.
 _FEWEST_CASES = 5
+# Of the segments, where there is little room.
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,26 @@ def isPackage(path: str) -> bool:
     return path.casefold().endswith((".zip", *CHECKPOINT_SUFFIXES)) or (Path(path) / "model.json").is_file()
 
 
+def structures(names: Sequence[str]) -> str:
+    """The structures that a model segments; if there are many, their number and the first ones."""
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return _("{count} structures: {names} and {more} more").format(
+        count=len(names), names=", ".join(names[:_MOST_NAMED]), more=len(names) - _MOST_NAMED
+    )
+
+
 def summary(description: ModelDescription) -> str:
-    """One line: the inputs and the segments of a model."""
-    channels = ", ".join(f"{item.name} ({item.modality})" for item in description.inputs)
-    segments = ", ".join(segment.name for segment in description.output.segments)
-    return _("{channels} → {segments}").format(channels=channels, segments=segments)
+    """A line or two: the inputs and the segments of a model."""
+    segments = [segment.name for segment in description.output.segments]
+    return _("{channels} → {segments}").format(channels=_inputs(description), segments=structures(segments))
+
+
+def _inputs(description: ModelDescription) -> str:
+    """Each channel with its modality, unless that is its name."""
+    return ", ".join(
+        item.name if item.name == item.modality else f"{item.name} ({item.modality})" for item in description.inputs
+    )
 
 
 def details(choice: ModelChoice) -> str:
@@ -110,6 +127,8 @@ def details(choice: ModelChoice) -> str:
     plane = residual_plane(description)
     rows = [
         ("", description.description),
+        (_("Inputs"), _inputs(description)),
+        (_("Segments"), ", ".join(segment.name for segment in description.output.segments)),
         (_("Intended use"), description.intended_use),
         (_("Limits"), description.limitations),
         (_("Measured"), "; ".join(measured(choice.path))),

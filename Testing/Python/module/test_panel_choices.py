@@ -54,6 +54,11 @@ def test_chosen_model_is_described(panel: PanelDriver) -> None:
     details = panel.ui.modelDetailsLabel.text
     for text in ("Intended use", "Limits", "Measured", "mean Dice 0.", "License", "CC-BY-SA-4.0", " slices", "Cite"):
         assert text in details, text
+    panel.choose_model("brain-structures")
+    summary, details = panel.ui.modelSummaryLabel.text, panel.ui.modelDetailsLabel.text
+    assert summary.startswith("MR → 32 structures: Left cerebral white matter") and summary.endswith("and 26 more")
+    listed = details.partition("Segments:</b> ")[2].partition("</p>")[0].split(", ")
+    assert len(listed) == 32 and listed[-1] == "Right ventral diencephalon"
 
 
 def test_new_scene_gets_the_last_chosen_model_or_else_the_first(four_channels: PanelDriver) -> None:
