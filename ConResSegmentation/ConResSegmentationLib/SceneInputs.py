@@ -24,7 +24,7 @@ from conresnet.package.maps import MAPS
 from conresnet.request import SegmentOptions
 
 from . import ResultParts
-from .Widgets import comboBoxOf, hint, nameOf, plain, stayNarrow
+from .Widgets import comboBoxOf, hint, nameOf, plain, say, stayNarrow
 
 
 class Precision(enum.Enum):
@@ -248,14 +248,15 @@ class ROIPanel:
         isFound = needed and description.locator is not None
         self._selector.noneDisplay = _("Automatic") if isFound else _("Whole image")
         if not needed or self._selector.currentNode() is not None:
-            text = ""
+            say(self._hintLabel, "")
         elif isFound:
-            text = _("The model {locator} finds the structure in the image.").format(locator=description.locator.model)
+            text = _("The model {locator} finds the structure in the image.")
+            say(self._hintLabel, text.format(locator=description.locator.model))
         else:
             text = _(
                 "The image is much larger than the model's field of view: create an ROI and move it to the structure."
             )
-        hint(self._hintLabel, text)
+            hint(self._hintLabel, text)
 
     def _onAdded(self, roiNode) -> None:
         description, volumeNode = self._whenComplete()

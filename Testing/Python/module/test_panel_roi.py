@@ -23,6 +23,7 @@ def test_automatic_roi_is_announced_for_a_head_and_new_roi_is_placed_where_slice
 ) -> None:
     panel.settle()
     assert "brain-structures" in panel.ui.regionHintLabel.text
+    assert panel.ui.regionHintLabel.styleSheet == "", "not in the color of a warning"
     assert panel.ui.regionSelector.noneDisplay == "Automatic"
     slicer.vtkMRMLSliceNode.JumpAllSlices(
         slicer.mrmlScene, -29.0, -22.0, -12.0, slicer.vtkMRMLSliceNode.OffsetJumpSlice
@@ -91,6 +92,7 @@ def test_roi_is_recommended_if_the_model_has_no_locator(panel: PanelDriver, head
     panel.widget.modelPanel.refresh()
     panel.choose_model("no-locator")
     assert panel.ui.regionHintLabel.text.startswith("The image is much larger")
+    assert "color" in panel.ui.regionHintLabel.styleSheet
 
 
 def test_both_hippocampi_of_a_head_are_found_with_one_click(panel: PanelDriver, head: object) -> None:
