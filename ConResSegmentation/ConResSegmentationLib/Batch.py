@@ -30,7 +30,7 @@ from .Processes import callLater
 from .Review import addTable, exportCsv, showTable
 from .SceneInputs import candidates, group
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
-from .Widgets import errorSentence, nameOf, notStarted
+from .Widgets import errorSentence, nameOf, notStarted, timeLeft
 
 _MOST_BYTES = 150
 # With less free space than this, a file was not written completely because the disk is full.
@@ -306,9 +306,14 @@ class BatchRun(RunListener):
 
     def onProgress(self, text: str, fraction: float) -> None:
         done = max(self._count - len(self._cases) - 1 + fraction, 0) / max(self._count, 1)
+        share = (self._number + done) / len(self._entries)
         name = self._case.name if self._case else self._entries[self._number].title
         where = _("{number} of {count}, {name}").format(number=self._number + 1, count=len(self._entries), name=name)
-        self._control.onProgress(f"{where}: {text}", (self._number + done) / len(self._entries))
+        # The time of the current case is in the text already.
+        if self.rows and (self._cases or self._number + 1 < len(self._entries)):
+            left = timeLeft((time.monotonic() - self._began) * (1 / share - 1))
+            text = _("{step}; all cases: {left}").format(step=text, left=left)
+        self._control.onProgress(f"{where}: {text}", share)
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
         volumes = dict(outcome.report.get("volumes_ml", {}))
@@ -400,7 +405,9 @@ class BatchRun(RunListener):
                 self._volumeNodes += self._unread.popleft()()
                 self._later(self._read)
             else:
-                options = replace(self._task.options, maps=()) if self._case.series else self._task.options
+                # Neither a sequence nor a folder of results has maps.
+                isWithoutMaps = self._case.series or self._folder
+                options = replace(self._task.options, maps=()) if isWithoutMaps else self._task.options
                 task = replace(self._task, volumeNodes=tuple(self._volumeNodes), options=options)
                 self._run = self._segment(task, self)
         except UserError as error:

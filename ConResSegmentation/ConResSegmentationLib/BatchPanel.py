@@ -54,6 +54,10 @@ class BatchPanel:
         menu = qt.QMenu(self._ui.addBatchButton)
         for title, ask in ((_("A folder..."), self._addFolder), (_("Image files..."), self._addFiles)):
             menu.addAction(title).connect("triggered(bool)", lambda _checked, ask=ask: ask())
+        menu.addSeparator()
+        self._removeAction = menu.addAction(_("Remove all files from the list"))
+        self._removeAction.connect("triggered(bool)", lambda _checked: self._removeFiles())
+        self._removeAction.enabled = False
         self._ui.addBatchButton.setMenu(menu)
         self._ui.batchButton.connect("clicked(bool)", lambda _checked: runPanel.launch(self._prepare))
         self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
@@ -107,6 +111,7 @@ class BatchPanel:
         if self._hasNewFiles and inputs:
             self._checked |= {entry.key for entry in self._entries if isinstance(entry.key, Path)} - known
             self._hasNewFiles = False
+        self._removeAction.enabled = bool(self._added)
         table = self._ui.batchTable
         table.blockSignals(True)
         table.setRowCount(len(self._entries))
@@ -185,6 +190,12 @@ class BatchPanel:
     def _addFiles(self) -> None:
         paths = [Path(path) for path in Loading.askForImages()]
         self._add((path.parent, path, Loading.isSeries(path)) for path in paths)
+
+    def _removeFiles(self) -> None:
+        """Take everything that was added off the list; the files, and what is in the scene, stay."""
+        self._added = {}
+        self._checked = {key for key in self._checked if not isinstance(key, Path)}
+        self.refresh()
 
     def _add(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
         """List images, given as (folder, file, whether it is a sequence), as checked; a folder may have thousands."""

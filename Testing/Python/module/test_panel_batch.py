@@ -92,9 +92,11 @@ def test_broken_volume_does_not_stop_the_others(batch: PanelDriver, hippocampus_
     batch.settle()
     assert len(cases(batch)) == 5 and batch.ui.batchButton.toolTip == "Check at least one case."
     batch.ui.checkAllButton.click()
-    values = []
-    batch.ui.progressBar.valueChanged.connect(values.append)
+    values, texts = [], []
+    batch.ui.progressBar.valueChanged.connect(lambda value: (values.append(value), texts.append(batch.status)))
     run(batch)
+    timed = [text for text in texts if "; all cases: " in text]
+    assert timed and not any(text.startswith(("1 of", "5 of")) for text in timed), "after one case, before the last"
     batch.picture(tmp_path / "batch.png")
     texts = cases(batch)
     assert all("Anterior hippocampus" in texts[node.GetName()] for node in nodes)
@@ -249,7 +251,9 @@ def test_sequence_becomes_a_sequence_of_segmentations(
     assert list(cases(batch)) == ["cine (3 frames)", "cine (sequence)"]
 
 
-def test_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image: Path, tmp_path: Path) -> None:
+def test_folder_is_segmented_into_a_folder(
+    batch: PanelDriver, hippocampus_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = tmp_path / "scans", tmp_path / "results"
     (source / "deep").mkdir(parents=True)
     target.mkdir()
@@ -260,7 +264,13 @@ def test_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image
     add(batch, "A folder...", str(source))
     assert list(cases(batch)) == ["a", "bad", "deep/b"]
     batch.ui.batchFolderPathEdit.currentPath = str(target)
+    tasks, segment = [], batch.widget.runPanel.segment
+    monkeypatch.setattr(
+        batch.widget.runPanel, "segment", lambda task, listener: (tasks.append(task), segment(task, listener))[1]
+    )
+    batch.map_box("uncertainty").click()
     run(batch)
+    assert [task.options.maps for task in tasks] == [(), ()], "maps are not saved, so they are not computed"
     written = {path.name for path in target.iterdir()}
     assert written == {"ConResNet volumes.csv", "a.seg.nrrd", "deep_b.seg.nrrd"}
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "a.seg.nrrd")))
@@ -272,6 +282,24 @@ def test_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image
     assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), "the scene does not fill up"
     assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     assert folders() == [], "no folder in the Data tree"
+
+
+def test_added_files_can_be_removed_from_the_list(
+    batch: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    actions = {action.text: action for action in batch.ui.addBatchButton.menu().actions()}
+    remove = actions["Remove all files from the list"]
+    assert not remove.enabled
+    (tmp_path / "wrong.nii.gz").write_bytes(hippocampus_image.read_bytes())
+    add(batch, "A folder...", str(tmp_path))
+    check(batch, "hippocampus_004")
+    assert list(cases(batch)) == ["hippocampus_004", "wrong"] and remove.enabled
+    remove.trigger()
+    assert list(cases(batch)) == ["hippocampus_004"] and not remove.enabled
+    assert [entry.title for entry in batch.widget.batchPanel.chosen] == ["hippocampus_004"]
+    assert (tmp_path / "wrong.nii.gz").exists()
+    add(batch, "Image files...", [str(tmp_path / "wrong.nii.gz")])
+    assert list(cases(batch)) == ["hippocampus_004", "wrong"], "it can be added again"
 
 
 def test_no_result_is_lost_when_the_disk_is_full(
