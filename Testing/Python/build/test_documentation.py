@@ -18,6 +18,7 @@ import conresnet.cli.main
 import conresnet_training.cli.main
 from conresnet.cli.cases import read_case_list
 from conresnet.package.maps import MAPS
+from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import Training
 from conresnet_training.planning.systems import SYSTEMS
 
@@ -234,6 +235,18 @@ def test_documented_metrics_match_the_shipped_models(pages: dict[str, str], repo
             assert f" {value:.3f} |" in section, (name, value)
     for name, version in versions:
         assert json.loads((models / name / "model.json").read_text(encoding="utf-8"))["version"] == version
+
+
+def test_example_of_a_data_set_is_valid(pages: dict[str, str], tmp_path: Path) -> None:
+    section = pages["docs/training.md"].partition("**Your own cases.**")[2].partition("\n**")[0]
+    files = re.findall(r"^MyData/(\S+)$", section, re.MULTILINE)
+    (content,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content if file == "dataset.json" else "")
+    data_set = read_data_set(tmp_path)
+    assert [(case.name, case.missing) for case in data_set.cases] == [("case1", ())]
+    assert data_set.channels == ("T1",) and data_set.labels == {1: "tumor"}
 
 
 def test_example_of_a_list_of_cases_is_valid(pages: dict[str, str], tmp_path: Path) -> None:
