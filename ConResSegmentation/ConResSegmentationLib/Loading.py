@@ -77,7 +77,11 @@ def _loadDICOM(folder: str) -> list:
             DICOMUtils.loadPatientByUID(patient)
     nodes = [node for node in _volumes() if node not in before]
     if not nodes:
-        raise RuntimeError(_("The folder {folder} contains no DICOM images.").format(folder=folder))
+        sentence = _(
+            "The folder {folder} contains no DICOM images. If it contains images in other formats, load or drop the "
+            "files themselves, or add the folder under Many cases."
+        )
+        raise RuntimeError(sentence.format(folder=folder))
     return nodes
 
 

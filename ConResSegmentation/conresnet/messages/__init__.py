@@ -102,7 +102,9 @@ SLICER: dict[str, str] = {
         "click Segment to try again."
     ),
     "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
-    "training-environment-missing": _("There is no training environment yet; create it, or choose another Python."),
+    "training-environment-missing": _(
+        "There is no training environment yet; create it, or choose another Python, under Where to run."
+    ),
     "training-python-missing": _("Choose the Python to use for training."),
     "training-python-not-found": _("The Python for training, {program}, does not exist; choose another one."),
     "training-command-missing": _("Enter a command prefix, such as ssh host."),
