@@ -170,8 +170,9 @@ class ReviewPanel:
             else:
                 where = _("Slices {first}-{last}") if len(place) > 1 else _("Slice {first}")
             dice = "" if row["expected_dice"] is None else f"{min(map(_dice, place)):.2f}"
+            # Ranks count the rows of the table, of which this list shows some, so they would be confusing here.
             texts = [
-                str(row["rank"]),
+                "",
                 where.format(first=min(slices), last=max(slices), segment=row["segment"]),
                 f"{row['expected_wrong_voxels']:.0f}",
                 dice,
@@ -180,6 +181,7 @@ class ReviewPanel:
             for column, text in enumerate(texts):
                 item = textItem(text)
                 if column == _SEEN_COLUMN:
+                    item.setToolTip(_("Rank {rank} in the exported list").format(rank=row["rank"]))
                     some = qt.Qt.PartiallyChecked if any(seen) else qt.Qt.Unchecked
                     item.setCheckState(qt.Qt.Checked if all(seen) else some)
                 table.setItem(number, column, item)

@@ -68,8 +68,8 @@ def press(panel: PanelDriver, key: str) -> None:
 
 def test_list_navigates_from_place_to_place(panel: PanelDriver, reviewed: object) -> None:
     assert panel.ui.reviewTable.rowCount == 2, "all segments of a slice together, and spots"
-    assert table_texts(panel, 0) == ["1", "Slice 20", "32", "0.71", "small and uncertain"]
-    assert table_texts(panel, 1)[0] == "3" and "=Posterior" in table_texts(panel, 1)[1]
+    assert table_texts(panel, 0) == ["", "Slice 20", "32", "0.71", "small and uncertain"]
+    assert table_texts(panel, 1)[0] == "" and "=Posterior" in table_texts(panel, 1)[1]
     assert table_texts(panel, 1)[2:4] == ["7", ""]
     crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
     fields = []
@@ -139,8 +139,9 @@ def test_similar_adjacent_slices_are_one_row(panel: PanelDriver, grouped: object
     assert places(panel) == [
         "Slices 16-18", "Slices 13-15", "Slices 19-20", "Slice 21", "Slice 22", "Slice 24", "Spot: =Posterior"
     ]  # fmt: skip
-    assert table_texts(panel, 0) == ["1", "Slices 16-18", "50", "0.87", "uncertain boundary"]
-    assert table_texts(panel, 1) == ["3", "Slices 13-15", "44", "0.85", ""], "large and typical are not reasons"
+    assert table_texts(panel, 0) == ["", "Slices 16-18", "50", "0.87", "uncertain boundary"]
+    assert table_texts(panel, 1) == ["", "Slices 13-15", "44", "0.85", ""], "large and typical are not reasons"
+    assert table.item(1, 0).toolTip() == "Rank 3 in the exported list"
     assert table_texts(panel, 2)[3] == "0.81" and table_texts(panel, 3)[3:] == ["0.79", ""], (
         "slices with a Dice below 0.8 are separate"
     )
