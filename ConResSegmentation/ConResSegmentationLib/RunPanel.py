@@ -262,7 +262,7 @@ def _volumes(sizes: dict[str, float]) -> list[str]:
 
 def _changes(postprocessing: dict) -> Iterator[str]:
     """What post-processing has changed, in sentences."""
-    sentences = {"removed_ml": _("Removed: {volumes}."), "filled_ml": _("Filled: {volumes}.")}
+    sentences = {"removed_ml": _("Pieces removed: {volumes}."), "filled_ml": _("Holes filled: {volumes}.")}
     for key, template in sentences.items():
         sizes = {name: size for name, size in postprocessing.get(key, {}).items() if size}
         volumes = _volumes(sizes)

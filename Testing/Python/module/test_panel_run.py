@@ -58,7 +58,7 @@ def test_warnings_are_shown_above_the_volumes(panel: PanelDriver, result: object
     finish(32, ["T1 is a CT."])
     assert panel.warnings == "T1 is a CT." and "color" in ui.warningsLabel.styleSheet
     assert "CT" not in panel.status and "31 of 32 segments" in panel.status and "Structure" not in panel.status
-    assert "Removed: 31.00 mL in 31 segments" in panel.status
+    assert "Pieces removed: 31.00 mL in 31 segments" in panel.status
     panel.picture(tmp_path / "panel.png")
     assert ui.warningsLabel.geometry.bottom() < ui.statusLabel.geometry.top()
     assert ui.statusLabel.height < 5 * ui.statusLabel.fontMetrics().height()
