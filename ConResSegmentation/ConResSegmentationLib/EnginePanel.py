@@ -218,6 +218,12 @@ class EnginePanel(EngineObserver):
         installation = Installation(self._python, self._check.missing, self._onLine, self._onInstalled)
         question = _("Install {requirements} into Slicer's Python? Its other packages are not changed.")
         question = question.format(requirements=", ".join(installation.requirements))
+        if "torch" in self._check.missing:
+            size = _(
+                "PyTorch is a large download: several gigabytes if this computer has an NVIDIA graphics card, "
+                "otherwise a few hundred megabytes."
+            )
+            question = f"{question} {size}"
         if slicer.util.confirmOkCancelDisplay(plain(question)):
             self._installation = installation
             self._setInstalling(True)

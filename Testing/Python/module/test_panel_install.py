@@ -78,6 +78,7 @@ def test_missing_packages_are_installed_and_the_run_continues(
     dialogs.answer("OK")
     end(panel)
     assert panel.status.startswith("Done in") and len(dialogs.shown) == 1
+    assert "a large download" in dialogs.shown[0].text
     versions = [f"{name}>={PACKAGES[name]}" for name in ("torch", "safetensors")]
     assert all(version in dialogs.shown[0].text for version in versions)
     chooser, torch, rest = pip.requests
@@ -104,6 +105,7 @@ def test_user_who_declines_is_asked_once(
     dialogs.answer("Cancel")
     end(panel)
     assert panel.status == NEEDED and len(dialogs.shown) == 1 and pip.requests == []
+    assert "a large download" not in dialogs.shown[0].text
 
 
 def test_only_cancel_is_enabled_during_an_installation(
