@@ -1,8 +1,9 @@
 """The models: the list in the panel, information about each model, installing and removing them."""
 
 import html
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import qt
@@ -43,11 +44,16 @@ class ModelChoice:
 
 
 def modelChoices() -> list[ModelChoice]:
-    """The user's and the shipped models, usable ones first, broken ones last."""
+    """The user's and the shipped models, usable ones first, broken ones last; those with the same title are named."""
     entries = list_models()
     hiding = {entry.hidden_by for entry in entries if entry.kind == "shipped"}
     shown = [entry for entry in entries if entry.hidden_by is None or entry.kind == "shipped"]
     choices = [_choice(entry, entry.path in hiding) for entry in shown]
+    count = Counter(choice.title for choice in choices)
+    choices = [
+        replace(choice, title=f"{choice.title} ({choice.name})") if count[choice.title] > 1 else choice
+        for choice in choices
+    ]
     return sorted(choices, key=lambda choice: (choice.problem is not None, choice.title.casefold()))
 
 
@@ -67,7 +73,8 @@ def _choice(entry: ModelEntry, hidesShipped: bool) -> ModelChoice:
 def installAsking(source: str) -> str:
     """Copy a model package, a folder or a .zip file, into the user's models folder, asking about an existing name.
 
-    A model with the name of a shipped one gets another name; one with the name of an installed one may replace it.
+    A model with the name of a shipped one gets another name; one with the name of an installed one may replace it, or
+    get another name, too.
 
     Returns:
         its name; empty if the user does not want to install it.
@@ -87,9 +94,27 @@ def installAsking(source: str) -> str:
     except UserError as error:
         if error.code != "package-exists":
             raise
-    if not slicer.util.confirmYesNoDisplay(_("A model with this name is already installed. Replace it?")):
-        return ""
-    return install_model(source, overwrite=True).description.name
+    other = free_name(name)
+    installations = {
+        _("Replace it"): lambda: install_model(source, overwrite=True),
+        _("Keep both"): lambda: install_model(source, name=other),
+    }
+    question = _("A model named {name} is already installed. Replace it, or keep both and install this one as {other}?")
+    install = _ask(question.format(name=name, other=other), installations)
+    return install().description.name if install else ""
+
+
+def _ask(question: str, ways: Mapping[str, Callable]) -> Callable | None:
+    """What belongs to the button that the user clicks; None if it is Cancel."""
+    box = qt.QMessageBox(slicer.util.mainWindow())
+    box.windowTitle, box.text = _("Install a model"), plain(question)
+    buttons = [(box.addButton(text, qt.QMessageBox.AcceptRole), way) for text, way in ways.items()]
+    box.addButton(qt.QMessageBox.Cancel)
+    box.exec_()
+    chosen = next((way for button, way in buttons if button == box.clickedButton()), None)
+    # Otherwise it would stay as a child of the main window.
+    box.deleteLater()
+    return chosen
 
 
 def isPackage(path: str) -> bool:
@@ -320,23 +345,16 @@ class ModelPanel:
         self.choose(self.select(choice.name if self.choice else ""))
 
     def _askForPackage(self) -> str:
-        parent = slicer.util.mainWindow()
-        box = qt.QMessageBox(parent)
-        box.windowTitle = _("Install a model")
-        box.text = _(
+        question = _(
             "A model package is a .zip file or a folder. A checkpoint (.pth) by the authors of ConResNet can also be "
             "imported. Which of these do you have?"
         )
-        files, title, kinds = qt.QFileDialog, _("Install a model"), _("Model packages (*.zip)")
+        parent, files = slicer.util.mainWindow(), qt.QFileDialog
+        title, kinds = _("Install a model"), _("Model packages (*.zip)")
         ways = {
             _("A .zip file"): lambda: files.getOpenFileName(parent, title, "", kinds),
             _("A folder"): lambda: files.getExistingDirectory(parent, title),
             _("A checkpoint"): askForCheckpoint,
         }
-        buttons = [(box.addButton(text, qt.QMessageBox.AcceptRole), ask) for text, ask in ways.items()]
-        box.addButton(qt.QMessageBox.Cancel)
-        box.exec_()
-        ask = next((ask for button, ask in buttons if button == box.clickedButton()), lambda: "")
-        # Otherwise it would stay as a child of the main window.
-        box.deleteLater()
-        return ask()
+        ask = _ask(question, ways)
+        return ask() if ask else ""

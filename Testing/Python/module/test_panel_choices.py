@@ -192,7 +192,7 @@ def test_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, form
     assert panel.choices.model == "four"
     assert panel.ui.modelSelector.currentText == "Four channels"
     assert len(panel.widget.channels.nodes) == 4
-    dialogs.answer(form, str(source), "Yes")
+    dialogs.answer(form, str(source), "Replace it")
     panel.ui.installModelButton.click()
     dialogs.answer("Cancel")
     panel.ui.installModelButton.click()
@@ -277,11 +277,25 @@ def test_model_of_the_same_name_is_not_replaced_if_user_declines(
     install_model(write_four_channels(tmp_path / "four"))
     kept = models_folder / "four" / "model.json"
     before = kept.stat()
-    dialogs.answer("A folder", str(tmp_path / "four"), "No")
+    dialogs.answer("A folder", str(tmp_path / "four"), "Cancel")
     panel.ui.installModelButton.click()
-    assert "Replace it?" in dialogs.shown[-1].text, "no further message after the user declined"
+    assert "Replace it, or" in dialogs.shown[-1].text, "no further message after the user declined"
     assert panel.choices.model == "hippocampus"
     assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_model_of_the_same_name_can_be_installed_next_to_the_other(
+    panel: PanelDriver, tmp_path: Path, models_folder: Path
+) -> None:
+    install_model(write_four_channels(tmp_path / "four"))
+    dialogs.answer("A folder", str(tmp_path / "four"), "Keep both")
+    panel.ui.installModelButton.click()
+    assert {path.name for path in models_folder.iterdir()} == {"four", "four-2"} and panel.choices.model == "four-2"
+    assert "four-2" in dialogs.shown[-1].text
+    assert {"Four channels (four)", "Four channels (four-2)"} < set(titles(panel)), "they can be told apart"
+    dialogs.answer("A folder", str(tmp_path / "four"), "Replace it")
+    panel.ui.installModelButton.click()
+    assert len(list(models_folder.iterdir())) == 2 and panel.choices.model == "four"
 
 
 def test_folder_that_is_not_a_model_is_not_replaced(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
@@ -369,7 +383,7 @@ def test_markup_in_names_of_models_and_volumes_is_shown_as_text(panel: PanelDriv
     panel.settle()
     assert picture in panel.ui.modelSummaryLabel.text
     assert widgets_with_markup() == []
-    dialogs.answer("A folder", str(source), "No")
+    dialogs.answer("A folder", str(source), "Cancel")
     panel.ui.installModelButton.click()
     node = add_volume(f"p1_T1 {picture}")
     for combo in panel.widget.channels.combos:

@@ -92,7 +92,7 @@ def test_dropped_package_is_installed_and_dropped_folder_is_chosen_as_data_set(
     dialogs.answer("No")
     training.drop(write_four_channels(tmp_path / "four.zip"))
     assert "four is installed" in status(training) and find_model("four")
-    dialogs.answer("No")
+    dialogs.answer("Cancel")
     training.drop(tmp_path / "four.zip")
     assert status(training) == "Canceled."
     training.drop(data_set)

@@ -175,9 +175,10 @@ def test_model_of_the_same_name_is_not_replaced_if_user_declines(training: Train
     python.chmod(0o755)
     training.choose_python(str(python))
     training.choose_run(run)
-    dialogs.answer("No")
+    dialogs.answer("Cancel")
     training.run_command(training.ui.importButton)
-    assert [shown.text for shown in dialogs.shown] == ["A model with this name is already installed. Replace it?"]
+    (question,) = dialogs.shown
+    assert question.text.startswith("A model named four is already installed. Replace it, or keep both")
     assert training.ui.resultsStatusLabel.text == f"The model was packed as {run / 'model.zip'}, but not installed."
     assert training.ui.resultsStatusLabel.styleSheet == "", "not shown as an error"
     assert (installed / "model.json").stat().st_ino == before
