@@ -16,6 +16,9 @@ from conresnet.errors import UserError
 from conresnet.images.grid import LPS_TO_RAS, Grid, box_corners
 from conresnet.package.description import ModelDescription
 
+# In mm. Areas and volumes of larger boxes would exceed the range of floating-point numbers.
+_LARGEST = 1e100
+
 
 @dataclass(frozen=True, eq=False)
 class BoxROI:
@@ -27,7 +30,8 @@ class BoxROI:
         size: (3,) mm along those axes.
 
     Raises:
-        UserError: "bad-roi" if it is not finite, has no size, or its axes are not at right angles.
+        UserError: "bad-roi" if a number is not finite or beyond 1e100, its size is not positive, or its axes are not at
+            right angles.
     """
 
     center: np.ndarray
@@ -40,11 +44,14 @@ class BoxROI:
                 value = np.array(getattr(self, name), dtype=np.float64)
             except (TypeError, ValueError) as error:
                 raise _bad(f"its {name} contains values that are not numbers") from error
-            if value.shape != shape or not np.isfinite(value).all():
-                raise _bad(f"its {name} is not {' x '.join(map(str, shape))} finite numbers")
+            if value.shape != shape or not (np.abs(value) <= _LARGEST).all():
+                count = " x ".join(map(str, shape))
+                raise _bad(f"its {name} is not {count} numbers between -{_LARGEST:g} and {_LARGEST:g}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
-        if (self.size <= 0).any():
+        if (self.size < 0).any():
+            raise _bad("its size is negative")
+        if not self.size.all():
             raise _bad("its size is 0")
         if not np.allclose(self.axes.T @ self.axes, np.eye(3), atol=1e-3):
             raise _bad("its axes are not at right angles")
@@ -59,7 +66,9 @@ class BoxROI:
         if values.shape != (6,) or not np.isfinite(values).all():
             raise _bad("six numbers are required: R0,R1,A0,A1,S0,S1 in mm")
         pairs = values.reshape(3, 2)
-        return cls(pairs.mean(axis=1), np.eye(3), np.abs(pairs[:, 1] - pairs[:, 0]))
+        with np.errstate(over="ignore"):
+            center, size = pairs.mean(axis=1), np.abs(pairs[:, 1] - pairs[:, 0])
+        return cls(center, np.eye(3), size)
 
     @classmethod
     def from_text(cls, text: str) -> BoxROI:
@@ -147,7 +156,12 @@ class BoxROI:
 
     def __str__(self) -> str:
         low, high = self.corners().min(axis=0), self.corners().max(axis=0)
-        return ", ".join(f"{axis} {a:.1f} to {b:.1f}" for axis, a, b in zip("RAS", low, high, strict=True)) + " mm"
+        return ", ".join(f"{axis} {_mm(a)} to {_mm(b)}" for axis, a, b in zip("RAS", low, high, strict=True)) + " mm"
+
+
+def _mm(value: float) -> str:
+    """A coordinate as text; one beyond a kilometer without its many digits."""
+    return f"{value:.1f}" if abs(value) < 1e6 else f"{value:g}"
 
 
 def _bad(why: str) -> UserError:

@@ -50,6 +50,22 @@ def test_invalid_bounds_are_refused(text):
     assert caught.value.code == "bad-roi"
 
 
+@pytest.mark.parametrize(
+    "text", ["1e308,1.1e308,0,9,0,9", "-1e308,1e308,0,9,0,9", "0,9,0,9,1e200,2e200", "-9e307,9e307,-9e307,9e307,0,1"]
+)
+def test_numbers_too_large_to_compute_with_are_refused_without_numpy_warning(text):
+    with pytest.raises(UserError, match="between -1e") as caught, np.errstate(all="raise"):
+        BoxROI.from_text(text)
+    assert caught.value.code == "bad-roi"
+
+
+def test_large_box_is_accepted_and_described_briefly():
+    assert (
+        str(BoxROI.from_text("-1e50,1e50,-70,70,-4e9,4e9"))
+        == "R -1e+50 to 1e+50, A -70.0 to 70.0, S -4e+09 to 4e+09 mm"
+    )
+
+
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
 def test_slicer_file_gives_same_box_in_both_coordinate_systems(tmp_path, system):
     folder = tmp_path / "Hüfte links"
@@ -87,6 +103,9 @@ def test_roi_is_found_among_other_markups(tmp_path):
         ([markup(center=None)], "center"),
         ([markup(size=[1, 2])], "size"),
         ([markup(size=[0, 2, 3])], "its size is 0"),
+        ([markup(size=[1, -2, 3])], "its size is negative"),
+        ([markup(center=[1e308, 2, 3])], "its center is not 3 numbers between"),
+        ([markup(size=[1, 2, 1.7e308])], "its size is not 3 numbers between"),
         ([markup(orientation=[1, 2, 3])], "has no ROI center"),
         ([markup(orientation=[1, 1, 0, 0, 1, 0, 0, 0, 1])], "right angles"),
     ],
