@@ -223,7 +223,9 @@ class LocatedResults:
             components = self._count * self._places if is_per_segment else len(array)
             into[name] = allocate(name, (components, *self._grid.shape), array.dtype)
         target = into[name][place * self._count :][: self._count] if is_per_segment else into[name]
-        np.maximum(target, array, out=target)
+        # Where two places overlap, the stronger value; features can be negative.
+        for kept, one in zip(target, array, strict=True):
+            np.copyto(kept, one, where=np.abs(one) > np.abs(kept))
 
     def report(self) -> dict:
         """The reports of the places as one: what adds up is added up, and the rest is as at the last place."""

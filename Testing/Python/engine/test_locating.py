@@ -17,11 +17,12 @@ from conresnet.cli.cases import ListedCase
 from conresnet.errors import UserError
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
+from conresnet.images.roi import BoxROI
 from conresnet.inference import Progress
 from conresnet.inference.segmentation import LoadedModel, WarmModel, load_model, segment
 from conresnet.package import ModelPackage, parse_description, read_package, write_package
 from conresnet.request import SegmentOptions
-from engine.model_cases import WEIGHTS, description, use_test_networks
+from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import document, refusal
 from engine.volumes import grid
 
@@ -91,6 +92,21 @@ def test_result_has_segments_of_each_place(model: LoadedModel, image: Volume) ->
     assert names == [row["segment"] for row in result.report["statistics"]]
     slices = {row["segment"] for row in result.report["review"]["rows"] if row["kind"] == "slice"}
     assert slices == {"all", "Left part 1", "Right part 2"}
+
+
+def test_maps_are_those_of_each_place_also_where_features_are_negative(model, image, tmp_path):
+    values = description("conresnet", inference={"window": [16, 16, 16]}) | {"name": "features"}
+    package = write_model(tmp_path / "features", values | {"format_version": 4, "locator": LOCATOR})
+    organ = load_model(package, "cpu", "fp32")
+    result = segment(organ, [image], SegmentOptions(maps=("features", "attention"), roi="auto"))
+    expected = {name: np.zeros_like(array) for name, array in result.maps.items()}
+    for roi in result.report["located"]["rois"].values():
+        one = segment(organ, [image], SegmentOptions(maps=("features", "attention"), roi=BoxROI.from_dict(roi)))
+        for name, array in one.maps.items():
+            expected[name] += array
+    assert expected["features"].min() < 0 < expected["features"].max()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(result.maps[name], array)
 
 
 def test_margin_surrounds_largest_component(model: LoadedModel, image: Volume) -> None:
