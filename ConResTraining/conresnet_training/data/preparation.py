@@ -1,9 +1,10 @@
 """Cases brought into the model's space by the engine's own code, and kept on disk for training."""
 
+import contextlib
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,43 +102,66 @@ def prepare_case(
     if not made.is_whole():
         # What was prepared of it is kept, because the file may come back.
         case.check_files()
-        parts = re.compile(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_([a-z]+)\.npy")
-        old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
-        if "places" in [part for path, part in old.items() if path != made.places_file]:
-            on_change(case.name)
-        for path in old:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        try:
+        with _replacing_earlier(made, folder, on_change):
             channels, label = read_case(case, [item.name for item in model.inputs], synthesizer)
             if labels is not None and case.images:
                 check_expected(label, labels)
             prepared = prepare(model, channels)
             _write_image(prepared, made.image_file)
             _write_label(label, prepared.space, made)
-        except UserError as error:
-            raise error.within("in-case", case=case.name) from error
     return made
 
 
-def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues: Tissues) -> TrainingCase:
+def prepare_label_map(
+    case: Case,
+    model: ModelDescription,
+    folder: Path,
+    tissues: Tissues,
+    on_change: Callable[[str], None] = lambda case: None,
+) -> TrainingCase:
     """Bring a label map without images into ``model``'s orientation, at twice its resolution; keep it in ``folder``.
 
-    Its values become places in ``tissues.values``, counted from 1; it has no image file.
+    Its values become places in ``tissues.values``, counted from 1; it has no image file. ``on_change`` is called as
+    in ``prepare_case``.
 
     Raises:
-        UserError: ``unexpected-labels``, or any of reading the file and writing the arrays; the sentence names the
-            case.
+        UserError: ``case-file-missing``, ``unexpected-labels``, or any of reading the file and writing the arrays; the
+            sentence names the case.
     """
     how = replace(model.preparation, spacing=tuple(mm / OVERSAMPLING for mm in model.preparation.spacing))
     made = _files(case, folder, replace(model, preparation=how), tissues.values)
     if not made.is_whole(has_image=False):
-        try:
+        case.check_files()
+        with _replacing_earlier(made, folder, on_change):
             label = tissues.as_places(read_single(case.label))
             space = ModelSpace(label.grid, how.orientation, how.spacing, name=label.name)
             _write_label(label, space, made)
-        except UserError as error:
-            raise error.within("in-case", case=case.name) from error
     return made
+
+
+@contextlib.contextmanager
+def _replacing_earlier(made: TrainingCase, folder: Path, on_change: Callable[[str], None]) -> Iterator[None]:
+    """Name the case in errors, and remove what was prepared of it earlier, once the block has prepared it again.
+
+    If the block fails, the change is thus reported again next time, and the file may come back.
+    """
+    parts = re.compile(rf"{re.escape(file_stem(made.name))}_[0-9a-f]{{12}}_([a-z]+)\.npy")
+    found = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
+    damaged = [path for path in found if path in (made.image_file, made.label_file, made.places_file)]
+    earlier = [path for path in found if path not in damaged]
+    if "places" in [found[path] for path in earlier]:
+        on_change(made.name)
+    _remove(damaged)
+    try:
+        yield
+    except UserError as error:
+        raise error.within("in-case", case=made.name) from error
+    _remove(earlier)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _files(case: Case, folder: Path, model: ModelDescription, *further: object) -> TrainingCase:

@@ -308,12 +308,12 @@ class _Training:
 
     def _prepared(self, case: Case, synthesizer: Synthesizer | None, is_label_map: bool) -> TrainingCase:
         description, folder = self.run.plan.model, self.run.folder / PREPARED_FOLDER
-        if is_label_map:
-            return prepare_label_map(case, description, folder, self.data_set.tissues)
 
         def note_change(name: str) -> None:
             self.reports.note(f"Case {name} has changed since the run began; it is prepared again.")
 
+        if is_label_map:
+            return prepare_label_map(case, description, folder, self.data_set.tissues, note_change)
         return prepare_case(case, description, folder, self.data_set.known_values, synthesizer, note_change)
 
 

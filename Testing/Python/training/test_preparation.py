@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 
 import numpy as np
@@ -67,6 +68,22 @@ def test_case_is_prepared_again_if_its_files_or_the_plan_change(tmp_path):
     np.testing.assert_array_equal(again.label, corrected.T)
     assert prepared(folder, tmp_path, spacing=[2, 2, 2]).label.shape == tuple(side // 2 for side in shape)
     assert len(list((tmp_path / "prepared").iterdir())) == 3, "what is out of date takes no room"
+
+
+def test_change_is_reported_again_if_the_changed_case_could_not_be_prepared(tmp_path):
+    folder = decathlon(tmp_path / "d")
+    first, file, changed = prepared(folder, tmp_path), folder / "labelsTr" / "case_0.nii.gz", []
+    before = file.read_bytes(), file.stat()
+    save(label((1, 2, 7)), file)
+    with refused("unexpected-labels", case="case_0"):
+        prepared(folder, tmp_path, on_change=changed.append)
+    assert changed == ["case_0"] and first.is_whole(), "the file may come back"
+    save(label((2, 1)), file)
+    assert prepared(folder, tmp_path, on_change=changed.append) != first
+    assert changed == ["case_0", "case_0"] and len(list((tmp_path / "prepared").iterdir())) == 3
+    file.write_bytes(before[0])
+    os.utime(file, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
+    assert prepared(folder, tmp_path) == first
 
 
 @pytest.mark.parametrize(("ending", "voxels"), [(".mhd", ".raw"), (".nhdr", ".raw.gz")])

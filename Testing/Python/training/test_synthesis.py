@@ -97,6 +97,24 @@ def places_of(label: Path, data_set) -> torch.Tensor:
     return values
 
 
+def test_changed_label_map_is_reported_and_prepared_again(heads, plan, tmp_path):
+    data_set, folder, changed = read_data_set(heads), tmp_path / "prepared", []
+    case, options = data_set.cases[0], (plan.model, folder, data_set.tissues, changed.append)
+    folder.mkdir()
+    first = prepare_label_map(case, *options)
+    assert prepare_label_map(case, *options) == first and not changed
+    image = nibabel.load(case.label)
+    array = np.asarray(image.dataobj).copy()
+    array[array == 17] = 0
+    nibabel.save(nibabel.Nifti1Image(array, image.affine, image.header), case.label)
+    again = prepare_label_map(case, *options)
+    assert changed == [case.name] and again.places.counts.sum() < again.label.size
+    assert set(folder.iterdir()) == {again.label_file, again.places_file}, "what is out of date takes no room"
+    case.label.unlink()
+    with refused("case-file-missing", case=case.name, path=str(case.label)):
+        prepare_label_map(case, *options)
+
+
 def test_contents_of_label_maps_are_read_from_the_folder(heads):
     data_set = read_data_set(heads)
     assert [case.name for case in data_set.cases] == [f"training_seg_0{number}" for number in (1, 2, 3)]
