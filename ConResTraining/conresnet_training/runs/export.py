@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conresnet import __version__
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
 from conresnet.package import ModelDescription, write_package
 from conresnet.package.description import CARD_FILE, describe_new
 from conresnet.package.maps import residual_plane
@@ -15,6 +17,7 @@ from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_package_path
 from conresnet.results import check_writable
 from conresnet.results.review import RANKING_FILE
+from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
 from conresnet_training.evaluation import Evaluation, name_of_fold, remarks, summary_cells, unfinished
@@ -76,7 +79,7 @@ def export_runs(
     description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
     # Checked before the work, so that an invalid name is reported at once.
     describe_new(description.to_dict())
-    description = _with_volumes(description, runs[0])
+    description = _with_volumes(description, runs)
     with tempfile.TemporaryDirectory() as folder:
         samples = ReviewSamples()
         measured = measure_runs(measured_by, Path(folder), checkpoint=checkpoint, samples=samples)
@@ -109,15 +112,31 @@ def export_runs(
     return "\n".join([" ".join([sentence, *notes, review]), *unfinished([*evaluation.made_by, *own])])
 
 
-def _with_volumes(description: ModelDescription, run: Run) -> ModelDescription:
-    """The description with the volumes of its segments in the data set's labels, where the plan does not say any."""
-    data_set = run.data_set()
-    cases = (data_set.cases[index] for index in data_set.spread(MOST_CASES))
-    ranges = volume_ranges((read_reference(case, data_set.tissues) for case in cases), run.plan.targets)
+def _with_volumes(description: ModelDescription, runs: Sequence[Run]) -> ModelDescription:
+    """The description with the volumes of its segments in the labels of the runs' cases, trained on or held out, where
+    the plan does not say any.
+    """
+    data_set = runs[0].data_set()
+    # Cases that were added later, which may be damaged, do not concern the runs.
+    names = _names_of_all(runs, data_set)
+    data_set = replace(data_set, cases=tuple(case for case in data_set.cases if case.name in names))
+    cases = [data_set.cases[index] for index in data_set.spread(MOST_CASES)]
+    ranges = volume_ranges((_label_of(case, data_set) for case in cases), runs[0].plan.targets)
     rounded = {name: tuple(float(f"{volume:.3g}") for volume in volumes) for name, volumes in ranges.items()}
     output = description.output
     segments = [replace(item, volume_ml=item.volume_ml or rounded.get(item.name)) for item in output.segments]
     return replace(description, output=replace(output, segments=tuple(segments)))
+
+
+def _names_of_all(runs: Sequence[Run], data_set: DataSet) -> set[str]:
+    return set().union(*(part for run in runs for part in names_of_cases(run, data_set)))
+
+
+def _label_of(case: Case, data_set: DataSet) -> Volume:
+    try:
+        return read_reference(case, data_set.tissues)
+    except UserError as error:
+        raise error.within("in-case", case=case.name) from error
 
 
 def write_card(
@@ -169,7 +188,7 @@ def write_card(
 def _on_other_cases(runs: Sequence[Run], measured_by: Sequence[Run]) -> list[str]:
     """A sentence about each measured run that did not divide the cases of ``runs``."""
     data_set = runs[0].data_set()
-    ours = set().union(*(part for run in runs for part in names_of_cases(run, data_set)))
+    ours = _names_of_all(runs, data_set)
     sentences = []
     for run in measured_by:
         training, held_out = names_of_cases(run, data_set)

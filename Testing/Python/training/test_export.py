@@ -22,7 +22,7 @@ from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.packing import pack_runs
 from training.commands import message_of, run_command
-from training.data_folders import save
+from training.data_folders import describe, save
 from training.predicted_boxes import expert
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -86,6 +86,24 @@ def test_package_contains_metrics_model_card_and_thumbnail(data_set, tmp_path, m
     text = " ".join(capsys.readouterr().out.split())
     assert f"Mean Dice {metrics['mean_dice']:.4g}" in text and "MODEL_CARD.md" in text
     assert f"Far box {metrics['lowest_dice_a_segment']['Far box']:.4g}" in text
+
+
+def test_cases_added_after_training_do_not_affect_the_package(data_set, tmp_path, monkeypatch, capsys):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    added = {kind: f"{kind}/case_9.nii.gz" for kind in ("imagesTr", "labelsTr")}
+    save(np.ones((20, 18, 16), np.uint8), data_set / added["labelsTr"])
+    content = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
+    content["training"].append({"image": added["imagesTr"], "label": added["labelsTr"]})
+    describe(data_set, **content)
+    assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "boxes.zip") == 0
+    largest = max((expert(data_set, number) == 1).sum() for number in range(6)) / 1000
+    assert read_package(tmp_path / "boxes.zip").description.output.segments[0].volume_ml[1] == pytest.approx(largest)
+    label = data_set / "labelsTr" / "case_1.nii.gz"
+    label.unlink()
+    capsys.readouterr()
+    assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "other.zip") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Case case_1: ") and str(label) in printed
 
 
 def test_model_card_of_a_network_without_residuals_mentions_none(data_set, tmp_path, monkeypatch):
