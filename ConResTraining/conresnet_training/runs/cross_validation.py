@@ -199,7 +199,12 @@ def cross_validate(
             else:
                 waiting.append(fold)
         failed = []
-        for fold in _ended(waiting, jobs, options, stop, report):
+
+        def check(fold: Fold) -> None:
+            # Hours may have passed.
+            check_same_cases(plan, folder, [fold.run.fold], fold.run.data_set())
+
+        for fold in _ended(waiting, jobs, options, stop, report, check):
             if fold.has_failed:
                 failed.append(fold)
                 report(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
@@ -214,14 +219,28 @@ def cross_validate(
 
 
 def _ended(
-    waiting: list[Fold], jobs: int, options: Callable[[int], Sequence[str]], stop: StopWatch, say: Callable[[str], None]
+    waiting: list[Fold],
+    jobs: int,
+    options: Callable[[int], Sequence[str]],
+    stop: StopWatch,
+    say: Callable[[str], None],
+    check: Callable[[Fold], None],
 ) -> Iterator[Fold]:
-    """Each fold when its process ends; after a stop no further one is started."""
+    """Each fold when its process ends. After a stop, no further one is started, nor after a UserError that ``check``
+    raises for one; it is raised again once the others have ended.
+    """
     working: list[Fold] = []
+    refusal = None
     try:
         while working or (waiting and not stop.asked()):
             while waiting and len(working) < jobs and not stop.asked():
                 fold = waiting.pop(0)
+                try:
+                    check(fold)
+                except UserError as error:
+                    refusal = error
+                    waiting.clear()
+                    break
                 say(f"Training fold {fold.run.fold}.")
                 fold.start(options, min(set(range(jobs)) - {other.place for other in working}), jobs)
                 working.append(fold)
@@ -237,3 +256,5 @@ def _ended(
     finally:
         for fold in working:
             fold.process.terminate()
+    if refusal is not None:
+        raise refusal

@@ -268,16 +268,40 @@ def test_failed_fold_resumes_with_its_own_training_settings(data_set, tmp_path):
     assert read_plan(folder / "crossval.yaml") == plan
 
 
-def test_starting_folds_after_adding_cases_is_refused(data_set, tmp_path, monkeypatch, capsys):
-    """With a new split, two cases would be held out twice, and three never."""
-    plan, folder = small_plan(data_set), tmp_path / "folds"
-    finished_run(plan, folder / "fold_0", 0)
-    write_plan(plan, tmp_path / "plan.yaml")
+def add_case(data_set: Path) -> None:
+    """Add a case that comes first by name, so that a new split would hold out other cases."""
     description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
     for kind in ("imagesTr", "labelsTr"):
         shutil.copy(data_set / kind / "case_0.nii.gz", data_set / kind / "a_case.nii.gz")
     description["training"].append({"image": "imagesTr/a_case.nii.gz", "label": "labelsTr/a_case.nii.gz"})
     (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+
+
+def test_no_further_fold_is_started_if_cases_were_added_meanwhile(data_set, tmp_path, monkeypatch):
+    """The command "true" stands in for the folds' processes."""
+    plan, folder, said = small_plan(data_set), tmp_path / "folds", []
+    monkeypatch.setattr(
+        "conresnet_training.runs.cross_validation.sys", SimpleNamespace(executable=shutil.which("true"))
+    )
+
+    def say(message):
+        said.append(message)
+        if message == "Training fold 0.":
+            finished_run(plan, folder / "fold_0", 0)
+        elif message == "Fold 0 was stopped.":
+            add_case(data_set)
+
+    with refused("crossval-cases-differ", run=str(folder / "fold_0"), what="a_case"):
+        cross_validate(plan, folder, [0, 1, 2], 1, None, lambda place: [], say)
+    assert said == ["Training fold 0.", "Fold 0 was stopped."]
+
+
+def test_starting_folds_after_adding_cases_is_refused(data_set, tmp_path, monkeypatch, capsys):
+    """With a new split, two cases would be held out twice, and three never."""
+    plan, folder = small_plan(data_set), tmp_path / "folds"
+    finished_run(plan, folder / "fold_0", 0)
+    write_plan(plan, tmp_path / "plan.yaml")
+    add_case(data_set)
     assert run_command(monkeypatch, "crossval", tmp_path / "plan.yaml", "--output", folder) == 2
     expected = message_of("crossval-cases-differ", run=folder / "fold_0", data="Boxes", what="a_case")
     assert capsys.readouterr().err.strip() == expected
