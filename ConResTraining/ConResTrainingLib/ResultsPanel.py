@@ -15,7 +15,7 @@ from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say, t
 
 from .Backend import Backend, BackendTask
 from .JobPanel import JobPanel, recentRuns
-from .TrainingJob import REPORT_FILE, jobIn
+from .TrainingJob import REPORT_FILE, JobState, jobIn
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
 # Some cases could not be measured; the others were, and are in the report.
@@ -64,10 +64,9 @@ class ResultsPanel:
         elif others:
             importTip = _("Pack the networks of this run and of the checked runs as one model, which averages them.")
         evaluateTip = _("Segment the held-out cases and measure the quality of the result.")
-        notHeldOut = _("This run was trained on all cases, so there are no held-out cases to evaluate it on.")
         compareTip = _("Compare both evaluations, case by case. A is this run, B the checked one.")
         for task, problem, tip in (
-            (self._evaluation, self._problem() or (notHeldOut if self._isOfAllCases else ""), evaluateTip),
+            (self._evaluation, self._problem() or self._problemOfEvaluation(), evaluateTip),
             (self._export, self._problem(*others) or self._problemOfImport(), importTip),
             (self._comparison, self._problemOfComparison(), compareTip),
         ):
@@ -163,6 +162,14 @@ class ResultsPanel:
         """Whether the run was trained without holding out any case."""
         job = self._jobPanel.job
         return bool(job and job.progress.started) and job.progress.started.get("fold", 0) is None
+
+    def _problemOfEvaluation(self) -> str:
+        if self._isOfAllCases:
+            return _("This run was trained on all cases, so there are no held-out cases to evaluate it on.")
+        if self._jobPanel.state is JobState.evaluating:
+            # Both would write the same files.
+            return _("The cross-validation is already evaluating the held-out cases.")
+        return ""
 
     def _problemOfImport(self) -> str:
         if not self._isOfAllCases or self.others:

@@ -33,7 +33,7 @@ from ConResSegmentationLib.Processes import ProcessLaunch, killTree, lastLine
 # Only the files of a run on another computer are visible: it counts as dead if it has written nothing for this long.
 SECONDS_OF_SILENCE = 600
 # In a run's folder, where the command evaluate writes it.
-REPORT_FILE = "evaluation/report.html"
+REPORT_FILE, _LABEL_MAPS = "evaluation/report.html", "evaluation/segmentations"
 _LOG_BYTES = 40_000
 
 
@@ -214,12 +214,14 @@ class TrainingJob:
     def requestStop(self) -> None:
         """Ask the run to stop after the current step, with a checkpoint. Before and after its steps, it is killed.
 
+        On another computer, an evaluation is asked to stop after the current case.
+
         Raises:
             UserError: the run's folder cannot be written to.
         """
-        if self.state in (JobState.starting, JobState.evaluating):
+        if self.state is JobState.starting or (self.state is JobState.evaluating and self.canKill):
             # When starting, it would delete the file that asks it to stop, which may be from before it started. The
-            # evaluation does not look for it.
+            # evaluation looks for it only between cases, and is repeated as a whole anyway.
             self.kill()
             self._hasSpoken = True
             self.look()
@@ -393,7 +395,11 @@ class CrossValidation(TrainingJob):
         self.progress = self.folds[self.current].progress if self.current is not None else Progress()
 
     def _lastSign(self) -> float:
-        return max((fold._lastSign() for fold in self.folds.values()), default=0.0)
+        signs = [fold._lastSign() for fold in self.folds.values()]
+        with contextlib.suppress(OSError):
+            # The evaluation adds a label map for each case.
+            signs.append((self.folder / _LABEL_MAPS).stat().st_mtime)
+        return max(signs, default=0.0)
 
 
 def jobIn(folder: Path, isGlance: bool = False) -> TrainingJob:

@@ -1,6 +1,7 @@
 """``python -m conresnet_training train``, ``resume``, ``stop``, ``crossval``, ``evaluate``, ``compare``, ``export`` and
 ``fit-review``: train runs, measure them, and make model packages of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ def crossval(
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.reporting import echo
     from conresnet_training.runs.cross_validation import cross_validate
+    from conresnet_training.runs.run import Run
 
     followed = with_settings(read_plan(plan, data), settings)
     output = output or Path(f"{plan.stem}_crossval")
@@ -193,15 +195,18 @@ def crossval(
         steps = [] if most_steps is None else ["--max-steps", str(most_steps)]
         return [*own, "--data", str(followed.data), *steps]
 
+    evaluations, measured = [], output / EVALUATION_FOLDER
+
+    def evaluate(runs: list[Run], check: Callable[[], None]) -> None:
+        evaluations.append(evaluate_runs(runs, measured, check=check))
+
     chosen = _numbers(folds, followed.training.folds)
-    runs, status = cross_validate(followed, output, chosen, jobs, most_steps, options, echo)
+    runs, status = cross_validate(followed, output, chosen, jobs, most_steps, options, echo, evaluate)
     if status:
         echo(f"The cross-validation {output} was stopped. Repeat the command to continue.", err=True)
         return status
-    measured = output / EVALUATION_FOLDER
-    evaluation = evaluate_runs(runs, measured)
     trained = "1 fold" if len(runs) == 1 else f"{len(runs)} folds"
-    return _report_evaluation(evaluation, measured / PAGE_FILE, f"Trained {trained} and measured")
+    return _report_evaluation(evaluations[0], measured / PAGE_FILE, f"Trained {trained} and measured")
 
 
 def _numbers(folds: str | None, count: int) -> list[int]:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,11 @@ def _predictions(folder: Path, case: str) -> list[Path]:
 
 
 def evaluate_runs(
-    runs: Sequence[Run], output: Path, checkpoint: str = "last", surface_tolerance_mm: float = 1.0
+    runs: Sequence[Run],
+    output: Path,
+    checkpoint: str = "last",
+    surface_tolerance_mm: float = 1.0,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Measure runs, see ``measure_runs``, and write results and label maps (``segmentations/``) into ``output``.
 
@@ -134,7 +138,7 @@ def evaluate_runs(
     """
     check_held_out(runs)
     make_folder(output / SEGMENTATIONS)
-    measured = measure_runs(runs, output / SEGMENTATIONS, checkpoint, surface_tolerance_mm)
+    measured = measure_runs(runs, output / SEGMENTATIONS, checkpoint, surface_tolerance_mm, check=check)
     write_results(measured, output)
     return measured.evaluation
 
@@ -145,6 +149,7 @@ def measure_runs(
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
     samples: ReviewSamples | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Segment and measure every case that a run held out.
 
@@ -157,6 +162,7 @@ def measure_runs(
         checkpoint: "last", or "best" by validation Dice; results of "best" are optimistic, because the held-out cases
             chose it.
         samples: receives what the review list is fitted on.
+        check: called before each case; an exception that it raises ends the work.
 
     Raises:
         UserError: ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, ``target-of-another-label``, or any
@@ -176,6 +182,7 @@ def measure_runs(
         for runs_of_group, held_out in zip(packed, groups.values(), strict=True):
             with _loaded(runs_of_group) as model:
                 for case in held_out:
+                    check()
                     try:
                         images, truth = _read(case, model, synthesizer)
                     except UserError as error:

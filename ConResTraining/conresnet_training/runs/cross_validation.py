@@ -153,14 +153,17 @@ def cross_validate(
     most_steps: int | None,
     options: Callable[[int], Sequence[str]],
     say: Callable[[str], None],
+    evaluate: Callable[[list[Run], Callable[[], None]], None] = lambda runs, check: None,
 ) -> tuple[list[Run], int]:
-    """Train the folds that are not trained yet.
+    """Train the folds that are not trained yet, and evaluate them all.
 
     Args:
         jobs: how many folds are trained at a time; if more than one, each writes to ``fold_<k>.log``.
         most_steps: the step at which to end, if not the last of each fold's own plan.
         options: of ``resume`` for a fold; called with its place among ``jobs``, from 0.
         say: shows a sentence about a fold.
+        evaluate: called with the runs once all folds are trained, and with a function to call between cases. This
+            raises an exception, which must end the evaluation, if somebody asked to stop with the file ``stop``.
 
     Returns:
         The folds' runs, and the exit status: 0, or that of ``StopWatch`` if somebody asked to stop.
@@ -189,33 +192,62 @@ def cross_validate(
     check_folds(data_set, plan)
     check_same_cases(plan, folder, folds, data_set)
     make_folder(folder)
-    with StopWatch(folder) as stop, sole_process(folder):
-        runs = open_folds(plan, folder, folds)
-        waiting = []
-        for run in runs:
-            fold = Fold(run, folder / f"fold_{run.fold}.log" if jobs > 1 else None)
-            if fold.is_done(most_steps):
-                report(f"Fold {run.fold} is already trained.")
-            else:
-                waiting.append(fold)
-        failed = []
+    with sole_process(folder):
+        with StopWatch(folder) as stop:
+            runs = open_folds(plan, folder, folds)
+            _train(runs, plan, folder, jobs, most_steps, options, stop, report)
+            # Whoever stops the last fold at its end does not want to wait for the evaluation either.
+            if stop.asked() or not all(Fold(run).is_done(most_steps) for run in runs):
+                return runs, stop.status or STOPPED_ELSEWHERE
 
-        def check(fold: Fold) -> None:
-            # Hours may have passed.
-            check_same_cases(plan, folder, [fold.run.fold], fold.run.data_set())
+        def check_between_cases() -> None:
+            if stop.asked():
+                raise _StoppedError
 
-        for fold in _ended(waiting, jobs, options, stop, report, check):
-            if fold.has_failed:
-                failed.append(fold)
-                report(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
-            else:
-                report(f"Fold {fold.run.fold} {'is trained' if fold.is_done(most_steps) else 'was stopped'}.")
-        if failed:
-            raise UserError("fold-failed", path=str(folder), folds=", ".join(str(fold.run.fold) for fold in failed))
-        # Whoever stops the last fold at its end does not want to wait for the evaluation either.
-        if stop.asked() or not all(Fold(run).is_done(most_steps) for run in runs):
-            return runs, stop.status or STOPPED_ELSEWHERE
+        # Signals end it at once, because the next evaluation starts over anyway.
+        try:
+            evaluate(runs, check_between_cases)
+        except _StoppedError:
+            return runs, stop.status
         return runs, 0
+
+
+class _StoppedError(Exception):
+    """Somebody asked to stop during the evaluation."""
+
+
+def _train(
+    runs: Sequence[Run],
+    plan: Plan,
+    folder: Path,
+    jobs: int,
+    most_steps: int | None,
+    options: Callable[[int], Sequence[str]],
+    stop: StopWatch,
+    report: Callable[[str], None],
+) -> None:
+    """Train the folds that are not trained yet, as ``cross_validate`` describes."""
+    waiting = []
+    for run in runs:
+        fold = Fold(run, folder / f"fold_{run.fold}.log" if jobs > 1 else None)
+        if fold.is_done(most_steps):
+            report(f"Fold {run.fold} is already trained.")
+        else:
+            waiting.append(fold)
+
+    def check(fold: Fold) -> None:
+        # Hours may have passed since the command checked the data set.
+        check_same_cases(plan, folder, [fold.run.fold], fold.run.data_set())
+
+    failed = []
+    for fold in _ended(waiting, jobs, options, stop, report, check):
+        if fold.has_failed:
+            failed.append(fold)
+            report(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
+        else:
+            report(f"Fold {fold.run.fold} {'is trained' if fold.is_done(most_steps) else 'was stopped'}.")
+    if failed:
+        raise UserError("fold-failed", path=str(folder), folds=", ".join(str(fold.run.fold) for fold in failed))
 
 
 def _ended(

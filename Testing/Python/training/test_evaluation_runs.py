@@ -19,7 +19,7 @@ from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import begin_split, held_out_of_run, split, start_run
 from training.commands import message_of, refused, run_command
 from training.data_folders import describe
-from training.trained_runs import finished_folds, finished_run, small_plan
+from training.trained_runs import end_run, finished_folds, finished_run, small_plan
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")
 
@@ -77,8 +77,10 @@ def test_cross_validation_names_unmeasured_cases_and_unfinished_folds(data_set, 
     runs = finished_folds(plan, tmp_path / "folds")
     (data_set / "labelsTr" / "case_0.nii.gz").write_bytes(b"damaged")
     write_plan(plan, tmp_path / "plan.yaml")
-    monkeypatch.setattr("conresnet_training.runs.cross_validation.cross_validate", lambda *_arguments: (runs, 0))
-    assert run_command(monkeypatch, "crossval", tmp_path / "plan.yaml", "--output", tmp_path / "folds") == 2
+    for run in runs:
+        end_run(run, 9, "stopped", 7)
+    arguments = ("crossval", tmp_path / "plan.yaml", "--output", tmp_path / "folds", "--max-steps", 7)
+    assert run_command(monkeypatch, *arguments) == 2
     errors = capsys.readouterr().err
     assert "case_0 could not be measured: " in errors and "Fold 1 is unfinished: 7 of 9 steps were completed." in errors
     assert "Trained 3 folds and measured 5 cases of Boxes; 1 case could not be measured: mean Dice " in errors

@@ -23,8 +23,8 @@ from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.runs import (
     PROGRESS_FILE,
+    RUNNING_FILE,
     STOP_FILE,
-    ProgressWriter,
     ask_to_stop,
     read_progress,
     running_process,
@@ -35,7 +35,7 @@ from conresnet_training.training.trainer import as_user_error
 from training.broken_runs import checkpoint
 from training.commands import message_of, refused, run_command
 from training.tiny_plan import write_tiny_plan
-from training.trained_runs import finished_run, small_plan
+from training.trained_runs import end_run, finished_folds, finished_run, small_plan
 
 
 def train(*arguments) -> subprocess.CompletedProcess:
@@ -310,6 +310,26 @@ def test_starting_folds_after_adding_cases_is_refused(data_set, tmp_path, monkey
     check_same_cases(plan, folder, [0], read_data_set(data_set))
 
 
+def test_cross_validation_can_be_stopped_while_it_evaluates(data_set, tmp_path, monkeypatch):
+    plan, folder = small_plan(data_set), tmp_path / "folds"
+    plan.training.steps = 7
+    for run in finished_folds(plan, folder):
+        end_run(run, 7)
+    write_plan(plan, tmp_path / "plan.yaml")
+    arguments = ("crossval", tmp_path / "plan.yaml", "--output", folder)
+
+    def stop(*_):
+        # This process cannot see its own lock, but others can.
+        assert (folder / RUNNING_FILE).exists()
+        (folder / STOP_FILE).touch()
+
+    with monkeypatch.context() as doubles:
+        doubles.setattr("conresnet_training.evaluation.runs.compare_label_maps", stop)
+        assert run_command(monkeypatch, *arguments) == 130
+    assert [path.name for path in (folder / "evaluation" / "segmentations").iterdir()] == ["case_0.nii.gz"]
+    assert not (folder / RUNNING_FILE).exists() and not (folder / STOP_FILE).exists()
+
+
 @pytest.mark.parametrize(
     ("end", "step", "last", "done"),
     [
@@ -328,20 +348,14 @@ def test_starting_folds_after_adding_cases_is_refused(data_set, tmp_path, monkey
 )
 def test_fold_is_done_after_its_last_validation(data_set, tmp_path, end, step, last, done):
     run = start_run(read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run", 0)
-    progress = ProgressWriter(run.folder / PROGRESS_FILE)
-    progress.write("started", step=0, steps=12)
-    progress.write(end, step=step)
-    progress.close()
+    end_run(run, 12, end, step)
     assert Fold(run).is_done(last) is done
 
 
 def test_stop_request_at_the_end_of_the_last_fold_prevents_the_evaluation(data_set, tmp_path):
     plan, folder = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "folds"
     folder.mkdir()
-    progress = ProgressWriter(start_run(plan, folder / "fold_0", 0).folder / PROGRESS_FILE)
-    progress.write("started", step=0, steps=12)
-    progress.write("finished", step=12)
-    progress.close()
+    end_run(start_run(plan, folder / "fold_0", 0), 12)
     said = []
 
     def say(message):

@@ -10,6 +10,7 @@ from conresnet.networks import build_network
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import Plan
 from conresnet_training.planning.planner import make_plan
+from conresnet_training.runs import PROGRESS_FILE, ProgressWriter
 from conresnet_training.runs.run import Run, begin_split, start_run, with_prefix, write_checkpoint
 
 
@@ -40,3 +41,11 @@ def finished_run(plan: Plan, folder: Path, fold: int | None = 0, seed: int = 0, 
 def finished_folds(plan: Plan, folder: Path) -> list[Run]:
     """A cross-validation with one run per fold, each with its own weights."""
     return [finished_run(plan, folder / f"fold_{fold}", fold, seed=fold) for fold in range(plan.training.folds)]
+
+
+def end_run(run: Run, steps: int, end: str = "finished", step: int | None = None) -> None:
+    """Record the start and the end of a run, by default after its last step."""
+    progress = ProgressWriter(run.folder / PROGRESS_FILE)
+    progress.write("started", step=0, steps=steps)
+    progress.write(end, step=steps if step is None else step)
+    progress.close()

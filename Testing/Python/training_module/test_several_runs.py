@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
 
 from conresnet_training.evaluation import Evaluation, write_tables
-from conresnet_training.runs import PROGRESS_FILE, ProgressWriter
+from conresnet_training.runs import PROGRESS_FILE, RUNNING_FILE, ProgressWriter
 from module.models import write_four_channels
 from slicer_host import dialogs
 from training_module.test_training_run import script_as_python
@@ -115,6 +117,25 @@ def test_stop_ends_the_evaluation_of_a_cross_validation(
     training.click(training.ui.stopButton)
     assert training.state == "finished" and not (cross_validation / "stop").exists()
     assert "not evaluated. Click Evaluate." in training.ui.runStatusLabel.text
+
+
+def test_evaluation_on_another_computer_is_followed_and_asked_to_stop(
+    training: TrainingDriver, cross_validation: Path, tmp_path: Path
+) -> None:
+    training.choose_python(script_as_python(tmp_path, "exit 2"))
+    for number in range(FOLDS):
+        run = write_fold(cross_validation, number, step(20), ("finished", {"step": 20}))
+        (run / "checkpoints" / "last.ckpt").touch()
+        os.utime(run / PROGRESS_FILE, (1, 1))
+    (cross_validation / "evaluation" / "segmentations").mkdir(parents=True)
+    running = {"pid": 4, "host": "cluster-7", "started": "2026-01-01T00:00:00+00:00"}
+    (cross_validation / RUNNING_FILE).write_text(json.dumps(running), encoding="utf-8")
+    training.choose_run(cross_validation)
+    training.settle()
+    assert training.state == "evaluating" and not training.ui.evaluateButton.enabled
+    assert "already evaluating" in training.ui.evaluateButton.toolTip
+    training.click(training.ui.stopButton)
+    assert training.state == "stopping" and (cross_validation / "stop").exists()
 
 
 def test_lowest_value_of_fold_starts_a_cross_validation(
