@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from conresnet.networks import build_network
-from conresnet_training.training.losses import total_loss
+from conresnet_training.training import total_loss
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

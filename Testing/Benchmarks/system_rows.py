@@ -22,7 +22,7 @@ from conresnet_training.planning.systems import SYSTEMS, Frame, cataloged
 from conresnet_training.reporting import segment_color
 from conresnet_training.runs import PROGRESS_FILE, Progress, read_progress
 from conresnet_training.runs.run import PLAN_FILE, Run, open_run, start_run
-from conresnet_training.training.network import steps_of_run
+from conresnet_training.training import steps_of_run
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
 PEER_TITLES = {"dynunet": "DynUNet (MONAI)", "segresnet": "SegResNet (MONAI)", "basicunet": "BasicUNet (MONAI)"}

@@ -189,7 +189,7 @@ def _train_ours(plan, task: dict) -> list[float]:
     from torch.nn.modules.module import register_module_forward_pre_hook
 
     from conresnet_training.runs.run import start_run
-    from conresnet_training.training.network import SegmentationTraining
+    from conresnet_training.training import SegmentationTraining
     from conresnet_training.training.trainer import fit
 
     moments, kept = [], []
@@ -213,8 +213,8 @@ def _train_plainly(plan, task: dict) -> list[float]:
     import torch
 
     from conresnet.inference.devices import choose_backend, reused_memory
+    from conresnet_training.training import SegmentationTraining
     from conresnet_training.training.loop import FUSED
-    from conresnet_training.training.network import SegmentationTraining
 
     settings, device, moments = plan.training, choose_backend().device, []
     batches = [[part.to(device) for part in batch] for batch in torch.load(task["batches"], weights_only=True)]

@@ -116,7 +116,7 @@ def plan(
     from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
     from conresnet_training.runs.run import check_fits_data, check_folds, check_target_names, check_window
-    from conresnet_training.training.network import steps_of_run
+    from conresnet_training.training import steps_of_run
 
     cataloged(system)
     if output.exists():

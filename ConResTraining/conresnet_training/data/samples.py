@@ -21,7 +21,7 @@ from conresnet_training.data.augmentation import SampleChanges, Warp
 from conresnet_training.data.label_maps import OVERSAMPLING, LabelPlaces
 from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.data.synthesis import Synthesizer, target_places
-from conresnet_training.training.losses import signed_distances
+from conresnet_training.training import signed_distances
 
 # More than any GPU needed in tests; each loads the libraries and keeps two batches in shared memory.
 MOST = 8
@@ -70,7 +70,7 @@ class Sampling:
         seed: of the whole run.
         foreground_share: share of the samples that are around a voxel of the targets.
         balanced: first draw one of the case's segments, so that small ones are as frequent as large ones.
-        distances: also return signed distances of the targets, see ``conresnet_training.training.losses``.
+        distances: also return signed distances of the targets, see ``conresnet_training.training``.
         answered: size (S, H, W) of the central part of a window that the network segments, if not all of it. It is this
             part that may be anywhere in the case, so that the case's borders are learned too.
     """

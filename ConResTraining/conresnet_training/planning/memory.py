@@ -26,7 +26,7 @@ from conresnet.networks import build_network
 from conresnet_training.planning.plan import Plan
 from conresnet_training.planning.systems import Frame, Network
 from conresnet_training.reporting import product
-from conresnet_training.training.losses import total_loss
+from conresnet_training.training import total_loss
 
 # What is kept grows linearly with the voxels of the window.
 COUNTED_WINDOWS = ((32, 32, 32), (48, 48, 48))

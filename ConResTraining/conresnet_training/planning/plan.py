@@ -18,7 +18,8 @@ from conresnet.systems import trained_systems
 from conresnet_training.data import FEWEST_FOLDS, USUAL_FOLDS
 from conresnet_training.planning.yaml_text import decoded, mistake, parse_yaml, yaml_text
 from conresnet_training.reporting import shortened
-from conresnet_training.training.losses import LossKind
+
+LossKind = Literal["cross_entropy_dice", "cross_entropy", "dice"]
 
 MOST_STEPS = 10**9
 # What to write where pydantic finds another type.

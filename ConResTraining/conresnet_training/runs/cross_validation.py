@@ -43,7 +43,7 @@ from conresnet_training.runs.run import (
     split,
     start_run,
 )
-from conresnet_training.training.network import steps_of_run
+from conresnet_training.training import steps_of_run
 from conresnet_training.training.processes import (
     PARENT_VARIABLE,
     STOPPED,

@@ -13,7 +13,7 @@ from conresnet.package.description import System
 from conresnet.systems import declared_system
 from conresnet_training.reporting import shortened
 from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, what_is_learned, without_prefix
-from conresnet_training.training.network import stages_of
+from conresnet_training.training import stages_of
 
 # Training settings in which two runs of one recipe may differ.
 MAY_DIFFER = {"seed", "workers", "precision", "steps_between_checkpoints"}

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, default_collate
 from conresnet.errors import UserError
 from conresnet_training.data.samples import TrainingSamples, sample_processes, step_samples
 from conresnet_training.runs.run import PLAN_FILE, Run, what_is_learned, with_prefix, without_prefix, write_checkpoint
-from conresnet_training.training.network import SegmentationTraining, WeightAverage
+from conresnet_training.training import SegmentationTraining, WeightAverage
 from conresnet_training.training.processes import StopWatch, leave_signals_to_the_parent
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases
 

@@ -31,7 +31,7 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet_training.reporting import product
 from conresnet_training.runs import STOP_FILE
 from conresnet_training.runs.run import Run
-from conresnet_training.training.network import coarsest_step, stages_of
+from conresnet_training.training import coarsest_step, stages_of
 
 # Lightning's names of the engine's precisions.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}

@@ -48,8 +48,8 @@ from conresnet_training.runs.run import (
     read_latest_checkpoint,
     start_run,
 )
+from conresnet_training.training import SegmentationTraining, begin_with, steps_of_run
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
-from conresnet_training.training.network import SegmentationTraining, begin_with, steps_of_run
 from conresnet_training.training.processes import (
     STOPPED_ELSEWHERE,
     StopWatch,

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from conresnet_training.planning.plan import read_plan, with_settings
-from conresnet_training.training.losses import segmentation_loss
-from conresnet_training.training.network import SegmentationTraining
+from conresnet_training.training import SegmentationTraining, segmentation_loss
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_plain_loop_and_our_loop_are_measured(run_benchmark, plan_file, tmp_path
 def test_both_loops_start_with_the_same_loss(benchmark, plan_file, tmp_path, monkeypatch):
     """The plain loop computes the same as ours: the same weights on the same batches give the same losses."""
     from conresnet_training.planning.plan import read_plan, with_settings, write_plan
-    from conresnet_training.training.network import SegmentationTraining as training
+    from conresnet_training.training import SegmentationTraining as training
 
     ways = benchmark("training_throughput")
     received: list[float] = []

@@ -9,7 +9,8 @@ from torch import nn
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import make_plan
-from conresnet_training.training.losses import (
+from conresnet_training.training import (
+    SegmentationTraining,
     boundary_loss,
     dice_loss,
     region_weight,
@@ -18,7 +19,6 @@ from conresnet_training.training.losses import (
     signed_distances,
     total_loss,
 )
-from conresnet_training.training.network import SegmentationTraining
 
 
 def blocks(batch: int = 1) -> torch.Tensor:

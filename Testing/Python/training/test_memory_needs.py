@@ -94,7 +94,7 @@ STEP = """
 import json, sys
 import torch
 from conresnet.networks import build_network
-from conresnet_training.training.losses import total_loss
+from conresnet_training.training import total_loss
 
 plan, *window = map(json.loads, sys.argv[1:])
 network = build_network(plan["type"], plan["arguments"])

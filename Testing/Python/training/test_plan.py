@@ -12,7 +12,7 @@ from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning import plan as plan_module
 from conresnet_training.planning.plan import parse_yaml, read_plan, with_settings, write_plan, yaml_text
 from conresnet_training.planning.planner import make_plan
-from conresnet_training.training.network import steps_of_run
+from conresnet_training.training import steps_of_run
 from training.commands import refused
 
 

@@ -14,7 +14,7 @@ from conresnet_training.data.label_maps import LabelPlaces, index_of_labels
 from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.data.samples import Sampling, TrainingSamples, step_samples
 from conresnet_training.planning.plan import Augmentation
-from conresnet_training.training.losses import signed_distances
+from conresnet_training.training import signed_distances
 
 WINDOW = (8, 16, 8)
 STILL = Augmentation(flip_axes=[], scaling=0, rotation_degrees=0, brightness=0, contrast=0, noise=0, coarsening=1)

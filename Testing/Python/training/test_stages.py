@@ -14,8 +14,7 @@ from conresnet_training.planning.plan import read_plan, with_settings
 from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run, open_run, start_run
-from conresnet_training.training import loop
-from conresnet_training.training.network import SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.training import SegmentationTraining, loop, stages_of, steps_of_run
 from conresnet_training.training.trainer import fit
 from conresnet_training.training.validation import FirstStageBoxes, whole_case
 from training.broken_runs import assert_same, checkpoint

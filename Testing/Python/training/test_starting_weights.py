@@ -6,7 +6,7 @@ import torch
 from conresnet.networks import build_network
 from conresnet.systems.predictors import load_network
 from conresnet_training.runs.run import read_checkpoint, without_prefix
-from conresnet_training.training.network import begin_with
+from conresnet_training.training import begin_with
 from conresnet_training.training.trainer import PREPARED_FOLDER
 from training.commands import refused, run_command
 from training.tiny_plan import write_tiny_plan

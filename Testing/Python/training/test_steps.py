@@ -9,9 +9,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from conresnet_training.planning.plan import Plan, read_plan
 from conresnet_training.runs import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run
-from conresnet_training.training import loop
+from conresnet_training.training import SegmentationTraining, loop
 from conresnet_training.training.loop import STEPS_BETWEEN_POINTS, StageCases, TrainingLoop
-from conresnet_training.training.network import SegmentationTraining
 from conresnet_training.training.validation import HeldOutCases
 from training.broken_runs import assert_same, checkpoint
 from training.commands import refused, run_command

@@ -12,7 +12,7 @@ from conresnet.package import read_package
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.planning.systems import SYSTEMS
 from conresnet_training.runs import PROGRESS_FILE, read_progress
-from conresnet_training.training.network import SegmentationTraining
+from conresnet_training.training import SegmentationTraining
 from training.commands import run_command
 from training.data_folders import brats
 from training.tiny_plan import write_tiny_plan

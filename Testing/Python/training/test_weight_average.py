@@ -6,7 +6,7 @@ from torch import nn
 
 from conresnet_training.planning.plan import read_plan, with_settings
 from conresnet_training.runs.run import Run, start_run
-from conresnet_training.training.network import WeightAverage
+from conresnet_training.training import WeightAverage
 from conresnet_training.training.trainer import fit
 from training.broken_runs import assert_same, checkpoint
 from training.tiny_plan import write_tiny_plan
