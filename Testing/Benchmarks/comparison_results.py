@@ -19,7 +19,7 @@ from conresnet.files import replacing
 from conresnet_training.evaluation import OVERALL, Evaluation
 from conresnet_training.evaluation.comparison import compare_evaluations
 from conresnet_training.evaluation.metrics import METRICS
-from conresnet_training.reporting.drawing import INK, style_axes
+from conresnet_training.reporting import INK, style_axes
 
 MOST_LATE_RISE = 0.005
 """A row whose validation Dice rose by more than this in the last quarter of its steps is under-trained."""

@@ -111,7 +111,7 @@ def save_picture(scan: sitk.Image, labels: sitk.Image, path: Path) -> None:
     """Outlines of the segments on four axial slices and the middle coronal slice."""
     from matplotlib.figure import Figure
 
-    from conresnet_training.reporting.drawing import outline
+    from conresnet_training.reporting import outline
 
     values, found = sitk.GetArrayFromImage(scan), sitk.GetArrayFromImage(labels)
     occupied = np.flatnonzero(found.any((1, 2)))

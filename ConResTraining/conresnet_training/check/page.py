@@ -15,8 +15,18 @@ from conresnet.errors import UserError
 from conresnet.files import make_folder, write_text
 from conresnet_training.check import ERROR, WARNING, CaseReport, SetReport, Tile
 from conresnet_training.data import LAYOUTS
-from conresnet_training.reporting import GOLDEN_RATIO, bright_colors, product
-from conresnet_training.reporting.drawing import INK, data_uri, fill_template, outline, plot_name, style_axes, to_png
+from conresnet_training.reporting import (
+    GOLDEN_RATIO,
+    INK,
+    bright_colors,
+    data_uri,
+    fill_template,
+    outline,
+    plot_name,
+    product,
+    style_axes,
+    to_png,
+)
 
 BLUE = "#3b7ea1"
 AXES = ("superior-\ninferior", "anterior-\nposterior", "right-\nleft")

@@ -26,11 +26,11 @@ from conresnet_training.evaluation import (
     write_tables,
 )
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, SegmentValues, crossing
-from conresnet_training.reporting import listed
-from conresnet_training.reporting.drawing import (
+from conresnet_training.reporting import (
     INK,
     data_uri,
     fill_template,
+    listed,
     outline,
     plot_name,
     style_axes,

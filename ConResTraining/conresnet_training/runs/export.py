@@ -25,8 +25,7 @@ from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import picture_of
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
 from conresnet_training.evaluation.runs import check_held_out, measure_runs
-from conresnet_training.reporting import case_count, listed
-from conresnet_training.reporting.drawing import fill_template
+from conresnet_training.reporting import case_count, fill_template, listed
 from conresnet_training.runs.packing import check_same_recipe, pack_runs
 from conresnet_training.runs.run import Run, names_of_cases
 
