@@ -19,18 +19,26 @@ from slicer.util import VTKObservationMixin
 
 from conresnet import __version__
 from conresnet.errors import UserError
+from conresnet.needs import TRAINING_PACKAGES, problem_of, read_report
 from conresnet_training.data import DataSet
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.runs import Progress
 from ConResSegmentationLib.Diagnostics import copyReport, makeVolume, notTested, slicerVersion, withoutNames
 from ConResSegmentationLib.Models import isPackage
 from ConResSegmentationLib.Processes import ChildProcess
-from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules, sayResearchUse, whenStarted
+from ConResSegmentationLib.Widgets import (
+    DroppedFiles,
+    describeModule,
+    errorSentence,
+    forgetModules,
+    sayResearchUse,
+    whenStarted,
+)
 from ConResTrainingLib import TrainingCurves
 from ConResTrainingLib.Backend import Backend
 from ConResTrainingLib.DataSetPanel import DataSetPanel, pathNextTo
 from ConResTrainingLib.JobPanel import JobPanel
-from ConResTrainingLib.PlacePanel import PlacePanel, needsInWords
+from ConResTrainingLib.PlacePanel import PlacePanel
 from ConResTrainingLib.PlanPanel import PlanPanel, dataOfPlan
 from ConResTrainingLib.ResultsPanel import ResultsPanel
 from ConResTrainingLib.SceneCase import SceneCasePanel, addCase, channelArrays, segmentMasks
@@ -296,12 +304,13 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
         backend, ended = Backend(), []
         problem = backend.problem
         if not problem:
-            launch = backend.launchModule("conresnet_training.cli.needs")
+            launch = backend.launchModule("conresnet.needs", "training")
             process = ChildProcess(launch, lambda *result: ended.append(result))
             process.start()
             while not ended:
                 slicer.app.processEvents()
                 time.sleep(0.01)
-            problem, _command = needsInWords(ended[0][1])
+            error = problem_of(read_report(ended[0][1]), TRAINING_PACKAGES, backend.program)
+            problem = errorSentence(error) if error else ""
         if problem:
             notTested(self, "the training backend", problem)

@@ -1,7 +1,6 @@
 """The Python that runs the engine, here or on a server: how it is started, whether it has the required packages, and
 installing them."""
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ from slicer.i18n import tr as _
 
 import conresnet
 from conresnet.errors import UserError
-from conresnet.needs import PACKAGES, PYTHON
+from conresnet.needs import ENGINE_PACKAGES, PYTHON, problem_of, read_report, requirements
 from conresnet.worker import PROTOCOL
 
 from .Processes import (
@@ -27,6 +26,7 @@ from .Processes import (
     packageVariables,
     pythonEnvironment,
 )
+from .Widgets import errorSentence
 
 SECONDS_TO_CHECK = 60
 _PYTHON_NAME = re.compile(r"python|pypy|^py(\.exe)?$", re.IGNORECASE)
@@ -243,7 +243,7 @@ class Installation(ProcessSteps):
         onLine: Callable[[str], None],
         onEnded: Callable[[str], None],
     ):
-        self.requirements = tuple(f"{name}>={PACKAGES[name]}" for name in missing)
+        self.requirements = tuple(f"{name}>={ENGINE_PACKAGES[name]}" for name in missing)
         self._python = python
         failed = _("The installation failed ({reason}); see the log.")
         super().__init__((), onLine, onEnded, _("The installation was canceled."), failed)
@@ -266,38 +266,17 @@ class Installation(ProcessSteps):
 
 
 def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
-    lines = output.splitlines()
-    try:
-        found = json.loads(lines[-1]) if lines else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        problem = _("{program} does not run as a Python interpreter; choose another one for the engine.")
-        return EngineCheck(problem=problem.format(program=program))
-    if not found["python_is_enough"]:
-        problem = _("{program} is Python {found}, but the engine needs {least} or later; choose another one.")
-        return EngineCheck(problem=problem.format(program=program, found=found["python"], least=PYTHON))
-    missing = tuple(found["missing"])
-    wanted = " ".join(f'"{name}>={PACKAGES[name]}"' for name in missing)
-    if not missing:
-        return EngineCheck()
-    canInstall = False
+    found = read_report(output)
+    problem = problem_of(found, ENGINE_PACKAGES, program)
+    if problem is None or problem.code != "python-packages-missing":
+        return EngineCheck(problem=errorSentence(problem) if problem else "")
+    missing, canInstall = tuple(found["problems"]), False
     if "torch" in missing and (found.get("platform"), found.get("machine")) == ("darwin", "x86_64"):
         # Slicer for macOS is built for Intel, and PyTorch for Intel Macs ended with 2.2.2. A universal Python would
         # run the way Slicer does.
-        wanted = " ".join(f'"{name}>={least}"' for name, least in PACKAGES.items())
-        problem = _(
-            "PyTorch is no longer available for the Intel Python that Slicer uses on a Mac. Make a Python environment "
-            "for Apple silicon with {wanted}, and choose it as Engine Python under Advanced."
-        )
-    elif not isSlicers:
-        problem = _("The engine's Python is missing packages. Install them with: {program} -m pip install {wanted}")
-    elif set(missing) & set(_SLICERS_OWN):
-        problem = _(
-            "This version of Slicer is too old for the engine, which needs {wanted}; use a newer Slicer or another "
-            "Python."
-        )
-    else:
-        problem = _("The engine needs {wanted}, which can be installed into Slicer's Python now.")
-        canInstall = True
-    return EngineCheck(missing, problem.format(program=program, wanted=wanted), canInstall)
+        problem = UserError("engine-python-intel", wanted=requirements(ENGINE_PACKAGES, ENGINE_PACKAGES))
+    elif isSlicers:
+        canInstall = not set(missing) & set(_SLICERS_OWN)
+        code = "engine-packages-missing" if canInstall else "engine-slicer-old"
+        problem = UserError(code, wanted=requirements(ENGINE_PACKAGES, missing))
+    return EngineCheck(missing, errorSentence(problem), canInstall)

@@ -175,6 +175,13 @@ class Backend:
             return errorSentence(error)
         return ""
 
+    @property
+    def program(self) -> str:
+        """The Python executable, as it is called on the computer that runs the backend."""
+        if self.place is Place.environment:
+            return self.environment.python
+        return self.python or ("python3" if self.place is Place.command else "")
+
     def launch(self, *arguments: str) -> ProcessLaunch:
         """How a command of the backend is started.
 
@@ -192,7 +199,7 @@ class Backend:
         if self.place is Place.environment:
             if not self.environment.isReady:
                 raise UserError("training-environment-missing")
-            return ProcessLaunch(self.environment.python, words, {**self.environment.variables(), **_ours()})
+            return ProcessLaunch(self.program, words, {**self.environment.variables(), **_ours()})
         if not self.python:
             raise UserError("training-python-missing")
         if not (os.path.isfile(self.python) or shutil.which(self.python)):
@@ -211,7 +218,7 @@ class Backend:
         if program is None:
             raise UserError("training-command-invalid", command=self.command)
         # Environment variables of this process do not reach the remote machine: they are passed as arguments.
-        inner = ["env", *(f"{name}={value}" for name, value in _ours().items()), self.python or "python3", *words]
+        inner = ["env", *(f"{name}={value}" for name, value in _ours().items()), self.program, *words]
         # Also within a prefix, as in "nice ssh host". Each shell in a chain removes one level of quotes.
         for word in prefix:
             if Path(word).stem.lower() in _HAND_TO_A_SHELL:

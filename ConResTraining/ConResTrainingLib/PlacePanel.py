@@ -16,8 +16,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.needs import PYTHON, is_enough
-from conresnet_training.cli.needs import PACKAGES
+from conresnet.needs import PYTHON, TRAINING_PACKAGES, is_enough, problem_of, read_report
 from ConResSegmentationLib.Processes import (
     ChildProcess,
     ProcessLaunch,
@@ -199,7 +198,7 @@ class PlacePanel:
             "other build. Slicer's own packages are not changed."
         )
         environment = self._backend.environment
-        values = {"version": base.version, "folder": environment.folder, "packages": ", ".join(PACKAGES)}
+        values = {"version": base.version, "folder": environment.folder, "packages": ", ".join(TRAINING_PACKAGES)}
         if not slicer.util.confirmOkCancelDisplay(plain(question.format(**values))):
             self._finish("", isError=False)
             return
@@ -252,38 +251,22 @@ class PlacePanel:
 
     def _onTest(self) -> None:
         text = _("Checking the required packages")
-        self._test.run((), text, self._onNeeds, module="conresnet_training.cli.needs")
+        self._test.run(("training",), text, self._onNeeds, module="conresnet.needs")
 
     def _onNeeds(self, output: str) -> None:
-        problem, summary = needsInWords(output)
+        found = read_report(output)
+        problem = problem_of(found, TRAINING_PACKAGES, self._backend.program)
         if problem:
-            say(self._ui.placeStatusLabel, problem, isError=True)
+            say(self._ui.placeStatusLabel, problem)
             return
+        devices = ", ".join(found["devices"]) or _("no GPU, trains on the CPU")
+        sentence = _("Python {python}, PyTorch {torch}: {devices}.")
+        summary = sentence.format(python=found["python"], torch=found["packages"]["torch"], devices=devices)
         self._test.run(
             ("--version",),
             _("Starting the backend"),
             lambda version: say(self._ui.placeStatusLabel, f"{lastLine(version)}; {summary}"),
         )
-
-
-def needsInWords(output: str) -> tuple[str, str]:
-    """The answer of ``conresnet_training.cli.needs`` as (what is wrong, or else what is installed)."""
-    try:
-        found = json.loads(lastLine(output))
-    except ValueError:
-        return _("This does not run as a Python interpreter; choose another one."), ""
-    if not found["python_is_enough"]:
-        sentence = _("This is Python {found}, but training needs {least} or later; choose another one.")
-        return sentence.format(found=found["python"], least=PYTHON), ""
-    if found["problems"]:
-        wanted = " ".join(f'"{name}>={PACKAGES[name]}"' for name in found["problems"])
-        name, reason = next(iter(found["problems"].items()))
-        sentence = _("Missing packages: {names} ({first}: {reason}). Install them with: python -m pip install {wanted}")
-        values = {"names": ", ".join(found["problems"]), "first": name, "reason": reason, "wanted": wanted}
-        return sentence.format(**values), ""
-    devices = ", ".join(found["devices"]) or _("no GPU, trains on the CPU")
-    sentence = _("Python {python}, PyTorch {torch}: {devices}.")
-    return "", sentence.format(python=found["python"], torch=found["packages"]["torch"], devices=devices)
 
 
 class BasePythonSearch:
@@ -372,7 +355,7 @@ class EnvironmentMaker(ProcessSteps):
         onEnded: Callable[[str], None],
     ):
         self._environment, self._base, self._onMade = environment, base, onEnded
-        wanted = {name: f"{name}>={least}" for name, least in PACKAGES.items()}
+        wanted = {name: f"{name}>={least}" for name, least in TRAINING_PACKAGES.items()}
         torch = wanted.pop("torch")
         pip = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input")
         # PyTorch comes first and alone, so that its options apply to nothing else.

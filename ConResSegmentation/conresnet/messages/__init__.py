@@ -46,6 +46,19 @@ SLICER: dict[str, str] = {
     "engine-python-name": _(
         "{program} does not look like a Python interpreter; choose a python executable under Advanced."
     ),
+    "python-not-running": _("{program} does not run as a Python interpreter; choose another one."),
+    "python-too-old": _("{program} is Python {found}, but {least} or later is needed; choose another one."),
+    "python-packages-missing": _(
+        "Missing packages: {names} ({first}: {reason}). Install them with: {program} -m pip install {wanted}"
+    ),
+    "engine-packages-missing": _("The engine needs {wanted}, which can be installed into Slicer's Python now."),
+    "engine-slicer-old": _(
+        "This version of Slicer is too old for the engine, which needs {wanted}; use a newer Slicer or another Python."
+    ),
+    "engine-python-intel": _(
+        "PyTorch is no longer available for the Intel Python that Slicer uses on a Mac. Make a Python environment for "
+        "Apple silicon with {wanted}, and choose it as Engine Python under Advanced."
+    ),
     "engine-not-started": _("The engine could not be started with {program}; choose another Python under Advanced."),
     "engine-start-failed": _(
         "The engine stopped before it was ready ({reason}); check that the Python {program} has the required packages, "

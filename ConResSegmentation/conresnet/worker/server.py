@@ -25,7 +25,7 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.files import write_error
 from conresnet.inference import Progress
-from conresnet.needs import find_packages
+from conresnet.needs import ENGINE_PACKAGES, report
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker import (
@@ -222,7 +222,7 @@ class _Server:
             version=__version__,
             pid=os.getpid(),
             python=platform.python_version(),
-            torch=find_packages().get("torch") or None,
+            torch=report(ENGINE_PACKAGES, really_import=False)["packages"].get("torch") or None,
             session=None if self._remote else str(self._session.path),
             models=_model_digests() if self._remote else None,
         )

@@ -14,7 +14,7 @@ from conresnet import __version__
 from conresnet.cli.main import LazyGroup
 from conresnet.cli.main import main as run_command
 from conresnet.errors import UserError
-from conresnet_training.cli.needs import missing_packages
+from conresnet.needs import TRAINING_PACKAGES, report
 
 
 class FiniteRange(click.FloatRange):
@@ -67,7 +67,8 @@ class TrainingGroup(LazyGroup):
         try:
             return super().invoke(context)
         except ModuleNotFoundError as error:
-            if not (names := missing_packages()):
+            installed = report(TRAINING_PACKAGES, really_import=False)["packages"]
+            if not (names := [name for name in TRAINING_PACKAGES if name not in installed]):
                 raise
             values = {"python": sys.executable, "names": " ".join(names)}
             raise UserError("training-packages-missing", **values) from error

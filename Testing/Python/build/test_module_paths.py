@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conresnet.needs import PACKAGES
+from conresnet.needs import ENGINE_PACKAGES
 
 CLONE = "~/SlicerConResNet/"
 
@@ -22,7 +22,7 @@ def test_mac_instructions_give_two_modules_and_an_engine_in_another_python(
     lines, paths = re.search(r"On a Mac.*?```\n(.*?)```(.*?)restart Slicer", readme, re.DOTALL).groups()
     clone, environment = lines.strip().splitlines()
     assert clone.strip().endswith(CLONE.rstrip("/"))
-    assert dict(re.findall(r'"(\w+)>=([\d.]+)"', environment)) == PACKAGES
+    assert dict(re.findall(r'"(\w+)>=([\d.]+)"', environment)) == ENGINE_PACKAGES
     folder = tmp_path / "SlicerConResNet"
     folders = [path.removeprefix(CLONE) for path in re.findall(rf"{CLONE}\w+", paths)]
     for name in folders:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import slicer
 
-from conresnet.needs import PACKAGES
+from conresnet.needs import ENGINE_PACKAGES
 from ConResSegmentationLib.Processes import callLater
 from module.panel_driver import PanelDriver
 from slicer_host import dialogs
@@ -79,7 +79,7 @@ def test_missing_packages_are_installed_and_the_run_continues(
     end(panel)
     assert panel.status.startswith("Done in") and len(dialogs.shown) == 1
     assert "a large download" in dialogs.shown[0].text
-    versions = [f"{name}>={PACKAGES[name]}" for name in ("torch", "safetensors")]
+    versions = [f"{name}>={ENGINE_PACKAGES[name]}" for name in ("torch", "safetensors")]
     assert all(version in dialogs.shown[0].text for version in versions)
     chooser, torch, rest = pip.requests
     assert chooser.startswith("-m pip install") and "light-the-torch" in chooser

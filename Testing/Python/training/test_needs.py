@@ -8,23 +8,28 @@ import sys
 import monai
 import pytest
 
-from conresnet_training.cli.needs import PACKAGES, report
+from conresnet.needs import TRAINING_PACKAGES, report
 from training.commands import message_of
 from training.tiny_plan import write_tiny_plan
 
 
+def imported():
+    """The report of what training needs from this Python."""
+    return report(TRAINING_PACKAGES, really_import=True)
+
+
 def test_outdated_package_is_a_problem(monkeypatch):
-    fine = report()
-    assert fine["problems"] == {} and list(fine["packages"]) == list(PACKAGES)
+    fine = imported()
+    assert fine["problems"] == {} and list(fine["packages"]) == list(TRAINING_PACKAGES)
     monkeypatch.setattr(monai, "__version__", "1.3.2")
-    assert report()["problems"] == {"monai": "1.3.2 is too old"}
+    assert imported()["problems"] == {"monai": "1.3.2 is too old"}
 
 
 def test_partially_removed_package_is_a_problem(tmp_path, monkeypatch):
     (tmp_path / "jinja2").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "jinja2", raising=False)
-    assert report()["problems"]["Jinja2"] == "only parts of it are installed"
+    assert imported()["problems"]["Jinja2"] == "only parts of it are installed"
 
 
 HIDE = """
@@ -69,5 +74,5 @@ def test_a_package_whose_version_is_unknown_is_no_problem(monkeypatch):
 
     monkeypatch.delattr(monai, "__version__")
     monkeypatch.setattr(importlib.metadata, "version", unknown)
-    found = report()
+    found = imported()
     assert found["packages"]["monai"] == "" and "monai" not in found["problems"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conresnet_training.cli import needs
+from conresnet.needs import TRAINING_PACKAGES
 from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver
 
@@ -126,7 +126,7 @@ def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest
     training.ui.torchOptionsEdit.text = f"--no-index --find-links '{wheels}'"
     dialogs.answer("OK")
     with monkeypatch.context() as patch:
-        patch.setattr(library, "PACKAGES", {"torch": "2.6"})
+        patch.setattr(library, "TRAINING_PACKAGES", {"torch": "2.6"})
         # Ignores the configuration of pip on this computer, which may name other sources of wheels.
         patch.setattr(library, "pythonEnvironment", without_pip_settings)
         training.click(training.ui.makeEnvironmentButton)
@@ -307,4 +307,4 @@ def test_installed_packages_match_those_in_pyproject(repository: Path) -> None:
     wanted = [*project["dependencies"], *project["optional-dependencies"]["training"]]
     # Only downloads of models need the package requests, and the environment is not used for them.
     wanted = [need for need in wanted if not need.startswith("requests")]
-    assert sorted(wanted) == sorted(f"{name}>={least}" for name, least in needs.PACKAGES.items())
+    assert sorted(wanted) == sorted(f"{name}>={least}" for name, least in TRAINING_PACKAGES.items())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.needs import PACKAGES
+from conresnet.needs import ENGINE_PACKAGES
 from ConResSegmentationLib.EngineConnection import EngineConnection
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
@@ -102,8 +102,8 @@ def test_files_in_working_directory_are_not_imported(
 def test_packages_missing_from_other_python_are_listed_with_install_command(slicer_app, tmp_path: Path) -> None:
     program = pretend(tmp_path, f'exec "{sys.executable}" -S "$@"')
     check = checked(slicer_app, EnginePython(program))
-    assert check.missing == tuple(PACKAGES)
-    assert f"{program} -m pip install" in check.problem and f'"torch>={PACKAGES["torch"]}"' in check.problem
+    assert check.missing == tuple(ENGINE_PACKAGES)
+    assert f"{program} -m pip install" in check.problem and f'"torch>={ENGINE_PACKAGES["torch"]}"' in check.problem
 
 
 @pytest.mark.parametrize("line", ["exit 1", "echo hello", "echo 5", "kill -9 $$", "true"])
@@ -119,13 +119,13 @@ def test_program_that_never_responds_is_not_python(slicer_app, tmp_path: Path, m
 
 
 def test_old_python_is_reported(slicer_app, tmp_path: Path) -> None:
-    answer = '{"python": "3.9.10", "python_is_enough": false, "packages": {}, "missing": []}'
+    answer = '{"python": "3.9.10", "python_is_enough": false, "packages": {}, "problems": {}}'
     check = checked(slicer_app, EnginePython(pretend(tmp_path, f"echo '{answer}'")))
     assert "3.9.10" in check.problem and "3.11" in check.problem
 
 
 def test_outdated_packages_in_slicer_are_reported(slicer_app, tmp_path: Path, monkeypatch) -> None:
-    answer = '{"python": "3.12.1", "python_is_enough": true, "packages": {}, "missing": ["torch", "numpy"]}'
+    answer = '{"python": "3.12.1", "python_is_enough": true, "packages": {}, "problems": {"torch": "", "numpy": ""}}'
     program = pretend(tmp_path, f"echo '{answer}'")
     os.rename(program, tmp_path / "PythonSlicer")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -136,13 +136,13 @@ def test_outdated_packages_in_slicer_are_reported(slicer_app, tmp_path: Path, mo
 @pytest.mark.parametrize("machine", ["x86_64", "arm64"])
 def test_no_installation_is_offered_on_intel_mac(slicer_app, tmp_path: Path, monkeypatch, machine: str) -> None:
     answer = {"python": "3.12.10", "python_is_enough": True, "platform": "darwin", "machine": machine}
-    answer |= {"packages": {}, "missing": ["torch", "safetensors"]}
+    answer |= {"packages": {}, "problems": {"torch": "not installed", "safetensors": "0.1 is too old"}}
     os.rename(pretend(tmp_path, f"echo '{json.dumps(answer)}'"), tmp_path / "PythonSlicer")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     check = checked(slicer_app, EnginePython())
     assert check.canInstall == (machine == "arm64")
     assert ("Apple silicon" in check.problem) == (machine == "x86_64")
-    assert machine == "arm64" or all(name in check.problem for name in PACKAGES)
+    assert machine == "arm64" or all(name in check.problem for name in ENGINE_PACKAGES)
 
 
 def test_newer_check_replaces_running_check(slicer_app, tmp_path: Path) -> None:

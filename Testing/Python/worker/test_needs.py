@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import platform
@@ -13,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.needs import PACKAGES, PYTHON, is_enough, missing_packages
+from conresnet.needs import ENGINE_PACKAGES, PYTHON, is_enough, problem_of, read_report, report
 from worker.client import engine_environment
 
 
 def test_requirements_match_the_distribution(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups() for need in project["dependencies"])
-    assert listed.items() >= PACKAGES.items()
+    assert listed.items() >= ENGINE_PACKAGES.items()
     assert project["requires-python"] == f">={PYTHON}"
 
 
@@ -39,9 +40,23 @@ def test_versions_are_compared_as_numbers(version: str, least: str, enough: bool
 
 
 def test_missing_and_outdated_packages_are_listed() -> None:
-    assert missing_packages(dict(PACKAGES)) == []
-    assert missing_packages({**PACKAGES, "torch": "1.13"}) == ["torch"]
-    assert missing_packages({}) == list(PACKAGES)
+    assert report(ENGINE_PACKAGES, really_import=False)["problems"] == {}
+    wanted = {"numpy": "1.26", "torch": "99.1", "no-such-package": "1.0"}
+    found = report(wanted, really_import=False)
+    assert list(found["problems"]) == ["torch", "no-such-package"] and list(found["packages"]) == ["numpy", "torch"]
+    problem = problem_of(found, wanted, "python3")
+    assert problem.code == "python-packages-missing" and problem.values["program"] == "python3"
+    assert problem.values["wanted"] == '"torch>=99.1" "no-such-package>=1.0"'
+
+
+@pytest.mark.parametrize("output", ["", "5", "hello", '{"python": "3.9.10"}'])
+def test_output_without_a_report_is_not_from_python(output: str) -> None:
+    assert problem_of(read_report(output), ENGINE_PACKAGES, "sh").code == "python-not-running"
+
+
+def test_report_follows_what_packages_print() -> None:
+    found = report(ENGINE_PACKAGES, really_import=False)
+    assert read_report(f"a package's own line\n{json.dumps(found)}\n") == found
 
 
 def ask(*options: str) -> dict:
@@ -50,14 +65,19 @@ def ask(*options: str) -> dict:
     return json.loads(subprocess.run(command, env=engine_environment(), capture_output=True, check=True).stdout)
 
 
+def test_check_can_be_read_by_an_old_python(repository: Path) -> None:
+    source = (repository / "ConResSegmentation" / "conresnet" / "needs.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 8))
+
+
 def test_python_reports_installed_packages() -> None:
-    report = ask()
-    assert report["python_is_enough"] and report["missing"] == [] and report["packages"]["torch"]
-    assert (report["platform"], report["machine"]) == (sys.platform, platform.machine())
+    found = ask()
+    assert found["python_is_enough"] and found["problems"] == {} and found["packages"]["torch"]
+    assert (found["platform"], found["machine"]) == (sys.platform, platform.machine())
 
 
 def test_python_without_packages_is_reported() -> None:
-    assert ask("-S")["missing"] == list(PACKAGES)
+    assert list(ask("-S")["problems"]) == list(ENGINE_PACKAGES)
 
 
 def test_leftovers_of_removed_package_are_not_a_package(tmp_path: Path) -> None:
@@ -65,8 +85,8 @@ def test_leftovers_of_removed_package_are_not_a_package(tmp_path: Path) -> None:
     environment = engine_environment()
     environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
     command = [sys.executable, "-S", "-m", "conresnet.needs"]
-    report = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
-    assert "torch" in report["missing"]
+    found = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert found["problems"]["torch"] == "only parts of it are installed"
 
 
 def test_worker_needs_no_other_packages() -> None:
