@@ -18,4 +18,4 @@ def run(module: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run("conresnet.cli.main"))
+    sys.exit(run("conresnet.cli"))

@@ -6,4 +6,4 @@ from conresnet.__main__ import run
 
 # Data loading starts further processes, which import this file under another name.
 if __name__ == "__main__":
-    sys.exit(run("conresnet_training.cli.main"))
+    sys.exit(run("conresnet_training.cli"))

@@ -274,6 +274,6 @@ def _window(plan) -> str:
 
 
 if __name__ == "__main__":
-    from conresnet.cli.main import main
+    from conresnet.cli import main
 
     sys.exit(main(None, compare, "python Testing/Benchmarks/compare_systems.py"))

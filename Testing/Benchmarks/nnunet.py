@@ -86,6 +86,6 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
 
 
 if __name__ == "__main__":
-    from conresnet.cli.main import main
+    from conresnet.cli import main
 
     sys.exit(main(None, compare, "python Testing/Benchmarks/nnunet.py"))

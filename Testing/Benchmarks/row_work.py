@@ -126,6 +126,6 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
 
 
 if __name__ == "__main__":
-    from conresnet.cli.main import main
+    from conresnet.cli import main
 
     sys.exit(main(None, work, "python Testing/Benchmarks/row_work.py"))

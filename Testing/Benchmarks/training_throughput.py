@@ -251,6 +251,6 @@ if __name__ == "__main__":
         shown, sys.stdout = sys.stdout, sys.stderr
         print(json.dumps(measure(json.loads(sys.argv[2]))), file=shown)
     else:
-        from conresnet.cli.main import main
+        from conresnet.cli import main
 
         sys.exit(main(None, compare, "python Testing/Benchmarks/training_throughput.py"))

@@ -26,7 +26,7 @@ from engine.test_dicom_series import write_series
 # pydicom warns about the invalid values that are set here.
 warnings.filterwarnings("ignore", module="pydicom")
 
-PRELOADED = ("conresnet.cli.main", "conresnet.api", "conresnet.images.files", "conresnet.inference.segmentation")
+PRELOADED = ("conresnet.cli", "conresnet.api", "conresnet.images.files", "conresnet.inference.segmentation")
 AT_ONCE = 50
 FOLDERS_AT_ONCE = 20
 SHAPE = (11, 12, 13)

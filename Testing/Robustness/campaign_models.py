@@ -30,7 +30,7 @@ from engine import authors_network
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description, write_model
 
-PRELOADED = ("conresnet.cli.main", "conresnet.systems.predictors", "conresnet.importing.checkpoint")
+PRELOADED = ("conresnet.cli", "conresnet.systems.predictors", "conresnet.importing.checkpoint")
 # Limit of the address space, because a damaged size could otherwise use up all memory.
 MEMORY = 12 * 2**30
 ODD = (

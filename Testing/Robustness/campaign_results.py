@@ -15,7 +15,7 @@ from conresnet.request import SegmentOptions
 from conresnet.results import REPORT_FILE, check_replaceable, filling, result_files
 from engine.volumes import grid, random_volume
 
-PRELOADED = ("conresnet.cli.main", "conresnet.inference.segmentation", "conresnet.images.files")
+PRELOADED = ("conresnet.cli", "conresnet.inference.segmentation", "conresnet.images.files")
 OLD, NEW = SegmentOptions(maps=("residual", "attention")), ("residual",)
 
 

@@ -30,7 +30,7 @@ STEPS = 4
 MEMORY = 12 * 2**30
 PRELOADED = (
     "conresnet_training.training.trainer",
-    "conresnet_training.cli.main",
+    "conresnet_training.cli",
     "conresnet_training.evaluation.report",
 )
 ODD = (

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conresnet import __version__
+from conresnet.cli import say
 from conresnet.cli.cases import (
     DONE,
     FAILED,
@@ -39,7 +40,6 @@ from conresnet.cli.cases import (
     shown_progress,
     write_summary,
 )
-from conresnet.cli.main import say
 from conresnet.cli.workers import (
     Workers,
     connected,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from conresnet.cli import say
 from conresnet.cli.cases import read_case_list, result_text, segment_to_folder, shown_progress
-from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.images.channels import by_channel, sort_by_channel
 from conresnet.images.checks import kind_of

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from conresnet import __version__
-from conresnet.cli.main import ENDING, say
+from conresnet.cli import ENDING, say
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders
 from conresnet.package.store import digest_with_locator

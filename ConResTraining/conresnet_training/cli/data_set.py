@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, settings_option
+from conresnet_training.cli import FILE, FOLDER, FiniteRange, settings_option
 from conresnet_training.planning.systems import DEFAULT, SYSTEMS, cataloged
 
 

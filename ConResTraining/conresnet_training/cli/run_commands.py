@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from conresnet.errors import UserError
-from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
+from conresnet_training.cli import FILE, FOLDER, FiniteRange, device_option, settings_option
 from conresnet_training.runs import CROSSVAL_FILE, NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")

@@ -53,7 +53,7 @@ def product(values: Iterable[float], digits: int = 4) -> str:
 
 def echo(text: str, err: bool = False) -> None:
     """Print text that may contain arbitrary names, see ``printable``; does nothing if the terminal was closed."""
-    from conresnet.cli.main import say
+    from conresnet.cli import say
 
     say("\n".join(map(printable, text.split("\n"))), err)
 

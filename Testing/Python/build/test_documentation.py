@@ -14,8 +14,8 @@ import click
 import pytest
 import yaml
 
-import conresnet.cli.main
-import conresnet_training.cli.main
+import conresnet.cli
+import conresnet_training.cli
 from conresnet.cli.cases import read_case_list
 from conresnet.package.maps import MAPS
 from conresnet_training.data.layouts import read_data_set
@@ -26,8 +26,8 @@ MOST_README_LINES = 150
 TOP_FOLDERS = r"ConResSegmentation|ConResTraining|Testing|Screenshots|Utilities|docs|requirements|\.github|\.ci"
 PATH = re.compile(rf"(?<![\w/.~-])(?:{TOP_FOLDERS})/[\w./-]*\w")
 PROGRAMS = {
-    "conresnet": conresnet.cli.main.conresnet,
-    "conresnet_training": conresnet_training.cli.main.conresnet_training,
+    "conresnet": conresnet.cli.conresnet,
+    "conresnet_training": conresnet_training.cli.conresnet_training,
 }
 
 

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 import conresnet
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Volume

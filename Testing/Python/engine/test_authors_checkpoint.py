@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 import conresnet
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.importing.checkpoint import convert, read_checkpoint
 from conresnet.networks import build_network
 from conresnet.package import read_package

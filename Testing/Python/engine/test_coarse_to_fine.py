@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.errors import Cancelled
 from conresnet.images.files import read_volume
 from conresnet.images.preparation import prepare

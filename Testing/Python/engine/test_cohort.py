@@ -16,9 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from conresnet.cli import cohort
+from conresnet.cli import cohort, main
 from conresnet.cli.cases import ListedCase, write_summary, write_table
-from conresnet.cli.main import main
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder
 from conresnet.package.store import read_model

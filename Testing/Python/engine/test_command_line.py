@@ -17,9 +17,8 @@ from pathlib import Path
 import click
 import pytest
 
-from conresnet import __version__
-from conresnet.cli import main as cli_main
-from conresnet.cli.main import main
+from conresnet import __version__, cli
+from conresnet.cli import main
 from conresnet.errors import Cancelled, UserError
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description, write_model
@@ -69,7 +68,7 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 def test_help_needs_no_torch(repository: Path) -> None:
     code = (
         "import sys\nfor name in ('torch', 'SimpleITK', 'numpy'): sys.modules[name] = None\n"
-        "from conresnet.cli.main import main\n"
+        "from conresnet.cli import main\n"
         "for command in ([], ['models'], ['models', 'verify'], ['import']): main([*command, '--help'])\n"
     )
     folder = repository / "ConResSegmentation"
@@ -99,7 +98,7 @@ def test_invalid_arguments_give_one_sentence_and_status_2(arguments: list[str], 
 def test_internal_error_names_log_and_gives_status_1(
     ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_main.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path))
     assert ending(ZeroDivisionError("division by zero")) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "Traceback" not in message and "division by zero" in message
@@ -110,7 +109,7 @@ def test_internal_error_names_log_and_gives_status_1(
 def test_internal_error_is_reported_even_if_log_cannot_be_written(
     ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_main.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(cli.tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert ending(ZeroDivisionError()) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -186,7 +185,7 @@ def test_signal_during_exec_in_an_import_gives_its_status(repository: Path, tmp_
         "import os, signal, sys\n"
         "import click\n"
         "from conresnet.__main__ import run\n"
-        "from conresnet.cli import main as cli\n"
+        "from conresnet import cli\n"
         "def slow(): exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
         "def main(): return cli.main([], click.command()(slow))\n"
         "if __name__ == '__main__': sys.exit(run('slow_command'))\n"
@@ -277,10 +276,10 @@ def test_module_exits_with_status(repository: Path, tmp_path: Path) -> None:
 def test_interrupt_during_start_gives_no_traceback(monkeypatch, capsys: pytest.CaptureFixture) -> None:
     class Interrupted(importlib.abc.MetaPathFinder):
         def find_spec(self, name: str, *_: object) -> None:
-            if name == "conresnet.cli.main":
+            if name == "conresnet.cli":
                 raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "conresnet.cli.main")
+    monkeypatch.delitem(sys.modules, "conresnet.cli")
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
     with pytest.raises(SystemExit) as end:
         runpy.run_module("conresnet", run_name="__main__")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.errors import UserError
 from conresnet.package import download
 from conresnet.package.store import list_models

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.package.store import find_model
 from engine.test_dicom_series import write_series
 
 # In a separate process, because torch is already imported in this one.
 _CODES = """
 import json, sys
-from conresnet.cli.main import conresnet
+from conresnet.cli import conresnet
 from conresnet.errors import UserError
 
 codes = []

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 import conresnet
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.errors import Cancelled
 from conresnet.inference import Progress
 from conresnet.inference.devices import choose_backend

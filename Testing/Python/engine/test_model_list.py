@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.errors import UserError
 from conresnet.package import store
 from conresnet.package.store import find_model, install_model, list_models, model_folders

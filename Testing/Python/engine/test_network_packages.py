@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 
 from conresnet import load_network
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import load_model, segment

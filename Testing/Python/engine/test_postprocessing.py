@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.labels import LabelWriter, PostProcessing, packed_size, region_mask

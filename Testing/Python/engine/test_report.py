@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 import conresnet
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.images.files import write_volume
 from conresnet.package import parse_description
 from conresnet.results.pictures import Scene, heat, png

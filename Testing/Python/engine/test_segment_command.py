@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Grid
 from conresnet.messages import sentence

@@ -15,8 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conresnet.cli import cohort
-from conresnet.cli.main import _terminable, main
+from conresnet.cli import _terminable, cohort, main
 from conresnet.cli.workers import Workers, in_one_piece
 from engine.cohort_runs import run_cohort, table
 

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import slicer
 
-from conresnet.cli.main import main
+from conresnet.cli import main
 from conresnet.package import write_package
 from conresnet.package.store import find_model, install_model
 from conresnet_training.data.layouts import read_data_set

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from conresnet.errors import UserError
-from conresnet_training.cli.main import main
+from conresnet_training.cli import main
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from conresnet_training.cli.main import main
+from conresnet_training.cli import main
 from conresnet_training.data import preparation
 from conresnet_training.runs import ProgressWriter
 from conresnet_training.runs import run as run_folder

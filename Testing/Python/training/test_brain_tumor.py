@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from conresnet.cli.main import main as conresnet_main
+from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_volume
 from conresnet.package import read_package
 from training.commands import run_command

@@ -131,7 +131,7 @@ def test_run_that_was_not_evaluated_gets_the_command_for_it(tmp_path, name):
 def test_comparison_imports_no_slow_libraries(predictions, data_set, tmp_path):
     evaluate_predictions(predictions, read_data_set(data_set), tmp_path / "evaluation")
     program = (
-        "import sys; from conresnet_training.cli.main import main; main()\n"
+        "import sys; from conresnet_training.cli import main; main()\n"
         "print({'torch', 'monai', 'lightning_fabric', 'SimpleITK', 'matplotlib'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program, "compare", tmp_path / "evaluation", tmp_path / "evaluation"]

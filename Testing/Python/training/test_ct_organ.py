@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from conresnet.cli.main import main as conresnet_main
+from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_channels, read_volume
 from conresnet.images.preparation import prepare
 from conresnet.package import read_package, write_package

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 import conresnet
-from conresnet.cli.main import main as conresnet_main
+from conresnet.cli import main as conresnet_main
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment

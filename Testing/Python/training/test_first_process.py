@@ -22,7 +22,7 @@ import datetime, sys, time
 from pathlib import Path
 from lightning_fabric.strategies import DDPStrategy
 from conresnet.errors import UserError
-from conresnet_training.cli.main import main
+from conresnet_training.cli import main
 from conresnet_training.training import trainer
 
 begin, prepare = DDPStrategy.__init__, trainer.prepare_case

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conresnet.cli.main import main as conresnet_main
+from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_volume
 from conresnet.package import read_package
 from training.broken_runs import checkpoint
@@ -105,7 +105,7 @@ def run_python(site: Path, *arguments: object) -> subprocess.CompletedProcess:
 def run_commands(site: Path, group: str, *commands: Sequence[object]) -> subprocess.CompletedProcess:
     """Run several commands in one process, because importing torch takes most of their time."""
     module, _, name = group.rpartition(".")
-    lines = [f"import sys; from {module} import {name}; from conresnet.cli.main import main"]
+    lines = [f"import sys; from {module} import {name}; from conresnet.cli import main"]
     lines += [f"sys.argv = {[group, *map(str, command)]}; assert main(None, {name}) == 0" for command in commands]
     return run_python(site, "-c", "\n".join(lines))
 
@@ -117,7 +117,7 @@ def test_network_and_system_of_external_package_work(site, data_set, tmp_path, c
     options = [part for setting in settings for part in ("--set", setting)]
     made = run_commands(
         site,
-        "conresnet_training.cli.main.conresnet_training",
+        "conresnet_training.cli.conresnet_training",
         ["plan", data_set, "--output", plan, "--system", "patient", *options],
         ["train", plan, "--output", run],
         ["export", run, "--output", package, "--name", "tiny"],
@@ -129,7 +129,7 @@ def test_network_and_system_of_external_package_work(site, data_set, tmp_path, c
     assert system.networks[0].arguments == {"input_channels": 1, "outputs": 3, "base_width": 16, "depth": 1}
     image = data_set / "imagesTr" / "case_0.nii.gz"
     segmented = "segment", image, "--model", "tiny", "--maps", "attention", "--output", output, "--threads", "1"
-    run_commands(site, "conresnet.cli.main.conresnet", ["models", "install", package], segmented)
+    run_commands(site, "conresnet.cli.conresnet", ["models", "install", package], segmented)
     attention = read_volume(output / "attention.nii.gz").array
     assert attention.shape == read_volume(image).array.shape and np.ptp(attention) > 0
     # Without the package, as in this process, the engine reports what is missing.

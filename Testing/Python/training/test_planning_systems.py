@@ -255,7 +255,7 @@ def test_help_lists_every_system_without_slow_imports():
 import sys
 for name in ("torch", "numpy", "pydantic", "monai", "lightning_fabric", "SimpleITK"):
     sys.modules[name] = None
-from conresnet_training.cli.main import main
+from conresnet_training.cli import main
 sys.argv = ["x", "plan", "--help"]
 main()
 """

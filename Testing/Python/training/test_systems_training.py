@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet.cli.main import main as conresnet_main
+from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_volume
 from conresnet.package import read_package
 from conresnet_training.planning.plan import read_plan
