@@ -276,7 +276,9 @@ class ModelDescription:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIPTION_FILE) -> ModelDescription:
+def parse_description(
+    document: bytes | Mapping[str, Any], source: str = DESCRIPTION_FILE, code: str = "package-description"
+) -> ModelDescription:
     """Check a description and return it.
 
     Reading is strict. Every field is checked for type and range, and an unknown field is refused as a misspelling,
@@ -288,12 +290,14 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         document: the content of a `model.json`, or the object in it. ``files`` may be empty or missing in an object
             that is yet to be written. The derived ``residual_axis`` may be left out.
         source: the file's name for messages.
+        code: of the error for a wrong field. The default's sentence advises a fresh copy of the package, which does not
+            help if the description is not that of a finished package.
 
     Raises:
-        UserError: ``package-json``, ``package-newer`` or ``package-description``, with a sentence that names the field.
+        UserError: ``package-json``, ``package-newer`` or ``code``, with a sentence that names the field.
     """
     is_file = isinstance(document, bytes)
-    place = Place(source)
+    place = Place(source, code=code)
     content = load_json(document, source) if is_file else document
     if not isinstance(content, Mapping):
         place.refuse("must be an object")
@@ -316,15 +320,9 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
 def describe_new(document: Mapping[str, Any]) -> ModelDescription:
     """Check the description of a package before it is written, and return it.
 
-    Raises UserError ``package-setting`` for a wrong field; a fresh copy of the package, as `parse_description` advises,
-    would not help.
+    Raises UserError ``package-setting`` for a wrong field.
     """
-    try:
-        return parse_description(document)
-    except UserError as error:
-        if error.code != "package-description":
-            raise
-        raise UserError("package-setting", field=error.values["field"], reason=error.values["reason"]) from error
+    return parse_description(document, code="package-setting")
 
 
 def _unlisted(network: Network) -> str:

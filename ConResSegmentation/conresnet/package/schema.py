@@ -89,26 +89,34 @@ def rules(schema: type) -> list[tuple[dataclasses.Field, Any, Rule]]:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Location of a value, for messages: the file, and the field, such as ``inputs[0]``; "" is the whole file."""
+    """Location of a value, for messages.
+
+    Args:
+        source: the file.
+        where: the field, such as ``inputs[0]``; "" is the whole file.
+        code: of the error for a wrong value there; its sentence may name {file}, {field} and {reason}.
+    """
 
     source: str
     where: str = ""
+    code: str = "package-description"
 
     def inside(self, key: str) -> "Place":
         """Location of a field or entry of this value."""
-        return Place(self.source, f"{self.where}.{key}" if self.where and key and key[0] != "[" else self.where + key)
+        where = f"{self.where}.{key}" if self.where and key and key[0] != "[" else self.where + key
+        return dataclasses.replace(self, where=where)
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raise UserError ``package-description`` for this value."""
+        """Raise the UserError for this value, which has the place's code."""
         # Names and values from the file may contain line breaks, but the message must stay on one line.
         where, reason = (" ".join(text.split()) for text in (self.where or "the document", reason))
-        raise UserError("package-description", file=self.source, field=where, reason=reason)
+        raise UserError(self.code, file=self.source, field=where, reason=reason)
 
 
 def load(schema: type[Schema], document: Any, place: Place, version: int) -> Schema:
     """Read an object of a document into a dataclass; ``version`` is the document's format version.
 
-    Raises UserError ``package-description``, naming the first field that is missing, unknown or invalid.
+    Raises UserError with the place's code, naming the first field that is missing, unknown or invalid.
     """
     _check_object(document, place)
     values, known = {}, set()

@@ -32,16 +32,7 @@ LabelValue = Annotated[int, Field(strict=True, ge=1, le=255)]
 
 
 def _description(model: Any) -> ModelDescription:
-    if isinstance(model, ModelDescription):
-        return model
-    try:
-        return parse_description(model)
-    except UserError as error:
-        if error.code != "package-description":
-            raise
-        # The sentence about a package would send the user for a fresh copy of it.
-        values = {key: error.values[key] for key in ("field", "reason")}
-        raise UserError("plan-model-wrong", **values) from error
+    return model if isinstance(model, ModelDescription) else parse_description(model, code="plan-model-wrong")
 
 
 def _document(model: ModelDescription) -> dict[str, Any]:

@@ -25,7 +25,12 @@ def plan_file(data_set, tmp_path):
 
 def test_model_of_a_plan_is_parsed_once(plan_file, monkeypatch):
     parsed = []
-    monkeypatch.setattr(plan_module, "parse_description", lambda *given: parsed.append(1) or parse_description(*given))
+
+    def counted(*given, **more):
+        parsed.append(given)
+        return parse_description(*given, **more)
+
+    monkeypatch.setattr(plan_module, "parse_description", counted)
     read = read_plan(plan_file)
     assert read.mirrored_segments == [0, 1]
     assert len(parsed) == 1
