@@ -31,7 +31,7 @@ from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.Map3DPanel import Map3DPanel
 from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, OverlayPanel
-from ConResSegmentationLib.Models import ModelPanel, installAsking
+from ConResSegmentationLib.Models import ModelPanel, installAsking, rememberSeconds
 from ConResSegmentationLib.ReviewPanel import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunPanel
 from ConResSegmentationLib.SegmentationRun import (
@@ -204,7 +204,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node) -> None:
         """Removed nodes can no longer be segmented. If the parameter node is removed, so are all choices."""
-        if isinstance(node, _INPUTS):
+        if isinstance(node, _INPUTS) and not self.ui.batchCollapsibleButton.collapsed:
             self.batchPanel.refreshSoon()
         if self._parameterNode and node is self._parameterNode.parameterNode:
             self.setParameterNode(None)
@@ -213,8 +213,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onNodesAdded(self) -> None:
         self._initializeIfEntered()
-        self._fillChannels()
-        self.batchPanel.refresh()
+        self._fillInputs()
 
     def initializeParameterNode(self) -> None:
         """Show the parameter node, with the model and the volumes that the user most likely wants."""
@@ -254,14 +253,16 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.channels.setInputs(self.modelPanel.description.inputs if self.modelPanel.description else ())
         self.mapChooser.setProvided(self.modelPanel.maps)
         self.loadPanel.setModel(name)
-        self.batchPanel.refresh()
         if volumeNodes:
             self.channels.setNodes(volumeNodes)
         if self._parameterNode:
             self._parameterNode.model = name
-        self._fillChannels()
+        self._fillInputs()
 
-    def _fillChannels(self) -> None:
+    def _fillInputs(self) -> None:
+        """Fill empty channels, and the list of the batch; a folded list is filled when it is opened."""
+        if not self.ui.batchCollapsibleButton.collapsed:
+            self.batchPanel.refresh()
         if self._parameterNode:
             self.channels.fillEmpty()
             self._onChannelsChosen()
@@ -359,7 +360,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onFinished(self, outcome: SegmentationOutcome) -> None:
         """Choose the result, so that it is replaced next time, and show a map over the slices."""
-        Gallery.rememberSeconds(outcome.report["model"]["name"], outcome.seconds)
+        rememberSeconds(outcome.report["model"]["name"], outcome.seconds)
         node = self._parameterNode or self.logic.getParameterNode()
         isNew = node.segmentation is not outcome.segmentationNode
         node.segmentation = outcome.segmentationNode
@@ -374,7 +375,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             slicer.util.resetThreeDViews()
 
     def _onIdle(self) -> None:
-        self.batchPanel.end()
+        if self.batchPanel.isRunning:
+            self.batchPanel.end()
         self.modelPanel.isReplaced()
 
     def _onGallery(self, _checked: bool) -> None:

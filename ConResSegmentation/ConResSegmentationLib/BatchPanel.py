@@ -43,7 +43,7 @@ class BatchPanel:
         self._model = ""
         # Images found in each folder, including single files, and whether each is a sequence.
         self._added: dict[Path, dict[Path, bool]] = {}
-        self._isRunning = self._hasNewFiles = False
+        self.isRunning = self._hasNewFiles = False
         table = self._ui.batchTable
         table.setColumnCount(2)
         table.setHorizontalHeaderLabels([_("Case"), _("Result")])
@@ -79,7 +79,7 @@ class BatchPanel:
 
     def refresh(self) -> None:
         """Refresh the list; check marks and status texts are kept."""
-        if not self._section.collapsed and not self._isRunning:
+        if not self._section.collapsed and not self.isRunning:
             self._fill()
         self._onChanged()
 
@@ -87,8 +87,7 @@ class BatchPanel:
         """The scene was closed: the next one gives the same IDs to other volumes."""
         self._keep(lambda nodeID: False)
         # A batch that only waited for an installation does not follow; the installation continues.
-        self._isRunning = False
-        self.refresh()
+        self.end()
 
     def _keep(self, isKept: Callable[[str], object]) -> None:
         """Forget the check marks and texts of entries with a node whose ID is not to be kept."""
@@ -133,14 +132,14 @@ class BatchPanel:
         if folder and not os.path.isdir(folder):
             raise UserError("batch-folder-missing", path=str(folder))
         task = self._task([entry.title for entry in entries])
-        self._isRunning = True
+        self.isRunning = True
         for entry in entries:
             self.setText(entry.key, _("Waiting"))
         return lambda: BatchRun(entries, task, self._runPanel.segment, self._runPanel, self.setText, folder)
 
     def end(self) -> None:
         """The run has ended, perhaps early."""
-        self._isRunning = False
+        self.isRunning = False
         for _model, key in [place for place, (text, _warnings) in self._texts.items() if text == _("Waiting")]:
             self.setText(key, "")
         self.refresh()

@@ -21,20 +21,14 @@ from conresnet.package.download import (
 
 from .EnginePython import EnginePython
 from .Loading import EXAMPLES
-from .Models import ModelChoice, ModelPanel, measured, modelChoices, structures
+from .Models import ModelChoice, ModelPanel, lastSeconds, measured, modelChoices, structures
 from .Processes import ChildProcess, lastLine
 from .RunPanel import RunPanel, endWith, notInstalled
-from .Widgets import errorSentence, plain, textSetting
+from .Widgets import errorSentence, plain
 
-_SECONDS_SETTING = "ConResSegmentation/Seconds/"
 _PICTURE = "thumbnail.png"
 _PICTURE_SIDE = 112
 _MODULE = "conresnet.package.download"
-
-
-def rememberSeconds(model: str, seconds: float) -> None:
-    """Save how long a model took on this computer, to show it on its card."""
-    slicer.app.userSettings().setValue(_SECONDS_SETTING + model, f"{seconds:.1f}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ def cards(entries: Sequence[CatalogEntry]) -> list[Card]:
 def _installed(choice: ModelChoice) -> Card:
     description = choice.description
     segments = tuple(segment.name for segment in description.output.segments)
-    seconds = textSetting(_SECONDS_SETTING + description.name)
+    seconds = lastSeconds(description.name)
     lines = (
         _contents({item.modality for item in description.inputs}, segments),
         description.description,

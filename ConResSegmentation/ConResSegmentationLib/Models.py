@@ -21,6 +21,7 @@ from .CheckpointImport import askForCheckpoint
 from .Widgets import FittedHeight, errorSentence, megabytesOf, plain, showError, textSetting
 
 _LAST_SETTING = "ConResSegmentation/Model"
+_SECONDS_SETTING = "ConResSegmentation/Seconds/"
 # A mean of fewer cases says little.
 _FEWEST_CASES = 5
 # Of the segments, where there is little room.
@@ -206,6 +207,16 @@ def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
     for name, value in figures(metrics):
         if isinstance(value, str | int | float):
             yield f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def rememberSeconds(model: str, seconds: float) -> None:
+    """Save how long a model took on this computer, to show it in the gallery."""
+    slicer.app.userSettings().setValue(_SECONDS_SETTING + model, f"{seconds:.1f}")
+
+
+def lastSeconds(model: str) -> str:
+    """How long a model took on this computer when it was last used; "" if it was not used yet."""
+    return textSetting(_SECONDS_SETTING + model)
 
 
 class ModelPanel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.metadata
 import os
 import platform
 import queue
@@ -25,7 +26,6 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.files import write_error
 from conresnet.inference import Progress
-from conresnet.needs import ENGINE_PACKAGES, report
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker import (
@@ -222,7 +222,7 @@ class _Server:
             version=__version__,
             pid=os.getpid(),
             python=platform.python_version(),
-            torch=report(ENGINE_PACKAGES, really_import=False)["packages"].get("torch") or None,
+            torch=_torch_version(),
             session=None if self._remote else str(self._session.path),
             models=_model_digests() if self._remote else None,
         )
@@ -353,6 +353,14 @@ class _Server:
 def _model_digests() -> dict[str, str]:
     usable = (entry for entry in list_models() if entry.description and not entry.hidden_by)
     return {entry.name: entry.description.digest for entry in usable}
+
+
+def _torch_version() -> str | None:
+    """The version of torch that is installed, read without importing torch."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _fault() -> tuple[UserError, bool, str]:
