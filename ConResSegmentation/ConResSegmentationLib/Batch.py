@@ -23,7 +23,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet.images.channels import Candidate, match_channels
+from conresnet.images.inputs import Candidate, match_channels
 
 from . import Loading, ResultParts
 from .Processes import callLater

@@ -12,7 +12,7 @@ from vtk.util import numpy_support
 
 from conresnet.errors import UserError
 from conresnet.images.grid import box_corners, box_of_flags, transformed
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 
 from . import ResultParts, SceneInputs
 from .Widgets import volumeOf

@@ -17,9 +17,8 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from conresnet.errors import UserError
-from conresnet.images.channels import Candidate, match_channels
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.roi import BoxROI, seen_at_once, wants_roi
+from conresnet.images.inputs import BoxROI, Candidate, match_channels, seen_at_once, wants_roi
 from conresnet.package.maps import MAPS
 from conresnet.request import SegmentOptions
 

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.package.store import digest_with_locator

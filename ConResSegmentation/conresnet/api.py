@@ -26,11 +26,10 @@ import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.files import write_text
-from conresnet.images.channels import by_channel, check_channel_count, warn_of_names
 from conresnet.images.files import read_channels
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
+from conresnet.images.inputs import BoxROI, by_channel, check_channel_count, roi_from_text, warn_of_names
 from conresnet.images.itk import check_kind, grid_of
-from conresnet.images.roi import BoxROI, roi_from_text
 from conresnet.inference import Progress
 from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel, load_model
 from conresnet.inference.segmentation import segment as segment_volumes

@@ -18,7 +18,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, BoxROI, roi_from_text
+from conresnet.images.inputs import AUTOMATIC, WHOLE_IMAGE, BoxROI, roi_from_text
 from conresnet.package.description import TILINGS
 from conresnet.package.maps import MAPS
 

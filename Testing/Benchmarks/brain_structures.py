@@ -20,7 +20,7 @@ from measures import dice
 import conresnet
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.package.description import ModelDescription
 
 # Neither model was trained on them.

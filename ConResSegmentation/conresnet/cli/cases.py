@@ -57,7 +57,7 @@ class ListedCase:
     Args:
         name: name of the results folder inside the output folder.
         images: one file per channel, in the model's order.
-        roi: as ``conresnet.images.roi.roi_from_text`` accepts it; may be empty.
+        roi: as ``conresnet.images.inputs.roi_from_text`` accepts it; may be empty.
     """
 
     name: str

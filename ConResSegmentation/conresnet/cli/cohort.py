@@ -52,7 +52,7 @@ from conresnet.cli.workers import (
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, make_folder, write_error
 from conresnet.images.files import check_existence
-from conresnet.images.roi import roi_from_text
+from conresnet.images.inputs import roi_from_text
 from conresnet.package.store import digest_with_locator, read_model
 from conresnet.request import SegmentOptions
 from conresnet.results import PREFIX, REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs

@@ -15,10 +15,9 @@ import click
 from conresnet.cli import say
 from conresnet.cli.cases import read_case_list, result_text, segment_to_folder, shown_progress
 from conresnet.errors import UserError
-from conresnet.images.channels import by_channel, sort_by_channel
 from conresnet.images.checks import kind_of
 from conresnet.images.files import check_files
-from conresnet.images.roi import check_locator
+from conresnet.images.inputs import by_channel, check_locator, sort_by_channel
 from conresnet.inference.labels import check_postprocessing
 from conresnet.messages import sentence
 from conresnet.package.maps import check_maps

@@ -27,8 +27,8 @@ from conresnet.images.grid import (
     reordering,
     transformed,
 )
+from conresnet.images.inputs import BoxROI
 from conresnet.images.resampling import covered, sample, translation
-from conresnet.images.roi import BoxROI
 
 _ALIGNED_DEGREES = 0.5
 _SAME_SPACING = 1e-3

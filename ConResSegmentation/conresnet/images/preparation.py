@@ -13,10 +13,9 @@ from itertools import combinations, product
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.channels import check_channel_count
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Box, Volume, box_of_flags, check_volume, reordering, whole_box
-from conresnet.images.roi import BoxROI, wants_roi
+from conresnet.images.inputs import BoxROI, check_channel_count, wants_roi
 from conresnet.intensity import ignores_offset, split_steps
 from conresnet.intensity.computing import apply, filtered, measure, of_slices
 from conresnet.messages import sentence

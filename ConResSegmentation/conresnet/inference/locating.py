@@ -14,8 +14,8 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Box, Grid, Volume, bounding_box, box_corners, transformed
+from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import PreparedCase, prepare
-from conresnet.images.roi import BoxROI
 from conresnet.inference.labels import FoundSegments, LabelWriter, segment_rows, small_components
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence

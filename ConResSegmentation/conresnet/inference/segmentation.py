@@ -11,8 +11,8 @@ import numpy as np
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
+from conresnet.images.inputs import AUTOMATIC, WHOLE_IMAGE, uses_locator
 from conresnet.images.preparation import PreparedCase, prepare
-from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, uses_locator
 from conresnet.inference import Part, Progress, Tracker
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
 from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing, segment_rows

@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.special import expit
 
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.roi import WHOLE_IMAGE
+from conresnet.images.inputs import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
 from conresnet.messages import sentence

@@ -17,7 +17,6 @@ TRAINING = {"monai", "lightning_fabric", "tensorboard", "conresnet_training"}
 # Modules of the engine that Slicer's process uses, including everything they import.
 CORE = [
     "conresnet",
-    "conresnet.images.channels",
     "conresnet.errors",
     "conresnet.images.preparation",
     "conresnet.images.geometry",
@@ -27,7 +26,7 @@ CORE = [
     "conresnet.package.store",
     "conresnet.package",
     "conresnet.worker",
-    "conresnet.images.roi",
+    "conresnet.images.inputs",
 ]
 # Libraries that only the processes of the engine and the training backend load, never Slicer's process.
 HEAVY = {"torch", "safetensors", "click", "nibabel", "yaml", "pydantic", *TRAINING}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.images.channels import Candidate, match_channels, score, sort_by_channel, warn_of_names
+from conresnet.images.inputs import Candidate, match_channels, score, sort_by_channel, warn_of_names
 from conresnet.importing import CHANNELS
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from conresnet.errors import Cancelled, UserError
 from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.inference.devices import Backend
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description, write_package

@@ -10,8 +10,8 @@ import torch
 from conresnet.cli import main
 from conresnet.errors import Cancelled
 from conresnet.images.files import read_volume
+from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import prepare
-from conresnet.images.roi import BoxROI
 from conresnet.inference.labels import FoundSegments, region_mask
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conresnet.errors import UserError
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from engine.volumes import (
     ANISOTROPIC,
     CODES,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from conresnet.images.geometry import ModelSpace
+from conresnet.images.inputs import BoxROI
 from conresnet.images.resampling import sample
-from conresnet.images.roi import BoxROI
 from engine.volumes import from_model, grid, rotation
 
 COARSER = [

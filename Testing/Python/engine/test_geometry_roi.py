@@ -8,8 +8,8 @@ import pytest
 from conresnet.errors import UserError
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
+from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import prepare
-from conresnet.images.roi import BoxROI
 from conresnet.package import parse_description
 from engine.model_cases import description
 from engine.volumes import anatomy, from_model, grid, model_array, random_volume, rotation

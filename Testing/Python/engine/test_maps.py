@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.inference.results import disagreement, entropies, uncertainty
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names

@@ -7,8 +7,8 @@ import safetensors.numpy
 from conresnet.errors import Cancelled
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
+from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import prepare, without_offset
-from conresnet.images.roi import BoxROI
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions

@@ -8,7 +8,7 @@ import pytest
 
 from conresnet.cli.segment import segment
 from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.request import SegmentOptions, SegmentRequest, flag
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume

@@ -9,7 +9,7 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Reordering, Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.inference.results import entropies
 from conresnet.inference.segmentation import segment
 from conresnet.messages import reason

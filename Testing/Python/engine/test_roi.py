@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from engine.volumes import grid, rotation
 
 

@@ -7,8 +7,8 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
+from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import _whole, prepare
-from conresnet.images.roi import BoxROI
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions

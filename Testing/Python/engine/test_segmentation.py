@@ -8,7 +8,7 @@ import pytest
 
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.inference.labels import region_mask
 from conresnet.inference.segmentation import SegmentResult, _unusual_volumes, load_model, segment
 from conresnet.package.segments import Segment

@@ -8,7 +8,7 @@ import pytest
 
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.package.store import find_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.package.segments import Code, Segment, Terminology
 from ConResSegmentationLib import ResultParts, ResultSegmentation
 from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksumInPieces

@@ -11,7 +11,7 @@ import pytest
 import slicer
 import vtk
 
-from conresnet.images.roi import BoxROI
+from conresnet.images.inputs import BoxROI
 from conresnet.package.store import list_models
 from ConResSegmentationLib import ResultOrigin, ResultParts, ResultSegmentation, Review
 from module.panel_driver import label_array

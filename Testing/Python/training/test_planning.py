@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from conresnet.errors import UserError
-from conresnet.images.channels import sort_by_channel
+from conresnet.images.inputs import sort_by_channel
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.memory import ASSUMED_BYTES, Budget
 from conresnet_training.planning.plan import read_plan
