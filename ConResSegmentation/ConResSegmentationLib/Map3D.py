@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from conresnet.images.grid import box_of_flags
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 
 from . import ResultParts, ResultSegmentation
 from .SceneInputs import Map3D

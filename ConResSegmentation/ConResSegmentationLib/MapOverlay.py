@@ -8,7 +8,7 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 
 from . import ResultParts
 from .Widgets import ViewLayout, comboBoxOf, nameOf, plain, stayNarrow

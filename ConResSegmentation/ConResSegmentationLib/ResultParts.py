@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from conresnet.images.grid import Box, bounding_box, whole_box
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 
 from . import ResultSegmentation
 from .Widgets import nameOf, singleShotTimer

@@ -20,7 +20,7 @@ from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Grid, Volume
 from conresnet.messages import reason
-from conresnet.package.segments import Output, Segment
+from conresnet.package.outputs import Output, Segment
 
 from . import ResultOrigin, ResultParts, SceneInputs
 from .ResultParts import REVIEW, SEEN

@@ -19,7 +19,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.inputs import BoxROI, Candidate, match_channels, seen_at_once, wants_roi
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 from conresnet.request import SegmentOptions
 
 from . import ResultParts

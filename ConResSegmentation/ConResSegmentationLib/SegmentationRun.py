@@ -14,7 +14,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Grid
 from conresnet.images.inputs import BoxROI
 from conresnet.package import ModelDescription, read_package
-from conresnet.package.maps import residual_plane
+from conresnet.package.outputs import residual_plane
 from conresnet.package.store import digest_with_locator
 from conresnet.request import SegmentOptions, SegmentRequest
 

@@ -30,12 +30,11 @@ from conresnet.images.files import read_channels
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.inputs import BoxROI, by_channel, check_channel_count, roi_from_text, warn_of_names
 from conresnet.images.itk import check_kind, grid_of
-from conresnet.inference import Progress
 from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel, load_model
 from conresnet.inference.segmentation import segment as segment_volumes
 from conresnet.package import ModelPackage
 from conresnet.package.store import read_model
-from conresnet.request import SegmentOptions
+from conresnet.request import Progress, SegmentOptions
 from conresnet.results import (
     PAGE_FILE,
     REPORT_FILE,
@@ -98,7 +97,7 @@ def segment(
         roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, a ``BoxROI``,
             "auto" (the model's locator finds it) or "all" (the whole image). None is "auto" for a model with a locator
             in an image much larger than the model was trained on, else "all".
-        maps: maps to compute along with the labels, such as "residual"; all are in ``conresnet.package.maps.MAPS``.
+        maps: maps to compute along with the labels, such as "residual"; all are in ``conresnet.package.outputs.MAPS``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         progress: called with phase, fraction done (0 to 1) and seconds left (or None). Its exceptions stop the run.

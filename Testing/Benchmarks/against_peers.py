@@ -227,13 +227,13 @@ def _middle(volume, side: int):
 
 
 def _ours(task: dict):
-    from conresnet.inference import Progress, Tracker
     from conresnet.inference.devices import choose_backend, reused_memory
     from conresnet.inference.labels import FoundSegments
     from conresnet.inference.locating import look_for_segments, segment_part
     from conresnet.inference.segmentation import load_model
     from conresnet.inference.sliding import Passes
     from conresnet.inference.windows import Tiling
+    from conresnet.request import Progress, Tracker
 
     case, volumes, package = _case(task)
     description, system = package.description, load_model(package, "cpu", task["precision"]).system

@@ -27,9 +27,8 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
     from measures import peak_memory
 
     from conresnet.images.grid import Grid, Volume
-    from conresnet.inference import Progress
     from conresnet.inference.segmentation import load_model, segment
-    from conresnet.request import SegmentOptions
+    from conresnet.request import Progress, SegmentOptions
 
     class Shown(Progress):
         def report(self, phase, fraction, seconds_left):

@@ -25,7 +25,7 @@ import click
 
 from conresnet.errors import UserError, as_user_error
 from conresnet.files import csv_cell, replacing, write_text
-from conresnet.inference import Progress
+from conresnet.request import Progress
 from conresnet.results import PREFIX, filling
 from conresnet.results.report import RESEARCH_ONLY
 

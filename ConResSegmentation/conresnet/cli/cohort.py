@@ -61,10 +61,10 @@ from conresnet.results.review import ALL, read_ranking
 if TYPE_CHECKING:
     from distributed import Future
 
-    from conresnet.inference import Progress
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
     from conresnet.package.description import ModelDescription
+    from conresnet.request import Progress
 
 # A worker may have several threads, but a network can process only one case at a time.
 _one_at_a_time = threading.RLock()

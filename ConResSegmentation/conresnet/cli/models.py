@@ -14,9 +14,9 @@ from conresnet.messages import printable, sentence
 from conresnet.package import ModelPackage
 from conresnet.package.description import CARD_FILE, TILINGS, Input
 from conresnet.package.download import get_model, read_catalog
+from conresnet.package.outputs import Segment
 from conresnet.package.reader import figures, read_metrics, segment_figures
 from conresnet.package.schema import load_json
-from conresnet.package.segments import Segment
 from conresnet.package.store import (
     check_package_path,
     check_removable,
@@ -243,7 +243,7 @@ def _about(package: ModelPackage) -> list[tuple[str, str]]:
 
 
 def _computation(package: ModelPackage) -> list[tuple[str, str]]:
-    from conresnet.package.maps import MAPS, provided_maps, residual_plane
+    from conresnet.package.outputs import MAPS, provided_maps, residual_plane
 
     description = package.description
     inference, preparation = description.inference, description.preparation

@@ -20,7 +20,7 @@ from conresnet.images.files import check_files
 from conresnet.images.inputs import by_channel, check_locator, sort_by_channel
 from conresnet.inference.labels import check_postprocessing
 from conresnet.messages import sentence
-from conresnet.package.maps import check_maps
+from conresnet.package.outputs import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions, check_backend
 from conresnet.results import check_replaceable, check_writable

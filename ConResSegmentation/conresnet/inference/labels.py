@@ -16,7 +16,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Box, Grid, bounding_box
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
-from conresnet.package.segments import Output
+from conresnet.package.outputs import Output
 
 if TYPE_CHECKING:
     from torch import Tensor

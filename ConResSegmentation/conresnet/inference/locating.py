@@ -20,8 +20,7 @@ from conresnet.inference.labels import FoundSegments, LabelWriter, segment_rows,
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
-from conresnet.package.maps import MAPS
-from conresnet.package.segments import Locator, Output
+from conresnet.package.outputs import MAPS, Locator, Output
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,8 +22,7 @@ from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
 from conresnet.images.resampling import translation
 from conresnet.inference.labels import LabelWriter, packed_size, segment_masks
-from conresnet.package.maps import HALF_MAXIMUM, MAPS, to_half
-from conresnet.package.segments import Output
+from conresnet.package.outputs import MAPS, Output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,12 +30,19 @@ if TYPE_CHECKING:
 # Most slabs of a scan contain few of a large model's segments; the entropies of the others are not summed.
 _HARDLY_LIKELY = 1e-3
 
+_HALF_MAXIMUM = float(np.finfo(np.float16).max)
+
 Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
+
+
+def to_half(values: np.ndarray) -> np.ndarray:
+    """Values as float16; those outside its range become its largest."""
+    return np.clip(values, -_HALF_MAXIMUM, _HALF_MAXIMUM).astype(np.float16)
 
 
 def _copied(values: Tensor) -> np.ndarray:
     """The same as ``to_half``, but converted on the device, before the values are copied from it."""
-    return values.clamp(-HALF_MAXIMUM, HALF_MAXIMUM).half().cpu().numpy()
+    return values.clamp(-_HALF_MAXIMUM, _HALF_MAXIMUM).half().cpu().numpy()
 
 
 class Results:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
-from conresnet.inference import Tracker
 from conresnet.inference.devices import (
     Backend,
     ForwardMonitor,
@@ -34,6 +33,7 @@ from conresnet.inference.devices import (
 from conresnet.inference.results import Results
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
 from conresnet.messages import sentence
+from conresnet.request import Tracker
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 from conresnet.errors import UserError
 from conresnet.intensity import check_steps
 from conresnet.networks import wrapped_faults
+from conresnet.package.outputs import AXES, Locator, Output
 from conresnet.package.schema import Place, dump, field, load, load_json, plain_name, repeated
-from conresnet.package.segments import Locator, Output
 from conresnet.systems import declared_system, system_faults
 
 FORMAT = "conresnet-model"
@@ -31,7 +31,6 @@ WEIGHTS_SUFFIX = ".safetensors"
 FILE_SUFFIXES = (WEIGHTS_SUFFIX, ".json", ".md", ".png", ".txt")
 MOST_BYTES = 4 * 2**30
 MOST_COPIES = 16
-AXES = ("S", "H", "W")
 ROI_USES = ("limit", "cut")
 FOREGROUNDS = ("not_background", "all")
 TILINGS = ("fitted", "authors")

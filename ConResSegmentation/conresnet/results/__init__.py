@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, move, write_error, write_text
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult

@@ -14,7 +14,7 @@ import numpy as np
 
 from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_boxes, segment_mask
-from conresnet.package.segments import Output
+from conresnet.package.outputs import Output
 
 # Indices increase to inferior, posterior and left, so that slices are shown as radiologists view them.
 ORIENTATION = "IPL"

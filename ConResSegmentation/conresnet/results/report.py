@@ -23,9 +23,8 @@ from conresnet.files import write_text
 from conresnet.images.grid import Volume
 from conresnet.messages import printable, sentence
 from conresnet.package import ModelPackage
-from conresnet.package.maps import MAPS, residual_plane
+from conresnet.package.outputs import MAPS, Output, residual_plane
 from conresnet.package.reader import figures, read_metrics
-from conresnet.package.segments import Output
 from conresnet.results.pictures import HEAT, Scene, png
 from conresnet.results.review import ALL, BAD_DICE
 from conresnet.results.statistics import segment_statistics

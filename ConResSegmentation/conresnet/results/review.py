@@ -24,10 +24,9 @@ from conresnet.images.grid import Box, Grid, Reordering, bounding_box, grown, re
 from conresnet.inference.labels import segment_mask
 from conresnet.messages import MESSAGES, UNFITTED, reason
 from conresnet.package.description import ModelDescription
-from conresnet.package.maps import provided_maps, slice_axis
+from conresnet.package.outputs import Output, provided_maps, slice_axis
 from conresnet.package.reader import ModelPackage
 from conresnet.package.schema import Place, field, load, load_json
-from conresnet.package.segments import Output
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult
@@ -173,7 +172,7 @@ class Slices:
     Args:
         labels, regions, output, grid: see ``SegmentResult``.
         orientation: of the model's arrays, such as "SAR".
-        axis: of the model's arrays, along which slices follow one another (``conresnet.package.maps.slice_axis``).
+        axis: of the model's arrays, along which slices follow one another (``conresnet.package.outputs.slice_axis``).
         bits: the entropy at an uncertainty of 1: of a choice among all classes, or of a yes or no for regions.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Grid, Volume, transformed
 from conresnet.inference.labels import segment_boxes, segment_mask
-from conresnet.package.segments import Output
+from conresnet.package.outputs import Output
 
 # Voxels whose places are computed at a time.
 _BLOCK = 1 << 20

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conresnet.errors import UserError
-from conresnet.networks import residual_faults, unknown_network
-from conresnet.registry import Registry
+from conresnet.networks import Registry, residual_faults, unknown_network
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,7 @@ from conresnet.networks.blocks import fold_weight_standardization, segment_proba
 from conresnet.networks.conresnet import AXES
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Network
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 from conresnet.package.store import read_model
 
 

@@ -50,7 +50,7 @@ BLOCK_BYTES bytes, and an optional "new": true replaces an older file of that na
 
 Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
 `conresnet.inference.labels.region_mask`. A progress event's phase is "loading" while the model is read, then one that
-`conresnet.inference.Progress` lists. An error's code and values are for translation; "ours" means that it is a
+`conresnet.request.Progress` lists. An error's code and values are for translation; "ours" means that it is a
 bug in the engine, and "log" holds the traceback.
 """
 

@@ -25,9 +25,8 @@ import numpy as np
 from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.files import write_error
-from conresnet.inference import Progress
 from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
-from conresnet.request import SegmentRequest
+from conresnet.request import Progress, SegmentRequest
 from conresnet.worker import (
     MODELS_FOLDER,
     PROTOCOL,

@@ -18,7 +18,7 @@ import numpy as np
 
 from conresnet.images.grid import Volume, bounding_box, whole_box
 from conresnet.inference.labels import region_mask
-from conresnet.package.segments import Segment
+from conresnet.package.outputs import Segment
 from conresnet_training.data import DataSet
 
 Figures = dict[str, float | None]

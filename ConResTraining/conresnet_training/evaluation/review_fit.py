@@ -17,7 +17,7 @@ from conresnet.images.inputs import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
 from conresnet.messages import sentence
-from conresnet.package.maps import map_components, provided_maps
+from conresnet.package.outputs import map_components, provided_maps
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
 from conresnet.results.review import (

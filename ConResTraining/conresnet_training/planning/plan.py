@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from conresnet.errors import UserError
 from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
-from conresnet.package.segments import mirrored_segments
+from conresnet.package.outputs import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data import FEWEST_FOLDS, USUAL_FOLDS
 from conresnet_training.planning.yaml_text import decoded, mistake, parse_yaml, yaml_text

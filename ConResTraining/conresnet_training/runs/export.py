@@ -12,7 +12,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 from conresnet.package import ModelDescription, write_package
 from conresnet.package.description import CARD_FILE, describe_new
-from conresnet.package.maps import residual_plane
+from conresnet.package.outputs import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_package_path
 from conresnet.results import check_writable

@@ -12,7 +12,7 @@ from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
 from conresnet.networks.blocks import segment_probabilities
-from conresnet.package.segments import Output
+from conresnet.package.outputs import Output
 from conresnet_training.data.label_maps import VALUES, value_counts
 from conresnet_training.data.preparation import TrainingCase
 

@@ -17,7 +17,7 @@ import yaml
 import conresnet.cli
 import conresnet_training.cli
 from conresnet.cli.cases import read_case_list
-from conresnet.package.maps import MAPS
+from conresnet.package.outputs import MAPS
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import Training
 from conresnet_training.planning.systems import SYSTEMS

@@ -21,7 +21,7 @@ from conresnet.cli import main
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Volume
-from conresnet.inference import Tracker
+from conresnet.request import Tracker
 from engine.image_cases import write_with_itk
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal

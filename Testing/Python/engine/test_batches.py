@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet.inference import Progress
 from conresnet.inference.devices import Backend
 from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
-from conresnet.request import SegmentOptions
+from conresnet.request import Progress, SegmentOptions
 from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.volumes import grid, random_volume
 
@@ -111,7 +110,7 @@ def test_device_is_synchronized_before_progress_is_reported(tmp_path, monkeypatc
             events.append(phase)
 
     monkeypatch.setattr(Backend, "wait", lambda backend: events.append("wait"))
-    monkeypatch.setattr("conresnet.inference.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr("conresnet.request.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
     monkeypatch.setattr("conresnet.inference.sliding._WAIT", 0.0)
     model, volume = make_model(tmp_path), random_volume(grid((40, 40, 40)))
     segment(model, [volume], SegmentOptions(threads=1), Listening())

@@ -168,7 +168,7 @@ def test_there_is_no_look_in_a_drawn_roi_or_with_the_authors_tiling(tmp_path, op
 
 
 def test_progress_shows_the_look_as_a_phase_and_always_goes_on(tmp_path, monkeypatch, one_by_one):
-    monkeypatch.setattr("conresnet.inference.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
+    monkeypatch.setattr("conresnet.request.Tracker._SECONDS_BETWEEN_REPORTS", 0.0)
     progress = Recorded()
     segment(model(tmp_path), [image(rod=True)], progress=progress)
     phases = list(dict.fromkeys(phase for phase, *_ in progress.reports))

@@ -16,12 +16,11 @@ import torch
 import conresnet
 from conresnet.cli import main
 from conresnet.errors import Cancelled
-from conresnet.inference import Progress
 from conresnet.inference.devices import choose_backend
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package
-from conresnet.request import SegmentOptions
+from conresnet.request import Progress, SegmentOptions
 from conresnet.systems.predictors import SingleNetwork
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import refusal

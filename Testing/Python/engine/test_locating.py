@@ -17,11 +17,10 @@ from conresnet.cli.cases import ListedCase
 from conresnet.errors import UserError
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
-from conresnet.inference import Progress
+from conresnet.images.inputs import BoxROI
 from conresnet.inference.segmentation import LoadedModel, WarmModel, load_model, segment
 from conresnet.package import ModelPackage, parse_description, read_package, write_package
-from conresnet.request import SegmentOptions
+from conresnet.request import Progress, SegmentOptions
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import document, refusal
 from engine.volumes import grid

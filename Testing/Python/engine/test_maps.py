@@ -9,7 +9,7 @@ from conresnet.inference.results import disagreement, entropies, uncertainty
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
 from conresnet.package import parse_description
-from conresnet.package.maps import MAPS, provided_maps, residual_plane
+from conresnet.package.outputs import MAPS, provided_maps, residual_plane
 from conresnet.request import SegmentOptions
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description, make_model, write_model

@@ -12,7 +12,7 @@ from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
 from conresnet.package import write_package
-from conresnet.package.maps import provided_maps
+from conresnet.package.outputs import provided_maps
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal

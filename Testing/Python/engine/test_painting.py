@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from conresnet.inference.labels import LabelWriter, packed_size, region_mask
+from conresnet.inference.results import to_half
 from conresnet.package import parse_description
-from conresnet.package.maps import check_maps, to_half
+from conresnet.package.outputs import check_maps
 from engine.model_cases import description
 from engine.package_cases import refusal
 

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from conresnet.errors import Cancelled
-from conresnet.inference import Progress, Tracker
 from conresnet.inference.devices import ForwardMonitor
 from conresnet.inference.segmentation import segment
 from conresnet.networks import build_network
-from conresnet.request import SegmentOptions
+from conresnet.request import Progress, SegmentOptions, Tracker
 from engine.model_cases import make_model
 from engine.volumes import grid, random_volume
 

@@ -11,7 +11,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.labels import region_mask
 from conresnet.inference.segmentation import SegmentResult, _unusual_volumes, load_model, segment
-from conresnet.package.segments import Segment
+from conresnet.package.outputs import Segment
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.package_cases import refusal

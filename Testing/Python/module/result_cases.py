@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 
 from conresnet.images.inputs import BoxROI
-from conresnet.package.segments import Code, Segment, Terminology
+from conresnet.package.outputs import Code, Segment, Terminology
 from ConResSegmentationLib import ResultParts, ResultSegmentation
 from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksumInPieces
 
