@@ -16,8 +16,7 @@ from conresnet.errors import UserError
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Box, Volume, box_of_flags, check_volume, reordering, whole_box
 from conresnet.images.inputs import BoxROI, check_channel_count, wants_roi
-from conresnet.intensity import ignores_offset, split_steps
-from conresnet.intensity.computing import apply, filtered, measure, of_slices
+from conresnet.intensity import apply, filtered, ignores_offset, measure, of_slices, split_steps
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
 
@@ -120,7 +119,7 @@ class PreparedChannel:
     Args:
         image: index in `PreparedCase.images`.
         values: (S, H, W): that image itself or, if there are filters among the steps, float32 after them.
-        intensity: the other steps, fitted to ``values``, see `conresnet.intensity.computing.measure`.
+        intensity: the other steps, fitted to ``values``, see `conresnet.intensity.measure`.
     """
 
     image: int

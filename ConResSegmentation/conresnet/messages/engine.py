@@ -15,7 +15,6 @@ ENGINE: dict[str, str] = {
         "The last row of the matrix of {name} is {row} instead of 0, 0, 0, 1; check whether the matrix is transposed."
     ),
     "bad-grid": _("The grid {grid} is not a shape with a 4 x 4 matrix ijk_to_ras."),
-    "bad-intensity": _("The model's intensity step {step} cannot be used: {reason}."),
     # Results
     "output-not-nifti": _("{path} cannot be written: choose a name that ends in .nii or .nii.gz."),
     # Warnings

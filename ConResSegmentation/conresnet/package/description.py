@@ -8,16 +8,15 @@ library only, so that Slicer's process can use it.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
 from conresnet.errors import UserError
-from conresnet.intensity import check_steps
 from conresnet.networks import wrapped_faults
 from conresnet.package.outputs import AXES, Locator, Output
-from conresnet.package.schema import Place, dump, field, load, load_json, plain_name, repeated
+from conresnet.package.schema import Place, Rule, check_value, dump, field, load, load_json, plain_name, repeated
 from conresnet.systems import declared_system, system_faults
 
 FORMAT = "conresnet-model"
@@ -60,6 +59,53 @@ def _orientation(text: str) -> str | None:
     return f'must name three axes as in "SAR", but is "{text[:40]}"'
 
 
+def _not_positive(value: float) -> str | None:
+    return None if value > 0 else "must be above 0"
+
+
+def _not_different(pair: tuple[float, float]) -> str | None:
+    return None if pair[0] != pair[1] else "must be two different numbers"
+
+
+# The intensity steps that use a voxel's neighbors; they come before all others.
+FILTERS = ("subtract_gaussian", "equalize")
+_PERCENTAGE = (float, Rule(low=0, high=100))
+_SCORE = {"over": (str, Rule(choices=("foreground", "all"))), "outside": (str, Rule(choices=("zero", "keep")))}
+_PAIR = (tuple[float, float], Rule(check=_not_different))
+# The type and the rule of each argument of an intensity step. `conresnet.intensity` describes what the steps do.
+_STEPS = {
+    "subtract_gaussian": {"sigma_mm": (float, Rule(low=0, high=1000, check=_not_positive))},
+    "equalize": {
+        # A share of a tile's voxels, and the number of tiles along H and along W.
+        "clip_limit": (float, Rule(low=0, high=1, check=_not_positive)),
+        "tiles": (int, Rule(low=1, high=64)),
+    },
+    "clip": {"low": (float, Rule()), "high": (float, Rule())},
+    "clip_percentiles": {"low": _PERCENTAGE, "high": _PERCENTAGE},
+    "z_score": _SCORE,
+    "z_score_slices": _SCORE,
+    "rescale": {"from": _PAIR, "to": _PAIR},
+    "clip_sparse_tail": {"bins": (str, Rule(choices=("int_max",))), "min_count": (int, Rule(low=1, high=2**53))},
+}
+
+
+def check_steps(steps: Sequence[Mapping[str, Any]], place: Place) -> None:
+    """Raise UserError ``package-description`` for an unknown, invalid or misplaced intensity step."""
+    earlier = None
+    for index, step in enumerate(steps):
+        here = place.inside(f"[{index}]")
+        name = check_value(str, step.get("step"), Rule(choices=tuple(_STEPS)), here.inside("step"))
+        if set(step) != {"step", *_STEPS[name]}:
+            here.refuse(f"must have only these fields: {', '.join(['step', *_STEPS[name]])}")
+        for key, (kind, rule) in _STEPS[name].items():
+            check_value(kind, step[key], rule, here.inside(key))
+        if "low" in step and step["low"] >= step["high"]:
+            here.inside("low").refuse("must be below high")
+        if name in FILTERS and earlier:
+            here.refuse(f"must come before {earlier}; {' and '.join(FILTERS)} come before all other steps")
+        earlier = earlier or (None if name in FILTERS else name)
+
+
 @dataclass(frozen=True)
 class Input:
     """One image: one channel of the network, prepared by ``intensity``, and one more for each of its ``copies``."""
@@ -82,14 +128,12 @@ class Input:
         """The intensity steps of each of its channels, in the network's order: its own, then those of its copies."""
         return (self.intensity, *self.copies)
 
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Intensity steps that cannot be applied."""
-        places = ["intensity", *(f"copies[{index}]" for index in range(len(self.copies)))]
-        for place, steps in zip(places, self.channels, strict=True):
-            try:
-                check_steps(steps)
-            except UserError as error:
-                yield place, f"cannot be used ({error.message.rstrip('.')})"
+    def resolved(self, place: Place, version: int) -> "Input":
+        """The same input, whose steps are checked and stay as given."""
+        check_steps(self.intensity, place.inside("intensity"))
+        for index, steps in enumerate(self.copies):
+            check_steps(steps, place.inside(f"copies[{index}]"))
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

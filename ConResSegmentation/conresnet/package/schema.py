@@ -178,6 +178,14 @@ def _value(hint: Any, value: Any, rule: Rule, place: Place, version: int, requir
     return made
 
 
+def check_value(hint: Any, value: Any, rule: Rule, place: Place) -> Any:
+    """Check a value that no dataclass has a field for, such as one in a ``dict[str, Any]``, by the same rules.
+
+    Returns it converted to its type. Raises UserError ``package-description``.
+    """
+    return _value(hint, value, rule, place, 0, required=True)
+
+
 def _check_object(value: Any, place: Place) -> None:
     if not isinstance(value, Mapping):
         place.refuse(f"must be an object, but is {_shown(value)}")

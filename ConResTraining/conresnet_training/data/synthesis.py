@@ -21,8 +21,7 @@ from torch import Tensor
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
-from conresnet.intensity import split_steps
-from conresnet.intensity.computing import apply, measure
+from conresnet.intensity import apply, measure, split_steps
 from conresnet_training.data.label_maps import OVERSAMPLING, Tissues
 from conresnet_training.planning.plan import Plan, Synthesis
 

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conresnet import intensity
 from conresnet.errors import UserError
-from conresnet.intensity import check_steps, computing, split_steps
+from conresnet.intensity import split_steps
+from conresnet.package.description import check_steps, parse_description
+from conresnet.package.schema import Place
+from engine.package_cases import document
 from engine.volumes import every_reordering
 
 Z_SCORE = {"step": "z_score", "over": "foreground", "outside": "zero"}
@@ -26,11 +30,11 @@ def scan(dtype=np.float32, seed=0, shape=(20, 30, 40)) -> np.ndarray:
 
 
 def run(steps, array, foreground=None, inside=None):
-    return computing.apply(computing.measure(steps, array, foreground, inside), array, foreground)
+    return intensity.apply(intensity.measure(steps, array, foreground, inside), array, foreground)
 
 
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(computing, "_BLOCK_VOXELS", 3000)
+    monkeypatch.setattr(intensity, "_BLOCK_VOXELS", 3000)
 
 
 def test_z_score_uses_foreground(monkeypatch):
@@ -51,10 +55,10 @@ def test_z_score_uses_foreground(monkeypatch):
 def test_block_matches_whole_image():
     array = scan(np.int16)
     mask = array > 40
-    fitted = json.loads(json.dumps(computing.measure([PERCENTILES, Z_SCORE], array, mask)))
-    whole = computing.apply(fitted, array, mask)
+    fitted = json.loads(json.dumps(intensity.measure([PERCENTILES, Z_SCORE], array, mask)))
+    whole = intensity.apply(fitted, array, mask)
     where = (slice(3, 9), slice(5, 25), slice(30, 40))
-    assert np.array_equal(computing.apply(fitted, array[where], mask[where]), whole[where])
+    assert np.array_equal(intensity.apply(fitted, array[where], mask[where]), whole[where])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
@@ -63,13 +67,13 @@ def test_measurement_does_not_depend_on_memory_layout(dtype, monkeypatch):
     array = scan(dtype)
     mask = array > 40
     steps = [SPARSE_TAIL, PERCENTILES, Z_SCORE]
-    expected = computing.measure(steps, array, mask)
+    expected = intensity.measure(steps, array, mask)
     for way in every_reordering():
         back = np.empty(way.view(array).shape, dtype)
         back = np.moveaxis(back, (0, 1, 2), way.axes)
         back = back[tuple(slice(None, None, -1) if flip else slice(None) for flip in way.flips)]
         back[...] = array
-        assert computing.measure(steps, back, mask) == expected
+        assert intensity.measure(steps, back, mask) == expected
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
@@ -78,7 +82,7 @@ def test_percentiles_match_numpy(dtype, low, high, monkeypatch):
     small_blocks(monkeypatch)
     array = (scan() - 50).clip(0 if dtype == np.uint8 else -100, 255).astype(dtype)
     mask = scan(seed=1) > 60
-    (fitted,) = computing.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
+    (fitted,) = intensity.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
     assert np.allclose([fitted["low"], fitted["high"]], np.percentile(array[mask], [low, high]), rtol=1e-6)
 
 
@@ -88,7 +92,7 @@ def test_percentiles_match_numpy(dtype, low, high, monkeypatch):
 )
 def test_percentiles_match_numpy_for_any_values(values, low, high):
     array = np.array(values, np.float32).reshape(-1, 1, 1)
-    (fitted,) = computing.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
+    (fitted,) = intensity.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
     expected = np.percentile(array.astype(np.float64), [low, high])
     scale = np.abs(array).max()
     assert np.allclose([fitted["low"], fitted["high"]], expected, rtol=1e-6, atol=1e-9 * scale)
@@ -113,12 +117,12 @@ def test_sparse_tail_is_cut_according_to_numpy_histogram(dtype, shift, monkeypat
 
 def test_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
     array = scan(np.int64)
-    expected = computing.measure([SPARSE_TAIL], array)
-    monkeypatch.setattr(computing, "_DENSE_BINS", 10)
-    assert computing.measure([SPARSE_TAIL], array) == expected
+    expected = intensity.measure([SPARSE_TAIL], array)
+    monkeypatch.setattr(intensity, "_DENSE_BINS", 10)
+    assert intensity.measure([SPARSE_TAIL], array) == expected
     monkeypatch.undo()
     for factor in (1_000_000_000, 1e20):  # with 1e20, bin numbers exceed int64
-        (huge,) = computing.measure([SPARSE_TAIL], array * factor)
+        (huge,) = intensity.measure([SPARSE_TAIL], array * factor)
         assert huge["high"] == pytest.approx(expected[0]["high"] * factor, rel=1e-2)
 
 
@@ -184,18 +188,18 @@ def test_each_slice_is_normalized_separately(monkeypatch):
 def test_block_gets_its_own_slices():
     array = scan(np.int16)
     mask = array > 40
-    fitted = json.loads(json.dumps(computing.measure([PERCENTILES, SLICES], array, mask)))
-    whole = computing.apply(fitted, array, mask)
+    fitted = json.loads(json.dumps(intensity.measure([PERCENTILES, SLICES], array, mask)))
+    whole = intensity.apply(fitted, array, mask)
     where = (slice(7, 12), slice(5, 25), slice(30, 40))
-    assert np.array_equal(computing.apply(fitted, array[where], mask[where], 7), whole[where])
-    assert not np.array_equal(computing.apply(fitted, array[where], mask[where], 6), whole[where])
+    assert np.array_equal(intensity.apply(fitted, array[where], mask[where], 7), whole[where])
+    assert not np.array_equal(intensity.apply(fitted, array[where], mask[where], 6), whole[where])
 
 
 def test_step_after_slice_normalization_is_measured_on_its_output(monkeypatch):
     small_blocks(monkeypatch)
     array = scan() + np.arange(20, dtype=np.float32)[:, None, None] * 1000
     mask = array % 7 > 1
-    limits = computing.measure([SLICES, PERCENTILES], array, mask)[1]
+    limits = intensity.measure([SLICES, PERCENTILES], array, mask)[1]
     values = run([SLICES], array, mask)[mask]
     assert np.allclose([limits["low"], limits["high"]], np.percentile(values, [0.5, 99.5]), rtol=1e-5)
 
@@ -242,7 +246,7 @@ def test_uncovered_voxels_are_not_measured():
     inside[:, :20] = True
     array[~inside] = 9999
     over_all = {**Z_SCORE, "over": "all", "outside": "keep"}
-    assert computing.measure([over_all], array, None, inside) == computing.measure([over_all], array[:, :20])
+    assert intensity.measure([over_all], array, None, inside) == intensity.measure([over_all], array[:, :20])
 
 
 def test_constant_image_and_empty_foreground_give_finite_values():
@@ -251,51 +255,70 @@ def test_constant_image_and_empty_foreground_give_finite_values():
     assert np.isfinite(run([PERCENTILES, Z_SCORE], array, np.zeros(array.shape, bool))).all()
 
 
+STEPS = Place("model.json", "intensity")
+
+
 @pytest.mark.parametrize(
-    "steps",
+    ("field", "steps"),
     [
-        [{"step": "sharpen"}],
-        [{"step": "clip", "low": 1}],
-        [{"step": "clip", "low": 1, "high": 2, "extra": 3}],
-        [{"step": "clip", "low": 2, "high": 1}],
-        [{"step": "clip", "low": "a", "high": 1}],
-        [{"step": "clip_percentiles", "low": -1, "high": 50}],
-        [{"step": "clip_percentiles", "low": 50, "high": 50}],
-        [{"step": "z_score", "over": "brain", "outside": "zero"}],
-        [{"step": "z_score", "over": "all", "outside": "one"}],
-        [{"step": "rescale", "from": [0, 0], "to": [0, 1]}],
-        [{"step": "rescale", "from": [0], "to": [0, 1]}],
-        [{"step": "rescale", "from": 1, "to": [0, 1]}],
-        [{"step": "clip_sparse_tail", "bins": 10, "min_count": 50}],
-        [{"step": "clip_sparse_tail", "bins": "int_max", "min_count": 0}],
-        [{"step": "clip", "low": 0, "high": 10**400}],
-        [{"step": "clip", "low": float("nan"), "high": 1}],
-        [{**SLICES, "over": "brain"}],
-        [{**GAUSSIAN, "sigma_mm": 0}],
-        [{**GAUSSIAN, "sigma_mm": [5, 5, 5]}],
-        [{**GAUSSIAN, "sigma_mm": float("inf")}],
-        [{**EQUALIZE, "clip_limit": 0}],
-        [{**EQUALIZE, "clip_limit": 40}],
-        [{**EQUALIZE, "tiles": 0}],
-        [{**EQUALIZE, "tiles": 8.0}],
-        [{**EQUALIZE, "tiles": True}],
-        [SLICES, EQUALIZE],
-        [GAUSSIAN, PERCENTILES, EQUALIZE],
+        ("[0].step", [{"step": "sharpen"}]),
+        ("[0].step", [{"step": ["clip"]}]),
+        ("[0].step", [{}]),
+        ("[0]", [{"step": "clip", "low": 1}]),
+        ("[0]", [{"step": "clip", "low": 1, "high": 2, "extra": 3}]),
+        ("[0].low", [{"step": "clip", "low": 2, "high": 1}]),
+        ("[0].low", [{"step": "clip", "low": "a", "high": 1}]),
+        ("[0].low", [{"step": "clip_percentiles", "low": -1, "high": 50}]),
+        ("[0].high", [{"step": "clip_percentiles", "low": 1, "high": 101}]),
+        ("[1].low", [PERCENTILES, {"step": "clip_percentiles", "low": 50, "high": 50}]),
+        ("[0].over", [{"step": "z_score", "over": "brain", "outside": "zero"}]),
+        ("[0].outside", [{"step": "z_score", "over": "all", "outside": "one"}]),
+        ("[0].from", [{"step": "rescale", "from": [0, 0], "to": [0, 1]}]),
+        ("[0].from", [{"step": "rescale", "from": [0], "to": [0, 1]}]),
+        ("[0].from", [{"step": "rescale", "from": 1, "to": [0, 1]}]),
+        ("[0].to", [{"step": "rescale", "from": [0, 1], "to": [0, True]}]),
+        ("[0].bins", [{"step": "clip_sparse_tail", "bins": 10, "min_count": 50}]),
+        ("[0].min_count", [{"step": "clip_sparse_tail", "bins": "int_max", "min_count": 0}]),
+        ("[0].high", [{"step": "clip", "low": 0, "high": 10**400}]),
+        ("[0].low", [{"step": "clip", "low": float("nan"), "high": 1}]),
+        ("[0].over", [{**SLICES, "over": "brain"}]),
+        ("[0].sigma_mm", [{**GAUSSIAN, "sigma_mm": 0}]),
+        ("[0].sigma_mm", [{**GAUSSIAN, "sigma_mm": 1001}]),
+        ("[0].sigma_mm", [{**GAUSSIAN, "sigma_mm": [5, 5, 5]}]),
+        ("[0].sigma_mm", [{**GAUSSIAN, "sigma_mm": float("inf")}]),
+        ("[0].clip_limit", [{**EQUALIZE, "clip_limit": 0}]),
+        ("[0].clip_limit", [{**EQUALIZE, "clip_limit": 40}]),
+        ("[0].tiles", [{**EQUALIZE, "tiles": 0}]),
+        ("[0].tiles", [{**EQUALIZE, "tiles": 65}]),
+        ("[0].tiles", [{**EQUALIZE, "tiles": 8.0}]),
+        ("[0].tiles", [{**EQUALIZE, "tiles": True}]),
+        ("[1]", [SLICES, EQUALIZE]),
+        ("[2]", [GAUSSIAN, PERCENTILES, EQUALIZE]),
     ],
 )
-def test_invalid_steps_are_refused(steps):
+def test_invalid_steps_are_refused_and_their_field_is_named(field, steps):
     with pytest.raises(UserError) as caught:
-        check_steps(steps)
-    assert caught.value.code == "bad-intensity"
+        check_steps(steps, STEPS)
+    assert caught.value.code == "package-description"
+    assert caught.value.values["field"] == f"intensity{field}"
 
 
 def test_valid_steps_are_accepted():
     valid_steps = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE, SLICES]
-    for filters in ([], [GAUSSIAN], [EQUALIZE, GAUSSIAN]):
-        check_steps(filters + valid_steps)
+    for filters in ([], [GAUSSIAN], [EQUALIZE, GAUSSIAN], [{**GAUSSIAN, "sigma_mm": 1e-9}]):
+        check_steps(filters + valid_steps, STEPS)
         assert split_steps(filters + valid_steps) == (filters, valid_steps)
 
 
 def test_filter_after_another_step_is_refused_and_both_are_named():
-    with pytest.raises(UserError, match="equalize comes after z_score_slices, but subtract_gaussian and equalize"):
-        check_steps([GAUSSIAN, SLICES, EQUALIZE])
+    with pytest.raises(UserError) as caught:
+        check_steps([GAUSSIAN, SLICES, EQUALIZE], STEPS)
+    assert caught.value.values["field"] == "intensity[2]"
+    assert "before z_score_slices" in caught.value.values["reason"]
+
+
+def test_steps_stay_as_written():
+    steps = [{"step": "clip", "low": 0, "high": 1.5}, {"step": "rescale", "from": [0, 1], "to": [-1.0, 1]}]
+    description = document()
+    description["inputs"][0]["intensity"] = steps
+    assert json.dumps(parse_description(description).to_dict()["inputs"][0]["intensity"]) == json.dumps(steps)

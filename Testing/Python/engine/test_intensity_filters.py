@@ -13,7 +13,7 @@ from skimage.exposure import equalize_adapthist
 from conresnet.errors import Cancelled
 from conresnet.images.files import read_volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.intensity.computing import BINS, SliceEqualizer, filtered
+from conresnet.intensity import BINS, SliceEqualizer, filtered
 
 GAUSSIAN = {"step": "subtract_gaussian", "sigma_mm": 5.0}
 EQUALIZE = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}

@@ -1,12 +1,27 @@
-"""Computes the intensity steps: filters of a whole channel, and steps that map each value to another.
+"""Intensity steps: what is done to a channel's values before the network sees them, as a model package describes it.
 
-The latter are measured once on a channel, then applied to any block of it. The first part measures: moments,
-percentiles and histograms, in blocks. NumPy's `percentile` and `histogram` would give the same numbers, but from a
-float copy of all values (1 GB for a 512 x 512 x 512 CT), or with as many bins as the largest value.
+`conresnet.package.description` has the arguments of each step, and docs/model-package.md an example of each. Filters
+use a voxel's neighbors and come first:
+    subtract_gaussian: the image minus a smoothed copy, which leaves local contrast
+    equalize: contrast-limited adaptive histogram equalization (CLAHE) of each slice of the model's S axis, to 0 to 1
 
-CLAHE is that of Zuiderveld (Graphics Gems IV, 1994): tiles, a limit, and bilinear blending, vectorized per slice. It is
-implemented here because SimpleITK's filter of a similar name does not limit contrast, and scikit-image, whose filter
-does, is not a dependency of the engine; here, too, the histograms can leave out the air around a head.
+The others are functions of one voxel's value:
+    clip: to two numbers; clip_percentiles: to percentiles of the foreground; rescale: from two numbers to two others
+    z_score: to mean 0 and deviation 1 of the foreground or all voxels; outside the foreground to 0, or like the others
+    z_score_slices: the same for each slice of the S axis, whose deviation is at least 5% of the whole channel's
+    clip_sparse_tail: to at most what `sparse_tail` finds; the paper authors' step for BraTS
+
+VoxResNet (Chen et al., section 3.1) takes two channels per image: the image, every slice of which is normalized to zero
+mean and unit variance, and a copy that is normalized the same way after subtract_gaussian and equalize.
+
+Filters compute a new float32 array of a whole channel. The other steps are measured once on a channel (cut to the ROI)
+and then applied to any block of it, so that without filters no float copy of a volume is needed. Moments, percentiles
+and histograms are computed in blocks, too: NumPy's functions need such a copy (1 GB for a 512 x 512 x 512 CT), or as
+many bins as the largest value.
+
+CLAHE is that of Zuiderveld (Graphics Gems IV, 1994): tiles, a limit, and bilinear blending, vectorized per slice.
+SimpleITK's filter of a similar name does not limit contrast, and scikit-image, whose filter does, is not a dependency
+of the engine; here, too, the histograms can leave out the air around a head.
 """
 
 from __future__ import annotations
@@ -16,8 +31,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
+from conresnet.package.description import FILTERS
+
 _BLOCK_VOXELS = 2**21
 _DENSE_BINS = 2**24
+
+
+def split_steps(steps: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """Split checked steps into the filters and the other steps."""
+    filters = [step for step in steps if step["step"] in FILTERS]
+    return filters, list(steps[len(filters) :])
+
+
+def ignores_offset(steps: Sequence[Mapping]) -> bool:
+    """Whether the result stays the same if a number is added to all voxels."""
+    first = next((step["step"] for step in steps if step["step"] != "clip_percentiles"), "")
+    return first in (*FILTERS, "z_score", "z_score_slices")
 
 
 class ChannelValues:
@@ -159,7 +188,7 @@ def measure(
     on the values in array order, not on their order in memory.
 
     Args:
-        steps: checked ones (``conresnet.intensity.check_steps``), filters left out.
+        steps: checked ones (`conresnet.package.description`), filters left out.
         array: (S, H, W) of any real type: the whole channel, cut to the ROI if there is one.
         foreground: bool of that shape, what "foreground" means; None is every voxel.
         inside: bool of that shape, voxels that the image covers at all; None is every voxel.
@@ -358,7 +387,7 @@ def filtered(
     positive number.
 
     Args:
-        filters: checked steps, see `conresnet.intensity.split_steps`; at least one.
+        filters: checked steps, see `split_steps`; at least one.
         array: (S, H, W) of any real type, cut to the ROI if there is one; not modified.
         spacing: mm along S, H, W.
         counted: bool of that shape, the foreground that the image covers; None, or none at all, is every voxel.
