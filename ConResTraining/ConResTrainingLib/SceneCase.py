@@ -204,7 +204,7 @@ def channelArrays(nodes: dict[str, object]) -> tuple[dict[str, np.ndarray], Grid
         UserError: as for ``volumeInput``.
     """
     # It imports SimpleITK.
-    from conresnet.images.resampling import sample
+    from conresnet.images.geometry import sample
 
     volumes = {name: volumeInput(node) for name, node in nodes.items()}
     grid = next(iter(volumes.values())).grid

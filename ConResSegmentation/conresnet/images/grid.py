@@ -201,6 +201,11 @@ def affine_of(linear: np.ndarray, offset: np.ndarray) -> np.ndarray:
     return matrix
 
 
+def translation(offset: Sequence[float]) -> np.ndarray:
+    """(4, 4) matrix that adds ``offset``."""
+    return affine_of(np.eye(3), offset)
+
+
 def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Points (..., 3) transformed by a (4, 4) matrix."""
     return np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3]
@@ -210,6 +215,19 @@ def box_corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(8, 3) corners of the box between two points."""
     choice = np.indices((2, 2, 2)).reshape(3, 8).T
     return np.where(choice == 0, low, high)
+
+
+# An index that is farther away than any image reaches; a larger one might not be an integer.
+_FARTHEST = 2**31
+
+
+def bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:
+    """First and last index of the voxel centers in the corners' bounding box; ``outward``: of those that cover it."""
+    indices = transformed(corners, np.linalg.inv(grid.array_affine))
+    low, high = np.clip([indices.min(axis=0), indices.max(axis=0)], -_FARTHEST, _FARTHEST)
+    if outward:
+        return np.floor(low + 1e-3).astype(int), np.ceil(high - 1e-3).astype(int)
+    return np.ceil(low - 1e-3).astype(int), np.floor(high + 1e-3).astype(int)
 
 
 Box = tuple[slice, slice, slice]

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conresnet.images.grid import Box
+from conresnet.images.grid import Box, translation
 from conresnet.images.preparation import PreparedCase
-from conresnet.images.resampling import translation
 from conresnet.inference.labels import LabelWriter, packed_size, segment_masks
 from conresnet.package.outputs import MAPS, Output
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conresnet.images.geometry import ModelSpace
+from conresnet.images.geometry import ModelSpace, sample
 from conresnet.images.inputs import BoxROI
-from conresnet.images.resampling import sample
 from engine.volumes import from_model, grid, rotation
 
 COARSER = [
