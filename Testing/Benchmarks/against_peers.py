@@ -229,9 +229,9 @@ def _middle(volume, side: int):
 def _ours(task: dict):
     from conresnet.inference.devices import choose_backend, reused_memory
     from conresnet.inference.labels import FoundSegments
-    from conresnet.inference.locating import look_for_segments, segment_part
+    from conresnet.inference.locating import look_for_segments
     from conresnet.inference.segmentation import load_model
-    from conresnet.inference.sliding import Passes
+    from conresnet.inference.sliding import Passes, segment_part
     from conresnet.inference.windows import Tiling
     from conresnet.request import Progress, Tracker
 

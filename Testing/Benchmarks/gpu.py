@@ -67,7 +67,7 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
     from conresnet.inference.devices import Backend, choose_backend
     from conresnet.package import read_package
     from conresnet.package.store import find_model
-    from conresnet.systems.predictors import SingleNetwork, load_network
+    from conresnet.systems.predictors import Predictor, load_network
 
     write_random_model(folder / "full width")
     models = {"full width": folder / "full width", "brain-structures": find_model("brain-structures")}
@@ -76,7 +76,7 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
         package = read_package(path)
         window = (16, 16, 16) if quick else tuple(package.description.inference.window)
         image = torch.randn(1, package.description.channel_count, *window, generator=torch.Generator().manual_seed(0))
-        predictor = SingleNetwork(package, mirror_axes=())
+        predictor = Predictor(package, mirror_axes=())
         predictor.place(Backend(torch.device("cpu"), "fp32"))
         small = image[..., : min(48, window[0]), : min(48, window[1]), : min(48, window[2])]
         (exact,) = predictor.predict(small, ())

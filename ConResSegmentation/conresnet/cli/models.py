@@ -193,7 +193,7 @@ def _check_contents(package: ModelPackage) -> None:
     """Read the measurements and the review list, and build the networks with their weights, as for a segmentation."""
     # Imported here because it needs torch, which the other commands do not.
     from conresnet.results.review import read_ranking
-    from conresnet.systems import build_system
+    from conresnet.systems.predictors import build_system
 
     read_metrics(package)
     read_ranking(package)

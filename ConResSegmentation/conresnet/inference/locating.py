@@ -6,7 +6,7 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,15 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Box, Grid, Volume, bounding_box, box_corners, transformed
 from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import PreparedCase, prepare
-from conresnet.inference.labels import FoundSegments, LabelWriter, segment_rows, small_components
+from conresnet.inference.labels import FoundSegments, segment_rows, small_components
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
 from conresnet.package.outputs import MAPS, Locator, Output
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from conresnet.inference.segmentation import SegmentResult
-    from conresnet.inference.sliding import Accumulator, Passes
+    from conresnet.inference.sliding import Passes
     from conresnet.systems import System
 
 logger = logging.getLogger(__name__)
@@ -82,48 +80,6 @@ def look_for_segments(
         return None
     # Windows can be longer than the part. What they cut off would not be noticed at the part's borders.
     return passes.tiling.plan(part, case.shape).extent(case.shape)
-
-
-def segment_part(system: System, case: PreparedCase, part: Box | None, passes: Passes, output: Output) -> None:
-    """Segment a part of a case; or the whole case if ``part`` is None, or as soon as a segment reaches beyond it."""
-    if part is not None:
-        whole, passes.results = passes.results, _WithinPart(passes.results, output, part, case.box())
-        try:
-            system.segment(replace(case, part=part), passes)
-            return
-        except _PartTooSmallError:
-            passes.restart()
-        finally:
-            passes.results = whole
-    system.segment(case, passes)
-
-
-class _PartTooSmallError(Exception):
-    """A segment reaches a border of the part that is inside the whole."""
-
-
-class _WithinPart:
-    """Passes slabs on, and raises _PartTooSmallError for the first one with a segment at a border of the part."""
-
-    def __init__(self, results: Accumulator, output: Output, part: Box, whole: Box):
-        self._results, self._output = results, output
-        self.restart = results.restart
-        # Planes of the case's array, each as an axis and an index.
-        self._planes = []
-        for axis, (inner, outer) in enumerate(zip(part, whole, strict=True)):
-            if inner.start > outer.start:
-                self._planes.append((axis, inner.start))
-            if inner.stop < outer.stop:
-                self._planes.append((axis, inner.stop - 1))
-
-    def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
-        """Take a finished slab."""
-        for axis, index in self._planes:
-            if where[axis].start <= index < where[axis].stop:
-                plane = values["probability"].select(axis + 1, index - where[axis].start)
-                if LabelWriter(self._output).labels(plane).any():
-                    raise _PartTooSmallError
-        self._results.finish(where, values)
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:

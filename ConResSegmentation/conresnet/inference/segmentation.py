@@ -21,10 +21,9 @@ from conresnet.inference.locating import (
     located_rois,
     look_for_segments,
     not_located,
-    segment_part,
 )
 from conresnet.inference.results import Allocate, Results
-from conresnet.inference.sliding import Passes
+from conresnet.inference.sliding import Passes, segment_part
 from conresnet.inference.windows import Tiling
 from conresnet.messages import sentence
 from conresnet.package import ModelPackage
@@ -34,7 +33,8 @@ from conresnet.package.store import digest_with_locator, find_model, read_model
 from conresnet.request import Part, Progress, SegmentOptions, Tracker
 from conresnet.results.review import Ranking, Slices, make_review, read_ranking
 from conresnet.results.statistics import segment_statistics
-from conresnet.systems import System, build_system
+from conresnet.systems import System
+from conresnet.systems.predictors import build_system
 
 # Fractions of the whole work, without and with a coarse look.
 _SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}

@@ -2,22 +2,23 @@
 
 ``slide`` is the pass itself, used for segmentation and for validation during training. Systems use ``Passes``, which
 reports progress, can be canceled within a window, and retries with smaller batches and windows or on the CPU.
+``segment_part`` makes them in a part of a case, and then in the whole case if a segment reaches beyond the part.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
@@ -30,10 +31,16 @@ from conresnet.inference.devices import (
     is_gpu_failure,
     is_out_of_memory,
 )
+from conresnet.inference.labels import LabelWriter
 from conresnet.inference.results import Results
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
 from conresnet.messages import sentence
 from conresnet.request import Tracker
+
+if TYPE_CHECKING:
+    from conresnet.package.outputs import Output
+    from conresnet.systems import System
+    from conresnet.systems.predictors import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -142,43 +149,6 @@ class Stitcher:
             rest = total.shape[1] - done
             total[:, :rest] = total[:, done:].clone()
             total[:, rest:] = 0
-
-
-class Predictor(Protocol):
-    """One network, or several combined networks, that predict windows.
-
-    Attributes:
-        placed: its networks on the device; their convolutions are used to measure progress.
-    """
-
-    title: str
-    placed: Sequence[nn.Module]
-
-    def place(self, backend: Backend) -> None:
-        """Move the networks to a device, in its precision, unless they are already there."""
-
-    def copies(self, mirrors: bool = True) -> int:
-        """Number of times a network processes a window: once, plus once per mirrored copy."""
-
-    def predict(
-        self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
-    ) -> list[dict[str, Tensor]]:
-        """Predict several windows.
-
-        Args:
-            windows: (N, C, S, H, W) float32 on the CPU.
-            maps: maps to compute along with the probability.
-            mirrors: whether to average over mirrored windows, as the model asks for.
-            batch: number of windows and mirrored copies that a network processes at once.
-
-        Returns:
-            For each window (c, S, H, W) float32 by name: always "probability", one component per segment (without the
-            background where segments exclude each other); "residual" as probabilities; "attention" and "features" as
-            the networks return them.
-        """
-
-    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        """Run ``predict`` on the smallest possible windows."""
 
 
 @dataclass(frozen=True)
@@ -419,3 +389,45 @@ def _text(size: tuple[int, ...]) -> str:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+
+
+def segment_part(system: System, case: PreparedCase, part: Box | None, passes: Passes, output: Output) -> None:
+    """Segment a part of a case; or the whole case if ``part`` is None, or as soon as a segment reaches beyond it."""
+    if part is not None:
+        whole, passes.results = passes.results, _WithinPart(passes.results, output, part, case.box())
+        try:
+            system.segment(replace(case, part=part), passes)
+            return
+        except _PartTooSmallError:
+            passes.restart()
+        finally:
+            passes.results = whole
+    system.segment(case, passes)
+
+
+class _PartTooSmallError(Exception):
+    """A segment reaches a border of the part that is inside the whole."""
+
+
+class _WithinPart:
+    """Passes slabs on, and raises _PartTooSmallError for the first one with a segment at a border of the part."""
+
+    def __init__(self, results: Accumulator, output: Output, part: Box, whole: Box):
+        self._results, self._output = results, output
+        self.restart = results.restart
+        # Planes of the case's array, each as an axis and an index.
+        self._planes = []
+        for axis, (inner, outer) in enumerate(zip(part, whole, strict=True)):
+            if inner.start > outer.start:
+                self._planes.append((axis, inner.start))
+            if inner.stop < outer.stop:
+                self._planes.append((axis, inner.stop - 1))
+
+    def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
+        """Take a finished slab."""
+        for axis, index in self._planes:
+            if where[axis].start <= index < where[axis].stop:
+                plane = values["probability"].select(axis + 1, index - where[axis].start)
+                if LabelWriter(self._output).labels(plane).any():
+                    raise _PartTooSmallError
+        self._results.finish(where, values)

@@ -114,8 +114,10 @@ class Registry:
         """Register the classes that a file declares, and return their number."""
         declared = [(name, self._declare(**keywords)) for name, keywords in self._registrations(path)]
         for name, declaration in declared:
-            if name in self._modules:
-                raise ValueError(f"{name!r} is already registered by {self._modules[name]}")
+            # A class may be in a file that is not searched, or its file may have been imported before the search.
+            imported = self.classes[name].__module__ if name in self.classes else module
+            if name in self._modules or imported != module:
+                raise ValueError(f"{name!r} is already registered by {self._modules.get(name, imported)}")
             self._modules[name] = module
             self._declarations.setdefault(name, declaration)
         return len(declared)

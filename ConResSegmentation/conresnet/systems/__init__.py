@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from conresnet.images.grid import Box
     from conresnet.images.preparation import PreparedCase
-    from conresnet.inference.sliding import Passes, Predictor
+    from conresnet.inference.sliding import Passes
     from conresnet.package import ModelDescription, ModelPackage
+    from conresnet.systems.predictors import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class System:
     """Networks that together segment a prepared case.
 
     The class describes the system without its weights. An instance holds the networks of one package. Unless a system
-    does something else, its single predictor processes every window of the foreground.
+    does something else, it has one predictor of all its networks, which processes every window of the foreground.
 
     Class attributes:
         Arguments: a dataclass of the system's own arguments, by the rules of `conresnet.package.schema`; None where it
@@ -74,7 +75,8 @@ class System:
             and "arguments" of the network that differ from their defaults.
 
     Attributes:
-        predictors: its networks, ready to be passed to ``conresnet.inference.sliding.Passes.make``.
+        predictors: its networks, ready to be passed to ``conresnet.inference.sliding.Passes.make``. A system that makes
+            none gets one of all its networks, see ``conresnet.systems.predictors.build_system``.
     """
 
     Arguments: ClassVar[type | None] = None
@@ -83,10 +85,10 @@ class System:
     adds: ClassVar[Collection[str]] = ()
     plans: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    predictors: Sequence[Predictor]
+    predictors: Sequence[Predictor] = ()
 
     def __init__(self, package: ModelPackage):
-        raise NotImplementedError
+        """Read what the system needs of a package. It may leave the predictors to ``build_system``."""
 
     @classmethod
     def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:
@@ -127,6 +129,29 @@ SYSTEMS = Registry("conresnet.systems", "register_system", lambda: None)
 _BROKEN: set[str] = set()
 register_system = SYSTEMS.register
 system_names = SYSTEMS.names
+
+
+@register_system("single")
+class Single(System):
+    """A single network, trained in its own stages."""
+
+    files = ("network",)
+    ensemble = "ensemble"
+
+    @classmethod
+    def stages(cls, arguments: Mapping[str, Any]) -> Sequence[Stage]:
+        """One."""
+        return (Stage(),)
+
+
+@register_system("ensemble")
+class Ensemble(System):
+    """Several networks with the same inputs and outputs, such as those of a cross-validation, averaged.
+
+    It is created by exporting several runs together, and not trained as a whole.
+    """
+
+    adds = ("members",)
 
 
 def declared_system(kind: str) -> type[System] | None:
@@ -190,8 +215,3 @@ def check_system(description: ModelDescription) -> type[System]:
         if reason := unknown_network(network.type, network.arguments):
             raise UserError("network-unknown", model=description.name, reason=reason)
     return made
-
-
-def build_system(package: ModelPackage) -> System:
-    """The system of a package with its weights, on the CPU. Raises UserError as ``check_system``, or as for loading."""
-    return check_system(package.description)(package)

@@ -85,9 +85,9 @@ class CoarseToFine(System):
     }
 
     def __init__(self, package: ModelPackage):
-        from conresnet.systems.predictors import SingleNetwork
+        from conresnet.systems.predictors import Predictor
 
-        self.predictors = [SingleNetwork(package, 0, mirror_axes=()), SingleNetwork(package, 1)]
+        self.predictors = [Predictor(package, [0], mirror_axes=()), Predictor(package, [1])]
         self._arguments = Arguments(**package.description.system.arguments)
         self._output = package.description.output
 

@@ -1,8 +1,8 @@
-"""The networks of a package: loaded with their weights, and as predictors for the windows of a pass."""
+"""The networks of a package: loaded with their weights, as predictors for the windows of a pass, and as a system."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from os import PathLike
 
@@ -21,6 +21,7 @@ from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Network
 from conresnet.package.outputs import MAPS
 from conresnet.package.store import read_model
+from conresnet.systems import System, check_system
 
 
 def load_network(package: str | PathLike | ModelPackage, index: int | None = None) -> nn.Module:
@@ -103,22 +104,35 @@ def _check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], sourc
             raise UserError("weights-left-over", source=source, tensor=name)
 
 
-class SingleNetwork:
-    """A network made ready for inference: a ``Predictor``.
+class Predictor:
+    """One network of a package, or several whose outputs are averaged, made ready to predict windows.
+
+    Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
+    and only the sum of the outputs is kept, so apart from their weights, several need the memory of one. How much the
+    networks disagree, also a map, is measured in each window, and not between the windows.
 
     Args:
         package: provides the description and the weights; not kept.
-        index: which of the package's networks.
+        indices: which of the package's networks; None uses all.
         mirror_axes: axes for mirrored copies, of "S", "H", "W"; None uses the model's.
+
+    Attributes:
+        title: the model's.
+        networks: on the CPU, in float32.
+        placed: the networks on the device; their convolutions are used to measure progress.
 
     Raises:
         UserError: as ``load_network``.
     """
 
-    def __init__(self, package: ModelPackage, index: int = 0, mirror_axes: Sequence[str] | None = None):
+    def __init__(
+        self, package: ModelPackage, indices: Iterable[int] | None = None, mirror_axes: Sequence[str] | None = None
+    ):
         description = package.description
         self.title = description.title
-        network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
+        indices = range(len(description.system.networks)) if indices is None else indices
+        loaded = (load_network(package, index) for index in indices)
+        self.networks = [fold_weight_standardization(network).requires_grad_(False) for network in loaded]
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
         axes = [AXES[name] for name in mirror_axes]
@@ -127,23 +141,59 @@ class SingleNetwork:
         self._mirrored_segments = description.output.mirrored if description.output.swapped_segments else None
         self._input_channels = description.channel_count
         self._backend: Backend | None = None
-        self.network, self.placed = network, [network]
+        self.placed: Sequence[nn.Module] = self.networks
 
     def place(self, backend: Backend) -> None:
+        """Move the networks to a device, in its precision, unless they are already there."""
         if backend != self._backend:
             # Never keep two copies at once: one may fill the GPU's memory.
             self._backend, self.placed = None, []
-            self.placed = [backend.placed(self.network)]
+            self.placed = [backend.placed(network) for network in self.networks]
             self._backend = backend
 
     def copies(self, mirrors: bool = True) -> int:
+        """Number of times a network processes a window: once, plus once per mirrored copy."""
         return 1 + len(self._mirrorings) * mirrors
 
     @torch.inference_mode()
     def predict(
         self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
     ) -> list[dict[str, Tensor]]:
-        wanted = {"segmentation", *(MAPS[name].output for name in maps)}
+        """Predict several windows.
+
+        Args:
+            windows: (N, C, S, H, W) float32 on the CPU.
+            maps: maps to compute along with the probability.
+            mirrors: whether to average over mirrored windows, as the model asks for.
+            batch: number of windows and mirrored copies that a network processes at once.
+
+        Returns:
+            For each window (c, S, H, W) float32 by name: always "probability", one component per segment (without the
+            background where segments exclude each other); "residual" as probabilities; "attention" and "features" as
+            the networks return them.
+        """
+        first, *others = self.placed
+        totals = self._answers(first, windows, maps, mirrors, batch)
+        for network in others:
+            _add(totals, self._answers(network, windows, maps, mirrors, batch))
+        for total in totals:
+            for value in total.values() if others else ():
+                value /= len(self.placed)
+            if "disagreement" in total:
+                parts = total["probability"].cpu().numpy(), total["disagreement"].numpy(), self._exclusive
+                total["disagreement"] = torch.from_numpy(disagreement(*parts))[None]
+        return totals
+
+    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
+        """Run ``predict`` on the smallest possible windows."""
+        maps = [name for name in maps if name != "disagreement"]
+        self.predict(torch.zeros(windows, self._input_channels, 16, 16, 16), maps, mirrors, batch)
+
+    def _answers(
+        self, network: nn.Module, windows: Tensor, maps: Collection[str], mirrors: bool, batch: int
+    ) -> list[dict[str, Tensor]]:
+        """Output of one network, with its entropies in place of the disagreement, which requires those of all."""
+        wanted = {"segmentation", *(MAPS[name].output for name in maps)} - {MAPS["disagreement"].output}
         shown = self._backend.take(windows)
         mirrorings = [(), *(self._mirrorings if mirrors else [])]
         copies = [(axes, index) for axes in mirrorings for index in range(len(windows))]
@@ -151,16 +201,19 @@ class SingleNetwork:
         for first in range(0, len(copies), batch):
             part = copies[first : first + batch]
             # In a mirrored copy, each slice follows its other neighbor, so maps come from the original window only.
-            output = self._forward(shown, part, wanted if () in dict(part) else {"segmentation"})
+            output = self._forward(network, shown, part, wanted if () in dict(part) else {"segmentation"})
             probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
             for row, (axes, index) in enumerate(part):
                 if axes:
                     answers[index]["probability"] += self._mirrored_back(probability[row], axes)
                 else:
                     answers.append({"probability": probability[row], **_maps(output, row, maps)})
-        if len(mirrorings) > 1:
-            for answer in answers:
+        for answer in answers:
+            if len(mirrorings) > 1:
                 answer["probability"] /= len(mirrorings)
+            if "disagreement" in maps:
+                own = entropies(answer["probability"].cpu().numpy(), self._exclusive)
+                answer["disagreement"] = torch.from_numpy(own)
         return answers
 
     def _mirrored_back(self, probability: Tensor, axes: Sequence[int]) -> Tensor:
@@ -169,13 +222,12 @@ class SingleNetwork:
         # Mirrored along two axes, the copy is only rotated.
         return back[self._mirrored_segments] if self._mirrored_segments and len(axes) % 2 else back
 
-    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        self.predict(torch.zeros(windows, self._input_channels, 16, 16, 16), maps, mirrors, batch)
-
-    def _forward(self, shown: Tensor, copies: Sequence[tuple], wanted: Collection[str]) -> dict[str, Tensor]:
+    def _forward(
+        self, network: nn.Module, shown: Tensor, copies: Sequence[tuple], wanted: Collection[str]
+    ) -> dict[str, Tensor]:
         images = torch.cat([shown[index : index + 1].flip(axes) for axes, index in copies])
         with self._backend.computing():
-            return self.placed[0](images.contiguous(memory_format=self._backend.memory_format), wanted=wanted)
+            return network(images.contiguous(memory_format=self._backend.memory_format), wanted=wanted)
 
 
 def _maps(output: dict[str, Tensor], row: int, names: Collection[str]) -> dict[str, Tensor]:
@@ -184,67 +236,15 @@ def _maps(output: dict[str, Tensor], row: int, names: Collection[str]) -> dict[s
     return {name: value.sigmoid_() if MAPS[name].is_logit else value for name, value in values.items()}
 
 
-class AveragedNetworks:
-    """The networks of a package, one after the other over each window: a ``Predictor``.
-
-    Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
-    and only the sum of the outputs is kept, so apart from their weights, several need the memory of one. How much the
-    networks disagree, also a map, is measured in each window, and not between the windows.
-
-    Args:
-        package: provides the description and the weights; not kept. Raises UserError as ``load_network``.
-    """
-
-    def __init__(self, package: ModelPackage):
-        count = len(package.description.system.networks)
-        self._members = [SingleNetwork(package, index) for index in range(count)]
-        self._exclusive, self.title = package.description.output.kind == "labels", package.description.title
-
-    @property
-    def placed(self) -> list[nn.Module]:
-        return [network for member in self._members for network in member.placed]
-
-    def place(self, backend: Backend) -> None:
-        for member in self._members:
-            member.place(backend)
-
-    def copies(self, mirrors: bool = True) -> int:
-        return self._members[0].copies(mirrors)
-
-    @torch.inference_mode()
-    def predict(
-        self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
-    ) -> list[dict[str, Tensor]]:
-        first, *others = self._members
-        totals = self._answers(first, windows, maps, mirrors, batch)
-        for member in others:
-            _add(totals, self._answers(member, windows, maps, mirrors, batch))
-        for total in totals:
-            for value in total.values():
-                value /= len(self._members)
-            if "disagreement" in total:
-                parts = total["probability"].cpu().numpy(), total["disagreement"].numpy(), self._exclusive
-                total["disagreement"] = torch.from_numpy(disagreement(*parts))[None]
-        return totals
-
-    def _answers(
-        self, member: SingleNetwork, windows: Tensor, maps: Collection[str], mirrors: bool, batch: int
-    ) -> list[dict[str, Tensor]]:
-        """Output of a member, with its entropies in place of the disagreement, which requires those of all members."""
-        answers = member.predict(windows, [name for name in maps if name != "disagreement"], mirrors, batch)
-        if "disagreement" in maps:
-            for answer in answers:
-                own = entropies(answer["probability"].cpu().numpy(), self._exclusive)
-                answer["disagreement"] = torch.from_numpy(own)
-        return answers
-
-    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        for member in self._members:
-            member.trial([name for name in maps if name != "disagreement"], mirrors, windows, batch)
-
-
 def _add(totals: list[dict[str, Tensor]], answers: list[dict[str, Tensor]]) -> None:
     """Add in place; a function, so that no variable keeps the outputs in memory while the next network computes."""
     for total, answer in zip(totals, answers, strict=True):
         for name, value in answer.items():
             total[name] += value
+
+
+def build_system(package: ModelPackage) -> System:
+    """The system of a package with its weights, on the CPU. Raises UserError as ``check_system``, or as for loading."""
+    system = check_system(package.description)(package)
+    system.predictors = system.predictors or [Predictor(package)]
+    return system

@@ -61,7 +61,9 @@ def test_batches_have_expected_sizes(tmp_path, monkeypatch):
     document = description("pointwise", preparation={"roi": "limit"}, inference=inference)
     model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
     sizes = []
-    model.system.predictors[0].network.register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape)))
+    model.system.predictors[0].networks[0].register_forward_hook(
+        lambda _, inputs, __: sizes.append(tuple(inputs[0].shape))
+    )
     segment(model, [random_volume(grid((64, 64, 192)))], SegmentOptions(threads=1))
     assert sizes[1:] == [(2, 1, 64, 64, 64)] * 3
     sizes.clear()
@@ -88,7 +90,7 @@ def test_outputs_are_freed_before_next_windows_are_computed(together):
 
 
 def test_half_precision_weights_are_made_once_and_original_is_kept(tmp_path):
-    network = make_model(tmp_path).system.predictors[0].network
+    network = make_model(tmp_path).system.predictors[0].networks[0]
     before = copy.deepcopy(network.state_dict())
     placed = Backend(CPU, "bf16").placed(network)
     convolutions = [layer for layer in placed.modules() if isinstance(layer, torch.nn.Conv3d)]

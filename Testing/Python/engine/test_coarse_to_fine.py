@@ -271,12 +271,14 @@ def test_cancel_works_in_either_pass_and_keeps_model_intact(tmp_path, one_by_one
     model = load_model(threshold_pair(tmp_path, [BONE], [249.5]), "cpu", "fp32")
     windows = [0, 0]
     for index, predictor in enumerate(model.system.predictors):
-        predictor.network.register_forward_hook(lambda *_, index=index: windows.__setitem__(index, windows[index] + 1))
+        predictor.networks[0].register_forward_hook(
+            lambda *_, index=index: windows.__setitem__(index, windows[index] + 1)
+        )
     with pytest.raises(Cancelled):
         segment(model, [ct], SegmentOptions(threads=1), UntilFraction(fraction))
     # Only the trial that measures the cost; none of the pass's own windows was completed.
     assert windows[passes_done] == 1 and windows[0] > 50 * passes_done and windows[1] == passes_done
-    assert all(not layer._forward_pre_hooks for one in model.system.predictors for layer in one.network.modules())
+    assert all(not layer._forward_pre_hooks for one in model.system.predictors for layer in one.networks[0].modules())
 
 
 def test_progress_covers_both_passes_and_only_last_pass_updates_result(tmp_path, one_by_one, ct):
@@ -309,7 +311,7 @@ def test_mirroring_applies_only_to_fine_pass(tmp_path, one_by_one, ct):
     model = load_model(package, "cpu", "fp32")
     calls = [0, 0]
     for index, predictor in enumerate(model.system.predictors):
-        predictor.network.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
+        predictor.networks[0].register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
     coarse, fine = segment(model, [ct], SegmentOptions(threads=1)).report["passes"]
     assert calls == [coarse["windows"] + 1, 2 * (fine["windows"] + 1)]
 

@@ -134,7 +134,8 @@ def test_half_precision_agrees_with_single(tmp_path):
 
 def spoil(model, spoiled) -> None:
     """Make a model's network return NaN where ``spoiled`` is true for the data type of its output."""
-    layer = [layer for layer in model.system.predictors[0].network.modules() if isinstance(layer, torch.nn.Conv3d)][-1]
+    (network,) = model.system.predictors[0].networks
+    layer = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv3d)][-1]
     layer.register_forward_hook(lambda layer, inputs, output: output * np.nan if spoiled(output.dtype) else output)
 
 

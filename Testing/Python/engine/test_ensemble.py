@@ -21,7 +21,7 @@ from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package
 from conresnet.request import Progress, SegmentOptions
-from conresnet.systems.predictors import SingleNetwork
+from conresnet.systems.predictors import Predictor
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
@@ -134,18 +134,18 @@ def test_memory_per_window_does_not_grow_with_number_of_networks(monkeypatch, tm
     model = load_model(package, "cpu", "fp32")
     (ensemble,) = model.system.predictors
     ensemble.place(choose_backend("cpu", "fp32"))
-    plain = SingleNetwork.predict
+    plain = Predictor._answers
     alive: list[int] = []
     held: list = []
 
-    def counted(member, windows, maps, *how):
-        outputs = plain(member, windows, maps, *how)
+    def counted(*arguments):
+        outputs = plain(*arguments)
         gc.collect()
         held.append(weakref.ref(outputs[0]["probability"]))
         alive.append(sum(reference() is not None for reference in held))
         return outputs
 
-    monkeypatch.setattr(SingleNetwork, "predict", counted)
+    monkeypatch.setattr(Predictor, "_answers", counted)
     ensemble.predict(torch.zeros(1, 1, 16, 16, 16), ("probability",))
     assert len(alive) == 5 and max(alive) <= 2
 

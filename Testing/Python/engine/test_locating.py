@@ -136,7 +136,7 @@ def test_missing_place_gets_a_warning(model: LoadedModel, image: Volume) -> None
 
 def test_empty_result_gets_a_warning(model: LoadedModel, image: Volume) -> None:
     with torch.no_grad():
-        model.system.predictors[0].network.layer.bias[0] = 100
+        model.system.predictors[0].networks[0].layer.bias[0] = 100
     result = segment(model, [image])
     assert len(result.report["located"]["rois"]) == 2 and not any(result.report["volumes_ml"].values())
     (warning,) = result.report["warnings"]

@@ -59,7 +59,7 @@ def test_description_and_network_agree_on_maps(tmp_path, kind, settings, expecte
     document["system"]["networks"][0]["arguments"] = {**arguments_of(kind), **settings}
     assert provided_maps(parse_description(document)) == expected
     model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
-    assert maps_of(model.system.predictors[0].network) == expected
+    assert maps_of(model.system.predictors[0].networks[0]) == expected
 
 
 def test_residual_plane_is_that_of_a_network_with_residuals():
@@ -73,7 +73,7 @@ def test_maps_come_from_last_of_two_passes(tmp_path):
     document = coarse_to_fine(description("resdsn", base_width=8), fine=description("conresnet"))
     package = write_pair(tmp_path, document, *(random_weights(document, index) for index in (0, 1)))
     _, fine = load_model(package, "cpu", "fp32").system.predictors
-    assert provided_maps(package.description) == maps_of(fine.network) == EVERY
+    assert provided_maps(package.description) == maps_of(fine.networks[0]) == EVERY
 
 
 def bits(*probabilities: float) -> float:

@@ -134,6 +134,6 @@ def test_cancel_takes_effect_inside_a_window(tmp_path, stop_at):
         segment(model, [volume], SegmentOptions(threads=1), progress)
     # There is only one window, so it was cancelled inside; and immediately.
     assert progress.checks == stop_at
-    assert all(not layer._forward_hooks for layer in model.system.predictors[0].network.modules())
+    assert all(not layer._forward_hooks for layer in model.system.predictors[0].networks[0].modules())
     again = segment(model, [volume], SegmentOptions(threads=1))
     assert again.report["windows"] == 1

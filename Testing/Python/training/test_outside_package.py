@@ -43,8 +43,7 @@ SYSTEM = """
 from dataclasses import dataclass
 
 from conresnet.package.schema import field
-from conresnet.systems import register_system
-from conresnet.systems.one_pass import Single
+from conresnet.systems import Single, register_system
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,13 @@ broken = outside.broken
 
 [conresnet.systems]
 patient = outside.system
+single = outside.single
 """
 WARNINGS = {
     "gone": "there is no module outside.nothing",
     "plain": "outside has no @register_network",
     "broken": "broken.py, line 1",
+    "single": "'single' is already registered by conresnet.systems",
 }
 
 
@@ -83,6 +84,7 @@ def site(tmp_path: Path) -> Path:
         "outside/network.py": NETWORK,
         "outside/system.py": SYSTEM,
         "outside/broken.py": "@register_network('broken', window=",
+        "outside/single.py": "@register_system('single')\nclass Another: ...",
         "outside-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n",
         "outside-1.0.dist-info/entry_points.txt": ENTRY_POINTS,
     }.items():
