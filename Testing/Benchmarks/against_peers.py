@@ -7,10 +7,10 @@
 - ct: head-neck-organs on a CT of 512 x 512 x 300 voxels. Dice of the organs, if --ct-labels is given.
 
 Each program gets the image as our engine prepares it, cut to its foreground. MONAI and nnU-Net run as their users would
-run them: windows of the model's size, the model's overlap, Gaussian weights, autocast for bf16. Each run has its own
-process, which reports its peak memory and the seconds from the prepared image to the label map. The programs take
-turns, and ratios compare runs of the same round. Without --ct and --tumor, images of the test data are stretched to
-that size. nnU-Net has an environment of its own, .venv-nnunet/ (``make benchmarks``).
+run them: windows of the model's size, the model's overlap (or ``--overlap``), Gaussian weights, autocast for bf16. Each
+run has its own process, which reports its peak memory and the seconds from the prepared image to the label map. The
+programs take turns, and ratios compare runs of the same round. Without --ct and --tumor, images of the test data are
+stretched to that size. nnU-Net has an environment of its own, .venv-nnunet/ (``make benchmarks``).
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ MONAI_BATCH = {"ct": 2}
 @click.option("--tumor", type=FOLDER, default=DATA / "UPENN_GBM_4mm" / "pat2", help="Its FLAIR, T1, T1ce and T2.")
 @click.option("--ct", type=FILE, default=DATA / "CT_Abdomen_3mm" / "ct.nii.gz")
 @click.option("--ct-labels", type=FILE, help="Organs with the labels of head-neck-organs.")
+@click.option("--overlap", type=float, help="Of the other programs' windows.  [default: the model's]")
 @click.option("--quick", is_flag=True, help="Small images and one round, to check that everything runs.")
-def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, ct, ct_labels, quick) -> None:
+def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, ct, ct_labels, overlap, quick) -> None:
     """Compare inference programs, and print a table per image and precision."""
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -64,6 +65,7 @@ def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, c
             place = Path(folder) / row
             place.mkdir()
             task = {"row": row, **files[row], "folder": str(place), "quick": quick, "threads": threads}
+            task["overlap"] = overlap
             shape = _run("prepare", task)["shape"]
             for precision in precisions:
                 runs: dict[str, list[dict]] = {way: [] for way in ways}
@@ -289,7 +291,8 @@ def _monai(task: dict):
     network, image, package, windows = _network(task)
     inference = package.description.inference
     batch = MONAI_BATCH.get(task["row"], 1)
-    inferer = SlidingWindowInferer(inference.window, batch, overlap=inference.overlap, mode="gaussian")
+    overlap = task.get("overlap") or inference.overlap
+    inferer = SlidingWindowInferer(inference.window, batch, overlap=overlap, mode="gaussian")
     axes = [axis + 2 for axis in _mirrors(package)]
 
     def work() -> np.ndarray:
@@ -310,9 +313,9 @@ def _nnunet(task: dict):
 
     network, image, package, windows = _network(task)
     inference, axes = package.description.inference, _mirrors(package)
-    predictor = nnUNetPredictor(
-        tile_step_size=1 - inference.overlap, use_mirroring=bool(axes), device=torch.device("cpu"), allow_tqdm=False
-    )
+    step = 1 - (task.get("overlap") or inference.overlap)
+    device = torch.device("cpu")
+    predictor = nnUNetPredictor(tile_step_size=step, use_mirroring=bool(axes), device=device, allow_tqdm=False)
     predictor.network, predictor.allowed_mirroring_axes = network, tuple(axes)
     predictor.configuration_manager = SimpleNamespace(patch_size=inference.window)
     output = package.description.output
