@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from .EnginePanel import EnginePanel
+from .FirstLook import FirstLook
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
 from .Widgets import errorSentence, hint, notStarted, offer, plain, say, showError
 
@@ -46,6 +47,7 @@ class RunPanel(RunListener):
         self._problem = self._batchProblem = ""
         self.isRunning = False
         self._run: SegmentationRun | None = None
+        self._firstLook: FirstLook | None = None
         # What is to be started once the engine is ready; None if it was only to be set up.
         self._begin: Callable[[], object] | None = None
         self._usesScene = False
@@ -71,7 +73,7 @@ class RunPanel(RunListener):
 
     def start(self) -> None:
         def prepare() -> Callable[[], SegmentationRun]:
-            task = self._task()
+            task, self._firstLook = self._task(), FirstLook()
             return lambda: self.segment(task, self)
 
         self.launch(prepare)
@@ -134,6 +136,8 @@ class RunPanel(RunListener):
         self._run = None
         try:
             self._onFinished(outcome)
+            if self._firstLook:
+                self._firstLook.show(outcome.segmentationNode, outcome.report["volumes_ml"])
         except Exception:
             # The result is already in the scene, so the run must end even if this fails.
             self.log(traceback.format_exc())
