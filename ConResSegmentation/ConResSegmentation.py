@@ -34,6 +34,7 @@ from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, Overl
 from ConResSegmentationLib.Models import ModelPanel, installAsking, rememberSeconds
 from ConResSegmentationLib.ReviewPanel import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunPanel
+from ConResSegmentationLib.SceneChoices import SceneChoices, rememberChoices
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
     RunWaiter,
@@ -80,8 +81,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = self._parameterNode = self._parameterNodeGuiTag = self._nodesTimer = None
-        self._namesSegmented: set[str] = set()
-        self._wantsMap = True
+        self._namesSegmented, self._wantsMap = set(), True
 
     def setup(self) -> None:
         """Build the panel. Slicer calls this when the module is opened for the first time."""
@@ -102,6 +102,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             ui.regionSelector, ui.regionHintLabel, lambda: (self.modelPanel.description, self.channels.firstNode)
         )
         stayNarrow(ui.segmentationSelector)
+        rememberChoices(ui, self.mapChooser.boxes)
         self.enginePanel = EnginePanel(
             ui.advancedCollapsibleButton,
             self.logic.enginePython,
@@ -178,7 +179,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneEndClose(self, caller, event) -> None:
         """If the module is open, it needs a parameter node at once."""
-        self.logic.sceneChoices.forget()
+        self.logic.sceneChoices.forget(isNewScene=True)
         self.batchPanel.forgetScene()
         self._initializeIfEntered()
 
@@ -323,8 +324,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def _task(self) -> SegmentationTask:
         node = self.logic.getParameterNode()
         # A user who has chosen no map although there were some does not want one over the next result either.
-        hasMaps = bool(node.segmentation and ResultParts.mapNodes(node.segmentation))
-        self._wantsMap = node.shownMap is not None or not hasMaps
+        self._wantsMap = bool(node.shownMap or not node.segmentation or not ResultParts.mapNodes(node.segmentation))
         return self._taskOf(tuple(self.channels.nodes), node.segmentation)
 
     def _batchTask(self, titles: list[str]) -> SegmentationTask:
@@ -407,7 +407,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.enginePython = EnginePython()
         self.engine = EngineProcess(self.enginePython.launch)
-        self.sceneChoices = SceneInputs.SceneChoices()
+        self.sceneChoices = SceneChoices()
 
     def getParameterNode(self) -> SceneInputs.ConResSegmentationParameterNode:
         return self.sceneChoices.of(super().getParameterNode())

@@ -95,27 +95,6 @@ class ConResSegmentationParameterNode:
     mapThreshold: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
-class SceneChoices:
-    """The choices of the current scene."""
-
-    def __init__(self):
-        self._wrapper: ConResSegmentationParameterNode | None = None
-
-    def of(self, node) -> ConResSegmentationParameterNode:
-        # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
-        isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
-        if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
-            self._wrapper = ConResSegmentationParameterNode(node)
-        return self._wrapper
-
-    def forget(self) -> None:
-        """Read the choices again, after a scene was closed or imported.
-
-        Slicer's wrapper caches nodes; those of a scene that is being imported do not exist yet.
-        """
-        self._wrapper = None
-
-
 def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:
     """The choices of a scene as options of the engine, without the ROI, and with the provided maps only."""
     return SegmentOptions(

@@ -410,7 +410,7 @@ def test_choices_are_restored_with_a_saved_scene(four_channels: PanelDriver, tmp
     panel.map_box("residual").click()
     panel.map_box("features").click()
     panel.ui.show3DCheckBox.click()
-    panel.ui.precisionSelector.setCurrentIndex(1)
+    panel.choose(panel.ui.precisionSelector, "fp32")
     panel.ui.mapOpacitySlider.value = 0.3
     roi = panel.ui.regionSelector.addNode()
     roi.SetName("my ROI")
@@ -422,6 +422,10 @@ def test_choices_are_restored_with_a_saved_scene(four_channels: PanelDriver, tmp
     slicer.mrmlScene.Clear(0)
     panel.settle()
     assert panel.widget.channels.nodes == [None] * 4
+    # Other choices than in the saved scene, which must win.
+    panel.map_box("residual").click()
+    panel.ui.show3DCheckBox.click()
+    panel.choose(panel.ui.precisionSelector, "bf16")
     assert "residual" in panel.choices.maps.split()
     slicer.util.loadScene(str(path))
     panel.settle()
@@ -437,6 +441,40 @@ def test_choices_are_restored_with_a_saved_scene(four_channels: PanelDriver, tmp
     again = panel.segment()
     assert again is panel.ui.segmentationSelector.currentNode()
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1, "the unedited result is replaced"
+
+
+def test_new_scene_gets_the_last_choices_except_those_that_change_labels(panel: PanelDriver) -> None:
+    ui = panel.ui
+    for kind in ("residual", "attention"):
+        panel.map_box(kind).click()
+    for box in (ui.show3DCheckBox, ui.reviewCheckBox, ui.fastCheckBox, ui.keepLargestCheckBox, ui.fillHolesCheckBox):
+        box.click()
+    ui.dropBelowSpinBox.value = 2.0
+    panel.choose(ui.precisionSelector, "bf16")
+    ui.deviceSelector.addItem("The CPU", "cpu")
+    panel.choose(ui.deviceSelector, "The CPU")
+    for _number in range(2):
+        slicer.mrmlScene.Clear(0)
+        panel.settle()
+        choices = panel.choices
+        assert (choices.device, choices.precision.value, choices.maps) == ("cpu", "bf16", "")
+        assert not choices.show3D and not choices.review
+        assert not choices.fast and not choices.keepLargest and not choices.fillHoles and choices.dropBelow == 0
+        assert not any(panel.map_box(kind).checked for kind in ("residual", "attention"))
+        assert not ui.show3DCheckBox.checked and ui.precisionSelector.currentText == "bf16"
+        assert ui.deviceSelector.currentData == "cpu"
+        panel.leave()
+        panel.open()
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"precision": "fp8", "maps": "residual", "fast": true, "model": 3}'])
+def test_edited_settings_do_not_break_a_new_scene(panel: PanelDriver, text: str) -> None:
+    panel.app.userSettings().setValue("ConResSegmentation/Choices", text)
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    choices = panel.choices
+    assert choices.precision.value == "auto" and not choices.fast and choices.model
+    assert choices.maps == ("residual" if "maps" in text else "residual attention")
 
 
 def test_edited_segmentation_of_an_opened_scene_is_kept(panel: PanelDriver, volume: object, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""The choices of the current scene, and those that the application's settings remember for new scenes."""
+
+import contextlib
+import json
+
+import slicer
+
+from .SceneInputs import ConResSegmentationParameterNode, Precision
+from .Widgets import textSetting
+
+_SETTING = "ConResSegmentation/Choices"
+# The choices that are remembered. Options that change what is segmented are not among them: one that was set for a
+# difficult image must not change the results of the next patient unnoticed.
+_KINDS = {"device": str, "precision": Precision, "maps": str, "show3D": bool, "review": bool}
+
+
+def rememberChoices(ui, mapBoxes: dict) -> None:
+    """Remember for new scenes what the user chooses from now on in the panel's widgets.
+
+    Args:
+        mapBoxes: the check boxes of `MapChooser`, by map.
+    """
+    for name, box in {"show3D": ui.show3DCheckBox, "review": ui.reviewCheckBox}.items():
+        box.connect("clicked(bool)", lambda isWanted, name=name: _remember(name, isWanted))
+    ui.precisionSelector.connect("activated(int)", lambda index: _remember("precision", list(Precision)[index].value))
+    ui.deviceSelector.connect("activated(int)", lambda index: _remember("device", ui.deviceSelector.itemData(index)))
+
+    def onMapClicked(_checked: bool) -> None:
+        _remember("maps", " ".join(kind for kind, box in mapBoxes.items() if box.checked))
+
+    for box in mapBoxes.values():
+        box.connect("clicked(bool)", onMapClicked)
+
+
+def _remember(name: str, value: str | bool) -> None:
+    slicer.app.userSettings().setValue(_SETTING, json.dumps(_remembered() | {name: value}))
+
+
+def _remembered() -> dict:
+    # A user may have edited the settings.
+    with contextlib.suppress(ValueError):
+        kept = json.loads(textSetting(_SETTING))
+        return kept if isinstance(kept, dict) else {}
+    return {}
+
+
+class SceneChoices:
+    """The choices of the current scene."""
+
+    def __init__(self):
+        self._wrapper: ConResSegmentationParameterNode | None = None
+        self._isNewScene = False
+
+    def of(self, node) -> ConResSegmentationParameterNode:
+        # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
+        isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
+        # Before that, an earlier wrapper may have filled the emptied node with defaults.
+        isNew = self._isNewScene or not node.GetParameterNamesAsCommaSeparatedList()
+        if not isCurrent or isNew:
+            self._wrapper = ConResSegmentationParameterNode(node)
+        self._isNewScene = False
+        for name, value in _remembered().items() if isNew else ():
+            with contextlib.suppress(KeyError, ValueError):
+                setattr(self._wrapper, name, _KINDS[name](value))
+        return self._wrapper
+
+    def forget(self, isNewScene: bool = False) -> None:
+        """Read the choices again, after a scene was closed (``isNewScene``) or imported.
+
+        Slicer's wrapper caches nodes; those of a scene that is being imported do not exist yet.
+        """
+        self._wrapper, self._isNewScene = None, isNewScene
