@@ -51,6 +51,14 @@ def product(values: Iterable[float], digits: int = 4) -> str:
     return " x ".join(f"{value:.{digits}g}" for value in values)
 
 
+def time_left(seconds: float) -> str:
+    """The time remaining, such as "about 3 h 20 min left", rounded to minutes unless it is less than one."""
+    if seconds < 59.5:
+        return f"about {max(round(seconds), 1)} s left"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"about {hours} h {minutes} min left" if hours else f"about {minutes} min left"
+
+
 def echo(text: str, err: bool = False) -> None:
     """Print text that may contain arbitrary names, see ``printable``; does nothing if the terminal was closed."""
     from conresnet.cli import say

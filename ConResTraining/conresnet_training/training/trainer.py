@@ -33,7 +33,7 @@ from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedS
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.planning.memory import check_memory
 from conresnet_training.planning.plan import Plan
-from conresnet_training.reporting import listed
+from conresnet_training.reporting import listed, time_left
 from conresnet_training.runs import FIGURES, PROGRESS_FILE, ProgressWriter, sole_process
 from conresnet_training.runs.run import (
     PREPARED_FOLDER,
@@ -388,7 +388,8 @@ class Reports(SilentReports):
         # Every start of the run logs into a folder of its own, so that resuming keeps what came before.
         self._curves = TensorBoardLogger(run.folder, name="tensorboard")
         self._bar: tqdm | None = None
-        self._step = 0
+        self._step = self._steps = 0
+        self._left = ""
 
     def __call__(self, event: str, **values: Any) -> None:
         """Report an event. Raises UserError ``disk-full`` or ``cannot-write``."""
@@ -429,7 +430,7 @@ class Reports(SilentReports):
             self._bar = tqdm(
                 total=values["steps"], initial=values["step"], unit="step", disable=None, dynamic_ncols=True
             )
-            self._step = values["step"]
+            self._step, self._steps = values["step"], values["steps"]
         elif event == "preparing":
             self._bar.set_description(f"Preparing case {values['done']} of {values['of']}")
         elif event == "step":
@@ -437,10 +438,12 @@ class Reports(SilentReports):
             self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
             self._bar.update(values["step"] - self._step)
             self._step = values["step"]
+            self._left = f", {time_left(values['seconds_left'])}" if values["step"] < self._steps else ""
         elif event == "validation":
             segments = ", ".join(f"{name} {dice:.3f}" for name, dice in values["dice_a_segment"].items())
             best = "; best so far" if values["best"] else ""
+            place = f"Step {values['step']} of {self._steps}{self._left}"
             with tqdm.external_write_mode():
-                click.echo(printable(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}."))
+                click.echo(printable(f"{place}: mean Dice {values['dice']:.3f} ({segments}){best}."))
         elif event == "stopping":
             self.note(f"Stopping after the current step ({values['reason']}). Stop again to end immediately.")

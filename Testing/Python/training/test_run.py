@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -57,12 +58,19 @@ def test_resumed_run_ends_with_same_weights_as_uninterrupted_run(plan_file, tmp_
     assert rates[0] == rates[1] == pytest.approx([2e-3 * (1 - step / 6) ** 0.9 for step in (1, 3, 5)])
 
 
-def test_best_checkpoint_is_kept_after_resuming(plan_file, tmp_path, monkeypatch):
+def test_best_checkpoint_is_kept_after_resuming_and_lines_tell_how_far_the_run_is(
+    plan_file, tmp_path, monkeypatch, capsys
+):
     dice = iter([0.5, 0.9, 0.6])
     monkeypatch.setattr(loop, "dice_of_cases", lambda *_: torch.full((2, 2), next(dice)))
     run = tmp_path / "run"
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
     assert run_command(monkeypatch, "resume", run) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Step ")]
+    pattern = (
+        r"Step [24] of 6, about \d+ (s|min) left: mean Dice 0\.\d+ \(Near box 0\.\d+, Far box 0\.\d+\); best so far\."
+    )
+    assert all(re.fullmatch(pattern, line) for line in lines[:2]) and lines[2].startswith("Step 6 of 6: mean Dice 0.6")
     assert (checkpoint(run)["global_step"], checkpoint(run, "best")["global_step"]) == (6, 4)
     assert [event["best"] for event in read_progress(run / PROGRESS_FILE).validations] == [True, True, False]
 
