@@ -18,6 +18,8 @@ from .SegmentationRun import SegmentationTask
 from .Widgets import WorkInSteps, pathIn, showError, singleShotTimer, textItem
 
 _WIDTH_OF_NAMES = 150
+# The folders of label maps in data sets for training (Medical Segmentation Decathlon, nnU-Net), in lowercase.
+_LABEL_FOLDERS = ("labelstr", "labelsts")
 # In a tooltip; the frames of a sequence may have one each.
 _MOST_WARNINGS = 10
 
@@ -108,14 +110,15 @@ class BatchPanel:
         for root, found in self._added.items() if inputs else ():
             self._entries += fileEntries(inputs, found, root)
         if self._hasNewFiles and inputs:
-            self._checked |= {entry.key for entry in self._entries if isinstance(entry.key, Path)} - known
+            new = {entry.key for entry in self._entries if isinstance(entry.key, Path)} - known
+            self._checked |= {key for key in new if not _whyUnchecked(key)}
             self._hasNewFiles = False
         self._removeAction.enabled = bool(self._added)
         table = self._ui.batchTable
         table.blockSignals(True)
         table.setRowCount(len(self._entries))
         for row, entry in enumerate(self._entries):
-            item = textItem(entry.title)
+            item = textItem(entry.title, "\n".join(filter(None, (entry.title, _whyUnchecked(entry.key)))))
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
             item.setCheckState(qt.Qt.Checked if entry.key in self._checked else qt.Qt.Unchecked)
             table.setItem(row, 0, item)
@@ -154,7 +157,7 @@ class BatchPanel:
     def _show(self, row: int, key: Path | tuple) -> None:
         text, warnings = self._texts.get((self._model, key), ("", ()))
         shown, more = warnings[:_MOST_WARNINGS], "..." if len(warnings) > _MOST_WARNINGS else ""
-        tip = "\n".join(filter(None, (*shown, more, text)))
+        tip = "\n".join(filter(None, (*shown, more, text))) or _whyUnchecked(key)
         item = textItem(f"\N{WARNING SIGN} {text}" if warnings else text, tip)
         item.setFlags(qt.Qt.ItemIsEnabled)
         self._ui.batchTable.setItem(row, 1, item)
@@ -197,7 +200,10 @@ class BatchPanel:
         self.refresh()
 
     def _add(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
-        """List images, given as (folder, file, whether it is a sequence), as checked; a folder may have thousands."""
+        """List images, given as (folder, file, whether it is a sequence), as checked unless they are label maps.
+
+        A folder may have thousands.
+        """
         self._ui.addBatchButton.enabled = False
         self._search.start(self._addInSteps(found, sentenceIfNone))
 
@@ -214,3 +220,12 @@ class BatchPanel:
         # During a run the list stays unchanged until the run has ended.
         self._hasNewFiles |= bool(new)
         self.refresh()
+
+
+def _whyUnchecked(key: Path | tuple) -> str:
+    """Why an added file or folder is listed unchecked, as a sentence; empty if it is listed checked."""
+    for folder in (key, key.parent) if isinstance(key, Path) else ():
+        if folder.name.casefold() in _LABEL_FOLDERS:
+            sentence = _("This was not checked, because a folder named {folder} usually contains label maps.")
+            return sentence.format(folder=folder.name)
+    return ""

@@ -284,6 +284,28 @@ def test_folder_is_segmented_into_a_folder(
     assert folders() == [], "no folder in the Data tree"
 
 
+def test_label_maps_of_a_data_set_for_training_are_listed_unchecked(
+    batch: PanelDriver, hippocampus_image: Path, hippocampus_label: Path, tmp_path: Path
+) -> None:
+    for folder, image in (
+        ("imagesTr", hippocampus_image),
+        ("labelsTr", hippocampus_label),
+        ("labelsts", hippocampus_label),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").write_bytes(image.read_bytes())
+    add(batch, "A folder...", str(tmp_path))
+    table = batch.ui.batchTable
+    assert list(cases(batch)) == ["imagesTr/a", "labelsTr/a", "labelsts/a"]
+    assert [table.item(row, 0).checkState() for row in range(3)] == [CHECKED, UNCHECKED, UNCHECKED]
+    for column in range(2):
+        tips = [table.item(row, column).toolTip() for row in range(3)]
+        assert "label maps" not in tips[0] and "named labelsTr" in tips[1] and "named labelsts" in tips[2]
+    check(batch, "labelsTr/a")
+    batch.widget.batchPanel.refresh()
+    assert table.item(1, 0).checkState() == CHECKED, "the user decides"
+
+
 def test_added_files_can_be_removed_from_the_list(
     batch: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path
 ) -> None:
