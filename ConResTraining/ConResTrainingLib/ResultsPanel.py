@@ -101,9 +101,8 @@ class ResultsPanel:
         elif not source.casefold().endswith(CHECKPOINT_SUFFIXES):
             self._install(Path(source), _("Canceled."))
         else:
-            logic = slicer.util.getModuleLogic(_SEGMENTATION_MODULE)
             try:
-                self._checkpointImport = logic.importCheckpoint(source, None, self)
+                self._checkpointImport = _segmentationLogic(source).importCheckpoint(source, None, self)
             except UserError as error:
                 self.onEnded(errorSentence(error), isError=True)
             self.updateButtons()
@@ -280,7 +279,7 @@ class ResultsPanel:
 
     def _install(self, package: Path, otherwise: str) -> None:
         try:
-            name = slicer.util.getModuleLogic(_SEGMENTATION_MODULE).install(str(package))
+            name = _segmentationLogic(package).install(str(package))
         except UserError as error:
             say(self._ui.resultsStatusLabel, error)
             return
@@ -292,6 +291,14 @@ class ResultsPanel:
         question = _("The model {name} is installed and chosen in ConRes Segmentation. Go there now?")
         if slicer.util.confirmYesNoDisplay(question.format(name=name)):
             slicer.util.selectModule(_SEGMENTATION_MODULE)
+
+
+def _segmentationLogic(source: Path | str):
+    """The logic of ConRes Segmentation, which installs what is in a file. Raises UserError if it is not loaded."""
+    try:
+        return slicer.util.getModuleLogic(_SEGMENTATION_MODULE)
+    except RuntimeError as error:
+        raise UserError("segmentation-module-not-loaded", path=str(source)) from error
 
 
 def comparedRows(comparison: dict) -> list[tuple[tuple[str, ...], str]]:

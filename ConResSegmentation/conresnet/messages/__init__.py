@@ -20,6 +20,10 @@ SLICER: dict[str, str] = {
     "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
+    "segmentation-module-not-loaded": _(
+        "The model in {path} was not installed, because the module ConRes Segmentation is not loaded; enable it under "
+        "Edit > Application Settings > Modules, restart Slicer, and install the model there."
+    ),
     "model-changed": _("The model {model} was replaced in the meantime; segment again."),
     "volume-moved": _(
         "{name}, its segmentation or one of its maps has been moved or changed since it was segmented; segment it "

@@ -13,6 +13,7 @@ from conresnet.package.store import find_model, list_models
 from module.checkpoints import answers, checkpoint
 from module.models import write_four_channels
 from slicer_host import dialogs
+from training.commands import message_of
 from training_module.training_driver import TrainingDriver
 
 __all__ = ["checkpoint"]
@@ -84,6 +85,21 @@ def test_disk_error_in_the_last_step_ends_the_import(
     training.drop(checkpoint)
     training.wait(lambda: button.text == "Checkpoint...")
     assert status(training) == "The last step failed; see the log." and "Input/output error" in training.log
+
+
+def test_import_without_the_other_module_is_refused_with_a_sentence(
+    training: TrainingDriver, checkpoint: Path, repository: Path, tmp_path: Path
+) -> None:
+    before, manager = [entry.name for entry in list_models()], training.app.moduleManager()
+    manager.unload("ConResSegmentation")
+    try:
+        for file in (write_four_channels(tmp_path / "four.zip"), checkpoint):
+            training.drop(file)
+            assert status(training) == message_of("segmentation-module-not-loaded", path=file)
+            assert training.ui.checkpointButton.text == "Checkpoint..."
+        assert [entry.name for entry in list_models()] == before
+    finally:
+        manager.load(repository / "ConResSegmentation" / "ConResSegmentation.py")
 
 
 def test_dropped_package_is_installed_and_dropped_folder_is_chosen_as_data_set(
