@@ -39,6 +39,7 @@ from conresnet.results import (
     PAGE_FILE,
     REPORT_FILE,
     REVIEW_FILE,
+    SLICER_FILE,
     STATISTICS_FILE,
     filling,
     image_state,
@@ -46,6 +47,7 @@ from conresnet.results import (
     write_images,
 )
 from conresnet.results.review import ReviewRow, write_review
+from conresnet.results.seg_nrrd import write_seg_nrrd
 from conresnet.results.statistics import write_statistics
 
 Report = Callable[[str, float, float | None], None]
@@ -229,7 +231,7 @@ class Result:
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and, if
-        requested, review.csv, statistics.csv and report.html.
+        requested, segmentation.seg.nrrd, review.csv, statistics.csv and report.html.
 
         With ``overwrite``, an earlier run's results in the folder are replaced. Raises UserError as
         ``conresnet.results.filling``; the folder is unchanged then.
@@ -244,6 +246,10 @@ class Result:
         """Write the files into a folder that exists."""
         began = time.monotonic()
         write_images(self._result, folder)
+        if self._options.seg_nrrd:
+            made, model = self._result, self._model.package.description
+            name = f"{model.name} {model.version}"
+            write_seg_nrrd(folder / SLICER_FILE, made.labels, made.regions, made.output, name)
         if self._options.review:
             write_review(self.review, folder / REVIEW_FILE)
         if self._options.statistics:

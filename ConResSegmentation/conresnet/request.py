@@ -162,6 +162,10 @@ class SegmentOptions:
         from_plain=_volume,
     )
     fill_holes: bool = flag("Fill holes that a segment encloses on all sides.")
+    seg_nrrd: bool = flag(
+        "Also write segmentation.seg.nrrd, from which 3D Slicer loads the segments with names, colors and codes.",
+        of_labels=False,
+    )
     review: bool = flag(
         "Also write review.csv, the places worth checking, most expected errors first.", of_labels=False
     )

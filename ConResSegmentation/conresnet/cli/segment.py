@@ -97,8 +97,8 @@ def segment(
 
     An image is a NIfTI, Analyze, NRRD, MetaImage, MINC or HDF5 file, or a folder that contains one DICOM series. The
     command writes these files to the output folder: segmentation.nii.gz (the model's label values on the first image's
-    grid), <map>.nii.gz for each of --maps, the files of --review, --statistics and --report, and report.json (volumes
-    in mL, windows, device, precision, seconds).
+    grid), <map>.nii.gz for each of --maps, the files of --seg-nrrd, --review, --statistics and --report, and
+    report.json (volumes in mL, windows, device, precision, seconds).
     """
     ways = sum(map(bool, (images, named, cases)))
     if not ways:

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult
     from conresnet.request import SegmentOptions
 
-SEGMENTATION_FILE = "segmentation.nii.gz"
+SEGMENTATION_FILE, SLICER_FILE = "segmentation.nii.gz", "segmentation.seg.nrrd"
 REPORT_FILE = "report.json"
 REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "report.html"
 # Files that a run writes on request. Other programs may also use these names.
-_TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
-_POSSIBLE = (SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in MAPS), *_TABLES, REPORT_FILE)
+_ON_REQUEST = (SLICER_FILE, REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
+_POSSIBLE = (SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in MAPS), *_ON_REQUEST, REPORT_FILE)
 
 # Suffixes of all files that our commands write; no slice of a DICOM series has one of them.
-_ENDINGS = (".nii.gz", ".json", ".csv", ".html")
+_ENDINGS = (".nii.gz", ".seg.nrrd", ".json", ".csv", ".html")
 
 # Image formats that may keep their voxels in another file of the same stem.
 _HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
@@ -44,10 +44,10 @@ _NEW, _OLD, _JOURNAL = "new", "old", "moving.json"
 
 def result_files(options: SegmentOptions) -> list[str]:
     """The names of the files that a run with these options writes."""
-    wanted = {REVIEW_FILE: options.review, STATISTICS_FILE: options.statistics, PAGE_FILE: options.report}
+    wanted = (options.seg_nrrd, options.review, options.statistics, options.report)
     maps = [f"{name}.nii.gz" for name in dict.fromkeys(options.maps)]
-    tables = [name for name, is_wanted in wanted.items() if is_wanted]
-    return [SEGMENTATION_FILE, *maps, *tables, REPORT_FILE]
+    others = [name for name, is_wanted in zip(_ON_REQUEST, wanted, strict=True) if is_wanted]
+    return [SEGMENTATION_FILE, *maps, *others, REPORT_FILE]
 
 
 def image_state(image: Path) -> str:
@@ -104,7 +104,7 @@ def check_replaceable(folder: Path, options: SegmentOptions, overwrite: bool, in
         if _is_taken(folder) and not folder.is_dir():
             raise UserError("output-not-folder", path=str(folder))
         ours, new = _written_by_us(folder), set(result_files(options))
-        possible = [name for name in _POSSIBLE if name not in _TABLES or name in ours | new]
+        possible = [name for name in _POSSIBLE if name not in _ON_REQUEST or name in ours | new]
         existing = [name for name in possible if _is_taken(folder / name)]
         if existing and not overwrite:
             raise UserError("results-exist", path=str(folder), files=", ".join(existing))
@@ -133,7 +133,7 @@ def _written_by_us(folder: Path) -> set[str]:
     if not isinstance(report, dict) or not {"conresnet", "model", "volumes_ml"} <= set(report):
         return set()
     # Reports of version 0.1 did not list their files.
-    files = report.get("files", [name for name in _POSSIBLE if name not in _TABLES])
+    files = report.get("files", [name for name in _POSSIBLE if name not in _ON_REQUEST])
     return {*_POSSIBLE} & {REPORT_FILE, *(files if isinstance(files, list) else ())}
 
 

@@ -25,6 +25,7 @@ OPTIONS = SegmentOptions(
     keep_largest=True,
     drop_below=0.5,
     fill_holes=True,
+    seg_nrrd=True,
     review=True,
     statistics=True,
     report=True,
