@@ -261,7 +261,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._fillInputs()
 
     def _fillInputs(self) -> None:
-        """Fill empty channels, and the list of the batch; a folded list is filled when it is opened."""
+        """Fill empty channels and the batch list; a collapsed list is filled when it is expanded."""
         if not self.ui.batchCollapsibleButton.collapsed:
             self.batchPanel.refresh()
         if self._parameterNode:

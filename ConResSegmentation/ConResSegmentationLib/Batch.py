@@ -309,7 +309,7 @@ class BatchRun(RunListener):
         share = (self._number + done) / len(self._entries)
         name = self._case.name if self._case else self._entries[self._number].title
         where = _("{number} of {count}, {name}").format(number=self._number + 1, count=len(self._entries), name=name)
-        # The time of the current case is in the text already.
+        # The text already shows the time remaining for the current case.
         if self.rows and (self._cases or self._number + 1 < len(self._entries)):
             left = timeLeft((time.monotonic() - self._began) * (1 / share - 1))
             text = _("{step}; all cases: {left}").format(step=text, left=left)
@@ -405,7 +405,7 @@ class BatchRun(RunListener):
                 self._volumeNodes += self._unread.popleft()()
                 self._later(self._read)
             else:
-                # Neither a sequence nor a folder of results has maps.
+                # Maps are not saved in a sequence or in a folder of results.
                 isWithoutMaps = self._case.series or self._folder
                 options = replace(self._task.options, maps=()) if isWithoutMaps else self._task.options
                 task = replace(self._task, volumeNodes=tuple(self._volumeNodes), options=options)

@@ -194,13 +194,13 @@ class BatchPanel:
         self._add((path.parent, path, Loading.isSeries(path)) for path in paths)
 
     def _removeFiles(self) -> None:
-        """Take everything that was added off the list; the files, and what is in the scene, stay."""
+        """Clear the added entries from the list; the files and the scene stay unchanged."""
         self._added = {}
         self._checked = {key for key in self._checked if not isinstance(key, Path)}
         self.refresh()
 
     def _add(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
-        """List images, given as (folder, file, whether it is a sequence), as checked unless they are label maps.
+        """List images, given as (folder, file, whether it is a sequence); checked, except for likely label maps.
 
         A folder may have thousands.
         """
@@ -226,6 +226,6 @@ def _whyUnchecked(key: Path | tuple) -> str:
     """Why an added file or folder is listed unchecked, as a sentence; empty if it is listed checked."""
     for folder in (key, key.parent) if isinstance(key, Path) else ():
         if folder.name.casefold() in _LABEL_FOLDERS:
-            sentence = _("This was not checked, because a folder named {folder} usually contains label maps.")
+            sentence = _("Listed unchecked, because folders named {folder} usually contain label maps.")
             return sentence.format(folder=folder.name)
     return ""

@@ -7,12 +7,12 @@ from vtk.util import numpy_support
 
 from .SceneInputs import linearToWorld
 
-# Along each side of the part of a view that may show the result. More would not find more of what a user can see.
+# Along each side of the part of a view that may show the result. More would only find what is too small to see.
 _MOST_SAMPLES = 512
 
 
 class FirstLook:
-    """Remembers, at the click on Segment, what the slice views show and which segmentations are in the scene."""
+    """Records what the slice views show, and which segmentations are in the scene, when the user clicks Segment."""
 
     def __init__(self):
         self._slices = _slices()
@@ -24,7 +24,7 @@ class FirstLook:
         They stay where they are if the user has moved them since the click.
 
         Args:
-            volumes: of the segments, by name.
+            volumes: each segment's volume in mL, by name.
         """
         isNew = segmentationNode.GetID() not in self._earlier
         largest = max(volumes, key=volumes.get, default=None)
@@ -34,7 +34,7 @@ class FirstLook:
             return
         content = segmentationNode.GetSegmentation()
         place = _middle(segmentationNode, content.GetSegment(content.GetSegmentIdBySegmentName(largest)))
-        # First without moving the image within the views, which is only needed if they are zoomed in elsewhere.
+        # The second jump also moves the image within the views, which is only needed if they are zoomed in elsewhere.
         for mode in (slicer.vtkMRMLSliceNode.OffsetJumpSlice, slicer.vtkMRMLSliceNode.CenteredJumpSlice):
             slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, mode)
             if _isInView(segmentationNode):
@@ -47,7 +47,7 @@ def _shownSliceNodes() -> list:
 
 
 def _slices() -> dict[str, tuple]:
-    """Where each slice view is, and which part of the slice it shows."""
+    """The position of each slice view, and the part of the slice that it shows."""
     return {
         node.GetID(): (
             slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()).tolist(),

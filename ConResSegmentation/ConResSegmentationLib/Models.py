@@ -24,7 +24,7 @@ _LAST_SETTING = "ConResSegmentation/Model"
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
 # A mean of fewer cases says little.
 _FEWEST_CASES = 5
-# Of the segments, where there is little room.
+# Segments to name where space is limited.
 _MOST_NAMED = 6
 
 
@@ -45,7 +45,7 @@ class ModelChoice:
 
 
 def modelChoices() -> list[ModelChoice]:
-    """The user's and the shipped models, usable ones first, broken ones last; those with the same title are named."""
+    """The user's and the shipped models, usable ones first, broken ones last; equal titles include the name."""
     entries = list_models()
     hiding = {entry.hidden_by for entry in entries if entry.kind == "shipped"}
     shown = [entry for entry in entries if entry.hidden_by is None or entry.kind == "shipped"]
@@ -74,8 +74,8 @@ def _choice(entry: ModelEntry, hidesShipped: bool) -> ModelChoice:
 def installAsking(source: str) -> str:
     """Copy a model package, a folder or a .zip file, into the user's models folder, asking about an existing name.
 
-    A model with the name of a shipped one gets another name; one with the name of an installed one may replace it, or
-    get another name, too.
+    A model with the same name as a shipped one gets another name. One with the same name as an installed one replaces
+    it or gets another name, as the user chooses.
 
     Returns:
         its name; empty if the user does not want to install it.
@@ -106,7 +106,7 @@ def installAsking(source: str) -> str:
 
 
 def _ask(question: str, ways: Mapping[str, Callable]) -> Callable | None:
-    """What belongs to the button that the user clicks; None if it is Cancel."""
+    """The action of the button that the user clicks; None for Cancel."""
     box = qt.QMessageBox(slicer.util.mainWindow())
     box.windowTitle, box.text = _("Install a model"), plain(question)
     buttons = [(box.addButton(text, qt.QMessageBox.AcceptRole), way) for text, way in ways.items()]
@@ -215,7 +215,7 @@ def rememberSeconds(model: str, seconds: float) -> None:
 
 
 def lastSeconds(model: str) -> str:
-    """How long a model took on this computer when it was last used; "" if it was not used yet."""
+    """How long a model took on this computer when it was last used; "" if it has not been used yet."""
     return textSetting(_SECONDS_SETTING + model)
 
 

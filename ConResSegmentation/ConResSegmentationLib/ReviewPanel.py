@@ -170,7 +170,7 @@ class ReviewPanel:
             else:
                 where = _("Slices {first}-{last}") if len(place) > 1 else _("Slice {first}")
             dice = "" if row["expected_dice"] is None else f"{min(map(_dice, place)):.2f}"
-            # Ranks count the rows of the table, of which this list shows some, so they would be confusing here.
+            # Ranks refer to the whole table, of which this list shows only some rows, so they would be confusing here.
             texts = [
                 "",
                 where.format(first=min(slices), last=max(slices), segment=row["segment"]),

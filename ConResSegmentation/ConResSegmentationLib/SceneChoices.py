@@ -15,7 +15,7 @@ _KINDS = {"device": str, "precision": Precision, "maps": str, "show3D": bool, "r
 
 
 def rememberChoices(ui, mapBoxes: dict) -> None:
-    """Remember for new scenes what the user chooses from now on in the panel's widgets.
+    """From now on, remember the user's choices in the panel for new scenes.
 
     Args:
         mapBoxes: the check boxes of `MapChooser`, by map.
@@ -54,7 +54,7 @@ class SceneChoices:
     def of(self, node) -> ConResSegmentationParameterNode:
         # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
         isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
-        # Before that, an earlier wrapper may have filled the emptied node with defaults.
+        # The node may be new even if it has values: an earlier wrapper may have filled it with defaults.
         isNew = self._isNewScene or not node.GetParameterNamesAsCommaSeparatedList()
         if not isCurrent or isNew:
             self._wrapper = ConResSegmentationParameterNode(node)

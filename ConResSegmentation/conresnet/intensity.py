@@ -19,7 +19,7 @@ and then applied to any block of it, so that without filters no float copy of a 
 and histograms are computed in blocks, too: NumPy's functions need such a copy (1 GB for a 512 x 512 x 512 CT), or as
 many bins as the largest value.
 
-CLAHE is that of Zuiderveld (Graphics Gems IV, 1994): tiles, a limit, and bilinear blending, vectorized per slice.
+CLAHE follows Zuiderveld (Graphics Gems IV, 1994): tiles, a limit, and bilinear blending, vectorized per slice.
 SimpleITK's filter of a similar name does not limit contrast, and scikit-image, whose filter does, is not a dependency
 of the engine; here, too, the histograms can leave out the air around a head.
 """

@@ -1,10 +1,11 @@
 """What the engine and training need from the Python that runs them.
 
-``python -m conresnet.needs`` reports as JSON what a Python has of the engine's packages, and with the argument
-``training`` of training's. The engine's are looked up, which takes no time; training's are really imported, because a
-broken one would otherwise fail hours later.
+``python -m conresnet.needs`` reports as JSON which of the engine's packages a Python has, or with the argument
+``training``, which of those for training. The engine's packages are only looked up, which takes no time. Those for
+training are actually imported, because a broken one would otherwise fail hours later.
 
-Standard library only, and it runs on a Python that is too old for the rest, so that it can report that.
+This module uses only the standard library, and runs on a Python that is too old for the rest, so that it can report
+that.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ _IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2", "lightning-fabric": "light
 
 
 def report(packages: dict, really_import: bool) -> dict:
-    """What this Python has of the packages, given by their names for pip with the minimum versions.
+    """Which of the packages this Python has; ``packages`` maps their names for pip to the minimum versions.
 
     Returns:
         "python" (its version), "python_is_enough", "platform" and "machine"; "packages": the version of each package
@@ -70,7 +71,7 @@ def report(packages: dict, really_import: bool) -> dict:
 
 
 def _version(name: str, really_import: bool) -> str:
-    """A package's version, "" if it is unknown. Raises ImportError without the package, or what its import raises."""
+    """A package's version, "" if it is unknown. Raises ImportError if it is missing, or any error of its import."""
     module = importlib.import_module(_IMPORTED_AS.get(name, name)) if really_import else None
     spec = module.__spec__ if really_import else importlib.util.find_spec(_IMPORTED_AS.get(name, name))
     if spec is None:
@@ -95,7 +96,7 @@ def _numbers(version: str) -> list:
 
 
 def read_report(output: str) -> dict:
-    """The report in what a program printed, after anything that the packages print; {} if there is none."""
+    """The report in a program's output, after any lines that the packages print; {} if there is none."""
     lines = output.splitlines()
     try:
         found = json.loads(lines[-1]) if lines else None

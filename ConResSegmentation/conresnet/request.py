@@ -361,7 +361,7 @@ class Tracker:
         self._started = {}
         self._phase = ""
         self._offset, self._share = 0.0, 0.0
-        # Once a phase starts over, fractions from where it begins become reports from where it was given up.
+        # After a phase starts over, reports rise from where it was given up, not from where it began.
         self._begins_at, self._given_up_at = 0.0, 0.0
         self._part_started = 0.0
         self._fraction = 0.0
@@ -375,7 +375,7 @@ class Tracker:
         self.part(0.0, 1.0)
 
     def start_over(self) -> None:
-        """Start the phase over; the fraction goes on growing, in what is left of the whole."""
+        """Start the phase over; the reported fraction keeps growing, within what is left of the whole."""
         self._given_up_at, self._begins_at, self._left = self._fraction, self._before(), None
         self.part(0.0, 1.0)
 

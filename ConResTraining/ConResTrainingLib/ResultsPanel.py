@@ -294,7 +294,7 @@ class ResultsPanel:
 
 
 def _segmentationLogic(source: Path | str):
-    """The logic of ConRes Segmentation, which installs what is in a file. Raises UserError if it is not loaded."""
+    """The logic of ConRes Segmentation, which installs the model in a file. Raises UserError if it is not loaded."""
     try:
         return slicer.util.getModuleLogic(_SEGMENTATION_MODULE)
     except RuntimeError as error:

@@ -51,7 +51,7 @@ MONAI_BATCH = {"ct": 2}
 @click.option("--tumor", type=FOLDER, default=DATA / "UPENN_GBM_4mm" / "pat2", help="Its FLAIR, T1, T1ce and T2.")
 @click.option("--ct", type=FILE, default=DATA / "CT_Abdomen_3mm" / "ct.nii.gz")
 @click.option("--ct-labels", type=FILE, help="Organs with the labels of head-neck-organs.")
-@click.option("--overlap", type=float, help="Of the other programs' windows.  [default: the model's]")
+@click.option("--overlap", type=float, help="Window overlap of the other programs.  [default: the model's]")
 @click.option("--quick", is_flag=True, help="Small images and one round, to check that everything runs.")
 def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, ct, ct_labels, overlap, quick) -> None:
     """Compare inference programs, and print a table per image and precision."""

@@ -45,9 +45,8 @@ class LazyGroup(click.Group):
     """Commands whose modules are imported when they are called; without a command, the help is shown.
 
     Args:
-        package: what the modules are in.
-        modules: for each command, its module with a dot before it, the click command there, and one line on what it
-            does.
+        package: the package that contains the modules.
+        modules: for each command, its module with a leading dot, the click command in it, and a one-line summary.
     """
 
     def __init__(self, *args, package: str, modules: dict[str, tuple[str, str, str]], **options):

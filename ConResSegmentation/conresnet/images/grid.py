@@ -217,12 +217,12 @@ def box_corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(choice == 0, low, high)
 
 
-# An index that is farther away than any image reaches; a larger one might not be an integer.
+# Beyond the indices of any image; larger values might not fit into an integer.
 _FARTHEST = 2**31
 
 
 def bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:
-    """First and last index of the voxel centers in the corners' bounding box; ``outward``: of those that cover it."""
+    """First and last index of the voxels centered in the corners' bounding box; ``outward``: of those that cover it."""
     indices = transformed(corners, np.linalg.inv(grid.array_affine))
     low, high = np.clip([indices.min(axis=0), indices.max(axis=0)], -_FARTHEST, _FARTHEST)
     if outward:

@@ -1,8 +1,8 @@
-"""What a user gives for a case: which image is which channel of a model, and the box in which to segment.
+"""What a user specifies for a case: which image is which channel of a model, and the box in which to segment.
 
-Images are matched to channels as named, or from the words in their names. The box may be aligned with the patient's
-axes or rotated; it is in RAS mm, as Slicer shows it. A model may also need a box, and find it with its locator. NumPy
-only; Slicer uses it too.
+Images are matched to channels as the user names them, or by the words in the images' names. The box may be aligned with
+the patient's axes or rotated; it is in RAS mm, as Slicer shows it. Some models need a box, and may find it with a
+locator. Requires only NumPy, because Slicer's process uses this module, too.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ class BoxROI:
 
 
 def _mm(value: float) -> str:
-    """A coordinate as text; one beyond a kilometer without its many digits."""
+    """A coordinate as text; in scientific notation from one kilometer on."""
     return f"{value:.1f}" if abs(value) < 1e6 else f"{value:g}"
 
 

@@ -178,7 +178,7 @@ class LocatedResults:
             components = self._count * self._places if is_per_segment else len(array)
             into[name] = allocate(name, (components, *self._grid.shape), array.dtype)
         target = into[name][place * self._count :][: self._count] if is_per_segment else into[name]
-        # Where two places overlap, the stronger value; features can be negative.
+        # Where two places overlap, the value of larger magnitude is kept, because features can be negative.
         for kept, one in zip(target, array, strict=True):
             np.copyto(kept, one, where=np.abs(one) > np.abs(kept))
 

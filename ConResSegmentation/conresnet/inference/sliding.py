@@ -2,7 +2,7 @@
 
 ``slide`` is the pass itself, used for segmentation and for validation during training. Systems use ``Passes``, which
 reports progress, can be canceled within a window, and retries with smaller batches and windows or on the CPU.
-``segment_part`` makes them in a part of a case, and then in the whole case if a segment reaches beyond the part.
+``segment_part`` runs passes in a part of a case, and then in the whole case if a segment extends beyond the part.
 """
 
 from __future__ import annotations

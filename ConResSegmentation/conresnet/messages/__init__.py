@@ -21,8 +21,9 @@ SLICER: dict[str, str] = {
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
     "segmentation-module-not-loaded": _(
-        "The model in {path} was not installed, because the module ConRes Segmentation is not loaded; enable it under "
-        "Edit > Application Settings > Modules, restart Slicer, and install the model there."
+        "The model in {path} was not installed, because the module ConRes Segmentation is not loaded. Enable the "
+        "module under Edit > Application Settings > Modules, restart Slicer, and install the model in ConRes "
+        "Segmentation."
     ),
     "model-changed": _("The model {model} was replaced in the meantime; segment again."),
     "volume-moved": _(
@@ -120,7 +121,7 @@ SLICER: dict[str, str] = {
     ),
     "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
     "training-environment-missing": _(
-        "There is no training environment yet; create it, or choose another Python, under Where to run."
+        "There is no training environment yet; create one or choose another Python under Where to run."
     ),
     "training-python-missing": _("Choose the Python to use for training."),
     "training-python-not-found": _("The Python for training, {program}, does not exist; choose another one."),
@@ -273,7 +274,7 @@ COMMAND_LINE: dict[str, str] = {
 }
 
 
-# By the context under which Slicer's translation tools file the templates of a Python file: its package and its name.
+# By the context that Slicer's translation tools use for the templates of a Python file: its package and its name.
 _CATALOGS = {
     "messages.__init__": SLICER | COMMAND_LINE,
     "messages.engine": ENGINE,
@@ -292,7 +293,7 @@ def _english(context: str, text: str) -> str:
 
 
 def sentence(code: str, values: Mapping[str, Any], translate: Translate = _english) -> str:
-    """Return the sentence for a code; in English if a translation names values that there are not.
+    """Return the sentence for a code; in English if a translation has invalid placeholders.
 
     Args:
         code: a key of ``MESSAGES``.

@@ -13,7 +13,7 @@ TRAINING: dict[str, str] = {
     "data-set-not-found": _(
         "{path} is not a data set: it has no dataset.json (Medical Segmentation Decathlon, nnU-Net), no case folders "
         "with CASE/CASE_t1.nii.gz and so on (BraTS), and no label_maps.json. Choose a data set in one of these "
-        'layouts, or write a dataset.json (see "Your own cases" in the documentation of training).'
+        'layouts, or write a dataset.json (see "Your own cases" in the training documentation).'
     ),
     "run-data-not-found": _(
         "The data set {path} of the run {run} does not exist. If it was moved, give its new folder with --data (with "

@@ -90,7 +90,7 @@ _STEPS = {
 
 
 def check_steps(steps: Sequence[Mapping[str, Any]], place: Place) -> None:
-    """Raise UserError ``package-description`` for an unknown, invalid or misplaced intensity step."""
+    """Raise UserError with the place's code for an unknown, invalid or misplaced intensity step."""
     earlier = None
     for index, step in enumerate(steps):
         here = place.inside(f"[{index}]")
@@ -129,7 +129,7 @@ class Input:
         return (self.intensity, *self.copies)
 
     def resolved(self, place: Place, version: int) -> "Input":
-        """The same input, whose steps are checked and stay as given."""
+        """This input, unchanged, once its steps are checked."""
         check_steps(self.intensity, place.inside("intensity"))
         for index, steps in enumerate(self.copies):
             check_steps(steps, place.inside(f"copies[{index}]"))
@@ -333,8 +333,8 @@ def parse_description(
         document: the content of a `model.json`, or the object in it. ``files`` may be empty or missing in an object
             that is yet to be written. The derived ``residual_axis`` may be left out.
         source: the file's name for messages.
-        code: of the error for a wrong field. The default's sentence advises a fresh copy of the package, which does not
-            help if the description is not that of a finished package.
+        code: error code for a wrong field. The default's message advises getting a fresh copy of the package, which
+            does not help if the description is not that of a finished package.
 
     Raises:
         UserError: ``package-json``, ``package-newer`` or ``code``, with a sentence that names the field.

@@ -1,7 +1,7 @@
-"""What a model gives: segments and their codes, at the places that its locator searches, and maps besides.
+"""What a model outputs: segments with their codes, at the places that its locator searches, and maps.
 
 Segments and places are part of `model.json`, see `conresnet.package.description`. Which maps a model can give follows
-from its networks and its system. A new map is one entry of `MAPS`, and the network's output that it shows. What is
+from its networks and its system. A new map needs an entry in `MAPS`, and the network output that it shows. What is
 computed from the result instead, such as the uncertainty, is in `conresnet.inference.results`.
 
 Standard library only, so that Slicer's process can use it.

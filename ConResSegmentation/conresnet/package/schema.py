@@ -94,7 +94,7 @@ class Place:
     Args:
         source: the file.
         where: the field, such as ``inputs[0]``; "" is the whole file.
-        code: of the error for a wrong value there; its sentence may name {file}, {field} and {reason}.
+        code: error code for a wrong value there; its message may use {file}, {field} and {reason}.
     """
 
     source: str
@@ -107,7 +107,7 @@ class Place:
         return dataclasses.replace(self, where=where)
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raise the UserError for this value, which has the place's code."""
+        """Raise the UserError for this value, with the place's code."""
         # Names and values from the file may contain line breaks, but the message must stay on one line.
         where, reason = (" ".join(text.split()) for text in (self.where or "the document", reason))
         raise UserError(self.code, file=self.source, field=where, reason=reason)
@@ -181,7 +181,7 @@ def _value(hint: Any, value: Any, rule: Rule, place: Place, version: int, requir
 def check_value(hint: Any, value: Any, rule: Rule, place: Place) -> Any:
     """Check a value that no dataclass has a field for, such as one in a ``dict[str, Any]``, by the same rules.
 
-    Returns it converted to its type. Raises UserError ``package-description``.
+    Returns it converted to its type. Raises UserError with the place's code.
     """
     return _value(hint, value, rule, place, 0, required=True)
 

@@ -1,4 +1,4 @@
-"""The segmentation as a .seg.nrrd file, in which 3D Slicer finds names, colors and codes, and what Slicer knows of it.
+"""The segmentation as a .seg.nrrd file with names, colors and codes for 3D Slicer, and the tags of Slicer's segments.
 
 The format is described in Slicer's developer guide (Segmentations). Importing this module imports neither torch nor
 SimpleITK, because Slicer's process uses it when it starts.
@@ -25,7 +25,7 @@ _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
 
 def segment_id(segment: Segment) -> str:
-    """How Slicer identifies a segment, in a file and in the scene."""
+    """The ID of a segment in Slicer, in a file and in the scene."""
     return f"Segment_{segment.label}"
 
 
@@ -60,16 +60,16 @@ def terminology_entry(terminology: Terminology) -> str:
 
 
 def write_seg_nrrd(path: Path, labels: Volume, regions: np.ndarray | None, output: Output, algorithm: str) -> None:
-    """Write label values [k, j, i] and what Slicer shows of each segment.
+    """Write label values [k, j, i] and what Slicer shows for each segment.
 
     Args:
-        regions: (b, k, j, i) uint8 if segments overlap, see ``conresnet.inference.labels``; each gets a layer then.
+        regions: (b, k, j, i) uint8 if segments overlap, see ``conresnet.inference.labels``; then each gets a layer.
         algorithm: as for `segment_tags`.
 
     Raises:
         UserError: "disk-full" or "cannot-write".
     """
-    # The package that it is in imports SimpleITK, which takes time when Slicer starts.
+    # Imported here, because its package imports SimpleITK, which would delay the start of Slicer.
     from conresnet.inference.labels import segment_boxes, segment_mask
 
     boxes = segment_boxes(labels.array, regions, output)
@@ -91,7 +91,7 @@ def write_seg_nrrd(path: Path, labels: Volume, regions: np.ndarray | None, outpu
 
 
 def _header(grid: Grid, layers: int) -> list[str]:
-    """The lines of the header, for overlapping segments with an axis of layers before those of the image."""
+    """The lines of the header; for overlapping segments, an axis of layers precedes those of the image."""
     axes = (np.diag([-1, -1, 1]) @ grid.affine[:3]).T.tolist()
     *directions, origin = [f"({','.join(map(repr, axis))})" for axis in axes]
     sizes, kinds = [*grid.shape[::-1]], ["domain"] * 3
@@ -115,7 +115,7 @@ def _header(grid: Grid, layers: int) -> list[str]:
 
 def _fields(segment: Segment, box: Box | None, layer: int, algorithm: str) -> dict[str, str]:
     ends = [(part.start, part.stop - 1) for part in reversed(box)] if box else [(0, -1)] * 3
-    # A vertical line would end a tag.
+    # A vertical bar would end a tag.
     tags = {name: text.replace("|", "/") for name, text in segment_tags(segment, algorithm).items()}
     return {
         "ID": segment_id(segment),

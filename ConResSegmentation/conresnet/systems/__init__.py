@@ -63,7 +63,7 @@ class System:
     """Networks that together segment a prepared case.
 
     The class describes the system without its weights. An instance holds the networks of one package. Unless a system
-    does something else, it has one predictor of all its networks, which processes every window of the foreground.
+    does something else, it has one predictor for all its networks, which processes every window of the foreground.
 
     Class attributes:
         Arguments: a dataclass of the system's own arguments, by the rules of `conresnet.package.schema`; None where it
@@ -76,7 +76,7 @@ class System:
 
     Attributes:
         predictors: its networks, ready to be passed to ``conresnet.inference.sliding.Passes.make``. A system that makes
-            none gets one of all its networks, see ``conresnet.systems.predictors.build_system``.
+            none gets one for all its networks, see ``conresnet.systems.predictors.build_system``.
     """
 
     Arguments: ClassVar[type | None] = None
@@ -88,7 +88,7 @@ class System:
     predictors: Sequence[Predictor] = ()
 
     def __init__(self, package: ModelPackage):
-        """Read what the system needs of a package. It may leave the predictors to ``build_system``."""
+        """Read what the system needs from a package. It may leave the predictors to ``build_system``."""
 
     @classmethod
     def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:

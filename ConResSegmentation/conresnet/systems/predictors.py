@@ -108,8 +108,8 @@ class Predictor:
     """One network of a package, or several whose outputs are averaged, made ready to predict windows.
 
     Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
-    and only the sum of the outputs is kept, so apart from their weights, several need the memory of one. How much the
-    networks disagree, also a map, is measured in each window, and not between the windows.
+    and only the sum of the outputs is kept, so apart from their weights, several need no more memory than one. How
+    much the networks disagree, also a map, is measured in each window, and not between the windows.
 
     Args:
         package: provides the description and the weights; not kept.

@@ -1,6 +1,6 @@
 """``python -m conresnet_training``: the list of commands, and the options that both of their files use.
 
-For exit status see ``conresnet.cli``.
+For the exit status, see ``conresnet.cli``.
 """
 
 import math

@@ -141,9 +141,9 @@ def prepare_label_map(
 
 @contextlib.contextmanager
 def _replacing_earlier(made: TrainingCase, folder: Path, on_change: Callable[[str], None]) -> Iterator[None]:
-    """Name the case in errors, and remove what was prepared of it earlier, once the block has prepared it again.
+    """Name the case in errors, and remove its earlier arrays once the block has prepared it again.
 
-    If the block fails, the change is thus reported again next time, and the file may come back.
+    If the block fails, they stay: the change is reported again next time, and they are valid if the file comes back.
     """
     parts = re.compile(rf"{re.escape(file_stem(made.name))}_[0-9a-f]{{12}}_([a-z]+)\.npy")
     found = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}

@@ -162,7 +162,7 @@ def cross_validate(
         most_steps: the step at which to end, if not the last of each fold's own plan.
         options: of ``resume`` for a fold; called with its place among ``jobs``, from 0.
         say: shows a sentence about a fold.
-        evaluate: called with the runs once all folds are trained, and with a function to call between cases. This
+        evaluate: called once all folds are trained, with the runs and a function to call between cases. This function
             raises an exception, which must end the evaluation, if somebody asked to stop with the file ``stop``.
 
     Returns:
@@ -258,8 +258,8 @@ def _ended(
     say: Callable[[str], None],
     check: Callable[[Fold], None],
 ) -> Iterator[Fold]:
-    """Each fold when its process ends. After a stop, no further one is started, nor after a UserError that ``check``
-    raises for one; it is raised again once the others have ended.
+    """Yield each fold when its process ends. No further fold is started after a stop, or after ``check`` raises a
+    UserError for one; the error is raised again once the others have ended.
     """
     working: list[Fold] = []
     refusal = None

@@ -112,11 +112,11 @@ def export_runs(
 
 
 def _with_volumes(description: ModelDescription, runs: Sequence[Run]) -> ModelDescription:
-    """The description with the volumes of its segments in the labels of the runs' cases, trained on or held out, where
-    the plan does not say any.
+    """The description with the volumes of its segments in the labels of the runs' cases, trained on or held out, unless
+    the plan gives them.
     """
     data_set = runs[0].data_set()
-    # Cases that were added later, which may be damaged, do not concern the runs.
+    # Cases that were added later are not part of the runs, and may be damaged.
     names = _names_of_all(runs, data_set)
     data_set = replace(data_set, cases=tuple(case for case in data_set.cases if case.name in names))
     cases = [data_set.cases[index] for index in data_set.spread(MOST_CASES)]
