@@ -91,13 +91,18 @@ class Registry:
         return self.classes[name]
 
     def _modules_by_name(self) -> Mapping[str, str]:
-        """The module that registers each class."""
+        """The module that registers each class. Raises ValueError if two register the same name."""
         if self._modules is None:
             self._modules = {}
             folder = Path(__file__).parents[1] / self._package.rpartition(".")[2]
-            for path in sorted(folder.glob("*.py")):
-                if path.name != "__init__.py":
-                    self._register_file(f"{self._package}.{path.stem}", path)
+            try:
+                for path in sorted(folder.glob("*.py")):
+                    if path.name != "__init__.py":
+                        self._register_file(f"{self._package}.{path.stem}", path)
+            except ValueError:
+                # Otherwise, the files that come after it would be missing from then on, without an error.
+                self._modules = None
+                raise
             for point in importlib.metadata.entry_points(group=self._package):
                 self._register_entry_point(point)
         return self._modules

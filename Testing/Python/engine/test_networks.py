@@ -122,6 +122,14 @@ def test_unknown_network_is_named():
         build_network("mystery", {})
 
 
+def test_name_that_is_taken_is_refused_each_time():
+    registry = networks.Registry("conresnet.networks", "register_network", networks.NetworkDeclaration)
+    registry.register("resdsn")(torch.nn.Identity)
+    for _number in range(2):
+        with pytest.raises(ValueError, match="'resdsn' is already registered by torch"):
+            registry.names()
+
+
 def test_network_without_arguments_has_no_suggestions(monkeypatch):
     class Fixed(torch.nn.Module):
         def __init__(self) -> None:
