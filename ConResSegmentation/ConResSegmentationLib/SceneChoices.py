@@ -9,8 +9,8 @@ from .SceneInputs import ConResSegmentationParameterNode, Precision
 from .Widgets import textSetting
 
 _SETTING = "ConResSegmentation/Choices"
-# The choices that are remembered. Options that change what is segmented are not among them: one that was set for a
-# difficult image must not change the results of the next patient unnoticed.
+# The choices that are remembered. Device and precision suit the computer. Options that suit an image are not among
+# them: one that was set for a difficult image must not change the results of the next patient unnoticed.
 _KINDS = {"device": str, "precision": Precision, "maps": str, "show3D": bool, "review": bool}
 
 

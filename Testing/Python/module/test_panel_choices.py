@@ -443,7 +443,7 @@ def test_choices_are_restored_with_a_saved_scene(four_channels: PanelDriver, tmp
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1, "the unedited result is replaced"
 
 
-def test_new_scene_gets_the_last_choices_except_those_that_change_labels(panel: PanelDriver) -> None:
+def test_new_scene_gets_the_last_choices_except_those_for_one_image(panel: PanelDriver) -> None:
     ui = panel.ui
     for kind in ("residual", "attention"):
         panel.map_box(kind).click()
