@@ -36,8 +36,9 @@ def segment_tags(segment: Segment, algorithm: str) -> dict[str, str]:
         "DICOM.SegmentAlgorithmType": "AUTOMATIC",
         "DICOM.SegmentAlgorithmName": f"ConResNet {algorithm}".strip()[:64],
     }
-    entry = segment.terminology and {"TerminologyEntry": terminology_entry(segment.terminology)}
-    return tags | (entry or {})
+    if segment.terminology:
+        tags["TerminologyEntry"] = terminology_entry(segment.terminology)
+    return tags
 
 
 def terminology_entry(terminology: Terminology) -> str:
