@@ -219,7 +219,8 @@ class TrainingJob:
         Raises:
             UserError: the run's folder cannot be written to.
         """
-        if self.state is JobState.starting or (self.state is JobState.evaluating and self.canKill):
+        isEvaluatingHere = self.state is JobState.evaluating and self.canKill and not self._isElsewhere()
+        if self.state is JobState.starting or isEvaluatingHere:
             # When starting, it would delete the file that asks it to stop, which may be from before it started. The
             # evaluation looks for it only between cases, and is repeated as a whole anyway.
             self.kill()
@@ -258,6 +259,11 @@ class TrainingJob:
             return self._process.pid
         running = running_process(self.folder)
         return running["pid"] if running and running.get("host") == socket.gethostname() else None
+
+    def _isElsewhere(self) -> bool:
+        """Whether it runs on another computer, even if a command (ssh, srun) here started it."""
+        running = running_process(self.folder)
+        return running is not None and running.get("host") != socket.gethostname()
 
     def _isAlive(self) -> bool:
         if self._process is not None:

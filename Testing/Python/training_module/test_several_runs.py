@@ -138,6 +138,29 @@ def test_evaluation_on_another_computer_is_followed_and_asked_to_stop(
     assert training.state == "stopping" and (cross_validation / "stop").exists()
 
 
+def test_evaluation_that_was_started_from_here_on_another_computer_is_asked_to_stop(
+    training: TrainingDriver, cross_validation: Path, tmp_path: Path
+) -> None:
+    """If ssh were killed instead, the evaluation would go on there."""
+    training.choose_run(cross_validation)
+    finished = step(20), ("finished", {"step": 20})
+    write_fold(cross_validation, 2, *finished)
+    running, stop = cross_validation / RUNNING_FILE, cross_validation / "stop"
+    steps = (
+        f"cat {write_fold(tmp_path, 1, *finished)}/progress.jsonl >> {cross_validation}/fold_1/progress.jsonl",
+        f"""echo '{{"pid": 4, "host": "cluster-7"}}' > {running}""",
+        f"while [ ! -e {stop} ]; do sleep 0.1; done",
+        f"rm {running} {stop}; touch {tmp_path}/asked; exit 130",
+    )
+    training.choose_python(script_as_python(tmp_path, "\n".join(steps)))
+    training.click(training.ui.resumeButton)
+    training.wait(lambda: training.state == "evaluating" and running.exists())
+    training.click(training.ui.stopButton)
+    assert training.state in ("stopping", "finished")
+    training.wait(lambda: training.state == "finished")
+    assert (tmp_path / "asked").exists()
+
+
 def test_lowest_value_of_fold_starts_a_cross_validation(
     training: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
