@@ -91,11 +91,14 @@ def _showsLabel(sliceNode, labels: np.ndarray, toWorld: np.ndarray) -> bool:
 
 
 def _middle(segmentationNode, segment) -> np.ndarray:
-    """(3,) The voxel of a segment that is nearest to its center of mass, in RAS mm."""
+    """(3,) A voxel of a segment, in RAS mm: near its middle, in the slice that has most of it."""
     image = _labelmap(segment)
-    voxels = np.argwhere(_array(image) == segment.GetLabelValue())
-    nearest = voxels[np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))]
-    return (_voxelToWorld(segmentationNode, image) @ [*nearest[::-1], 1])[:3]
+    mask = _array(image) == segment.GetLabelValue()
+    k = np.argmax(mask.sum(axis=(1, 2)))
+    # Of one slice only, because places take many times the memory of voxels.
+    places = np.argwhere(mask[k])
+    j, i = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+    return (_voxelToWorld(segmentationNode, image) @ [i, j, k, 1])[:3]
 
 
 def _labelmap(segment):

@@ -5,13 +5,13 @@ import json
 
 import slicer
 
-from .SceneInputs import ConResSegmentationParameterNode, Precision
+from .SceneInputs import ConResSegmentationParameterNode
 from .Widgets import textSetting
 
 _SETTING = "ConResSegmentation/Choices"
-# The choices that are remembered. Device and precision suit the computer. Options that suit an image are not among
-# them: one that was set for a difficult image must not change the results of the next patient unnoticed.
-_KINDS = {"device": str, "precision": Precision, "maps": str, "show3D": bool, "review": bool}
+# The choices that are remembered. Those that change a result are not among them, because they may suit only one image,
+# nor is the device, which may suit only one computer.
+_KINDS = {"maps": str, "show3D": bool, "review": bool}
 
 
 def rememberChoices(ui, mapBoxes: dict) -> None:
@@ -22,8 +22,6 @@ def rememberChoices(ui, mapBoxes: dict) -> None:
     """
     for name, box in {"show3D": ui.show3DCheckBox, "review": ui.reviewCheckBox}.items():
         box.connect("clicked(bool)", lambda isWanted, name=name: _remember(name, isWanted))
-    ui.precisionSelector.connect("activated(int)", lambda index: _remember("precision", list(Precision)[index].value))
-    ui.deviceSelector.connect("activated(int)", lambda index: _remember("device", ui.deviceSelector.itemData(index)))
 
     def onMapClicked(_checked: bool) -> None:
         _remember("maps", " ".join(kind for kind, box in mapBoxes.items() if box.checked))
