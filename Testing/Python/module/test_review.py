@@ -324,7 +324,7 @@ def test_reasons_are_shown_in_users_language(
         "uncertain boundary": "unsicherer Rand",
         "{reason} (ranked by area and entropy; not fitted to this model)": "{reason} (nicht angepasst)",
     }
-    monkeypatch.setattr(review(), "_", lambda text: german.get(text, text))
+    monkeypatch.setattr(review(), "translate", lambda context, text: german.get(text, text))
     known = ["reason-small", "reason-uncertain", "reason-unfitted"]
     first, _second, third = REPORT["review"]["rows"]
     rows = [{**first, "reason_codes": known}, {**third, "reason_codes": ["reason-of-a-later-version"]}]
