@@ -21,6 +21,7 @@ LONG_FILES = (
     "test_training_place.py",
     "test_synthesis.py",
     "test_panel_choices.py",
+    "test_panel_models.py",
     "test_engine_server.py",
     "test_engine_failures.py",
     "test_scene_case.py",
