@@ -34,7 +34,6 @@ from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, Overl
 from ConResSegmentationLib.Models import ModelPanel, installAsking, rememberSeconds
 from ConResSegmentationLib.ReviewPanel import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunPanel
-from ConResSegmentationLib.SceneChoices import SceneChoices, rememberChoices
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
     RunWaiter,
@@ -102,7 +101,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             ui.regionSelector, ui.regionHintLabel, lambda: (self.modelPanel.description, self.channels.firstNode)
         )
         stayNarrow(ui.segmentationSelector)
-        rememberChoices(ui, self.mapChooser.boxes)
+        SceneInputs.rememberChoices(ui, self.mapChooser.boxes)
         self.enginePanel = EnginePanel(
             ui.advancedCollapsibleButton,
             self.logic.enginePython,
@@ -407,7 +406,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.enginePython = EnginePython()
         self.engine = EngineProcess(self.enginePython.launch)
-        self.sceneChoices = SceneChoices()
+        self.sceneChoices = SceneInputs.SceneChoices()
 
     def getParameterNode(self) -> SceneInputs.ConResSegmentationParameterNode:
         return self.sceneChoices.of(super().getParameterNode())

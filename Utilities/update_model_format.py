@@ -1,6 +1,6 @@
 """Write docs/model.schema.json, and the table of fields in docs/model-package.md, from the dataclasses of model.json.
 
-Run it after a change of ``conresnet.package.description`` or ``segments``; a test checks that both files are current.
+Run it after a change of ``conresnet.package`` or ``segments``; a test checks that both files are current.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "ConResSegmentation"))
 
-from conresnet.package.description import ModelDescription, System  # noqa: E402
+from conresnet.package import ModelDescription, System  # noqa: E402
 from conresnet.package.schema import LONGEST_TEXT, Rule, rules  # noqa: E402
 from conresnet.systems import declared_system, system_names  # noqa: E402
 

@@ -27,8 +27,9 @@ from conresnet.images.inputs import Candidate, match_channels
 
 from . import Loading, ResultParts
 from .Processes import callLater
+from .ResultSegmentation import parentItem
 from .Review import addTable, exportCsv, showTable
-from .SceneInputs import candidates, group
+from .SceneInputs import candidates
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
 from .Widgets import errorSentence, nameOf, notStarted, timeLeft
 
@@ -147,7 +148,7 @@ def sceneEntries(inputs: Sequence) -> list[BatchEntry]:
         chosen = [[node] for node in candidates() if node not in proxies]
     else:
         chosen = []
-        for members in _grouped(candidates(), group):
+        for members in _grouped(candidates(), parentItem):
             found = match_channels(inputs, [Candidate(nameOf(node)) for node in members])
             chosen += [] if None in found else [[members[place] for place in found]]
     entries = []

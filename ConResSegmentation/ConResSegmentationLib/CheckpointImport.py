@@ -159,7 +159,7 @@ class CheckpointImport:
             self._convert(settings)
 
     def _start(self, text: str, onEnded: Callable[[int | None, str, str], None], *arguments: str) -> None:
-        launch = self._python.launchModule("conresnet.importing", str(self._checkpoint), *arguments)
+        launch = self._python.launchModule("conresnet.worker", "import", str(self._checkpoint), *arguments)
         self._control.onProgress(text.format(file=self._checkpoint.name), None)
         self._process = ChildProcess(launch, onEnded, self._control.log)
         self._process.start()

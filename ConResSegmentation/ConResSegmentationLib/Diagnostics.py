@@ -14,7 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import list_models
 from conresnet.request import SegmentOptions
 

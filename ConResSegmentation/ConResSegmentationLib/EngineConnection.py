@@ -109,9 +109,6 @@ class EngineObserver:
     def onDone(self, result: EngineResult) -> None:
         """The segmentation is finished."""
 
-    def onDevices(self, devices: list[dict]) -> None:
-        """The available devices, each a dict with ``name`` and ``title``."""
-
     def onError(self, error: EngineError) -> None:
         """The request failed."""
 

@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
-from .EngineProcess import EngineError, EngineObserver, EngineProcess
+from .EngineProcess import EngineError, EngineProcess
 from .EnginePython import EngineCheck, EnginePython, Installation, torchProblem
 from .Widgets import EditedPath, errorSentence, plain, textSetting
 
@@ -17,7 +17,7 @@ SERVER_PYTHON_SETTING = "ConResSegmentation/EngineServerPython"
 START_SETTING = "ConResSegmentation/StartEngine"
 
 
-class EnginePanel(EngineObserver):
+class EnginePanel:
     """The widgets of the engine.
 
     Where the engine runs and its Python are settings of this computer, kept in the application's settings; the device
@@ -46,7 +46,7 @@ class EnginePanel(EngineObserver):
         self._installation: Installation | None = None
         self._devices: list[dict] = []
         self._device = "auto"
-        self._isOutdated = self._isFreed = self._isLost = False
+        self._isOutdated = self._isFreed = False
         self._python.program, self._python.server = textSetting(PYTHON_SETTING), textSetting(SERVER_SETTING)
         self._python.serverProgram = textSetting(SERVER_PYTHON_SETTING)
         self._ui.pythonPathEdit.currentPath = self._python.program
@@ -62,7 +62,7 @@ class EnginePanel(EngineObserver):
         selector = self._ui.deviceSelector
         selector.connect("activated(int)", lambda index: onDeviceChosen(selector.itemData(index)))
         section.connect("contentsCollapsed(bool)", self._onCollapsed)
-        engine.onLost = self._onLost
+        engine.onReady, engine.onLost = self._onReady, self._onLost
         self.selectDevice("auto")
         self._showCheck()
 
@@ -110,11 +110,8 @@ class EnginePanel(EngineObserver):
             self._isOutdated = False
             self._engine.stop()
             if self._check and not self._check.problem:
-                self._engine.listDevices(self)
+                self._engine.start()
         if self._engine.isRunning or (self._check and not self._check.problem):
-            if self._isLost:
-                # It comes before the caller's request, and its answer shows that the server is connected again.
-                self._engine.listDevices(self)
             proceed()
             return
         self._waiting = (proceed, refuse)
@@ -130,7 +127,7 @@ class EnginePanel(EngineObserver):
         """The panel is about to be deleted: a pending answer must not start the engine again."""
         self._path.close()
         self._waiting = None
-        self._engine.onLost = lambda error: None
+        self._engine.onReady = self._engine.onLost = lambda _message: None
         if self._installation:
             self._installation.stop(wait=True)
         self._python.dropCheck()
@@ -142,24 +139,15 @@ class EnginePanel(EngineObserver):
     def unfold(self) -> None:
         self._section.collapsed = False
 
-    def onDevices(self, devices: list[dict]) -> None:
-        """The engine has listed its devices."""
+    def _onReady(self, devices: list[dict]) -> None:
         if self._isOutdated:
             return
-        self._devices = [entry for entry in devices if entry["name"] != "auto"]
+        self._devices = devices
         self.selectDevice(self._device)
-        self._isLost = False
-        if self._python.server:
-            self._ui.engineStatusLabel.text = _("Ready on {server}.").format(server=self._python.server)
-
-    def onError(self, error: EngineError) -> None:
-        """The engine could not be started to list its devices, or the connection to the server was lost."""
-        self._ui.engineStatusLabel.text = errorSentence(error)
+        self._showCheck()
 
     def _onLost(self, error: EngineError) -> None:
-        if self._python.server:
-            self._isLost = True
-            self.onError(error)
+        self._ui.engineStatusLabel.text = errorSentence(error)
 
     def _onCollapsed(self, collapsed: bool) -> None:
         if collapsed:
@@ -195,7 +183,7 @@ class EnginePanel(EngineObserver):
             self._check = check
             self._showCheck()
             if not check.problem and not self._isOutdated:
-                self._engine.listDevices(self)
+                self._engine.start()
             then()
 
         try:
@@ -266,7 +254,8 @@ class EnginePanel(EngineObserver):
         if self._check is None:
             text = _("Slicer's own Python.") if self._python.isSlicers and not self._python.server else ""
         elif self._python.server and not self._check.problem:
-            text = _("Connecting to {server}...").format(server=self._python.server)
+            text = _("Ready on {server}.") if self._engine.isRunning else _("Connecting to {server}...")
+            text = text.format(server=self._python.server)
         else:
             text = self._check.problem or _("Ready: all required packages are installed.")
         self._ui.engineStatusLabel.text = text

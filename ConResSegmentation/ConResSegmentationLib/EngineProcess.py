@@ -7,8 +7,8 @@ Nothing here waits: every call returns at once, and an observer is told from Sli
     engine.cancel(number)
 
 An observer derives from EngineObserver and overrides the methods it needs. Each request ends with exactly one of
-onDone, onDevices, onError and onCancelled. Requests made while another one runs are queued. The first request starts
-the process, and so does the first one after it has ended or died.
+onDone, onError and onCancelled. Requests made while another one runs are queued. The first request starts the process,
+and so does the first one after it has ended or died.
 
 Arrays given to onArray and onDone are read-only memory maps of files that the engine writes, or that are copied from it
 if it is on another computer: labels [k, j, i], maps [c, k, j, i], on the grid of the first channel. They stay readable
@@ -29,8 +29,8 @@ import numpy as np
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.package import ModelDescription, ModelPackage, read_package
-from conresnet.package.description import DESCRIPTION_FILE
+from conresnet.package import DESCRIPTION_FILE, ModelDescription
+from conresnet.package.reader import ModelPackage, read_package
 from conresnet.package.store import read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker import MODELS_FOLDER, BlockWriter, write_block
@@ -47,9 +47,9 @@ _MILLISECONDS_TO_CATCH_UP = 20
 @dataclass
 class _Request:
     id: int
-    kind: str
     observer: EngineObserver
-    asked: SegmentRequest | None = None
+    # None once it was sent.
+    asked: SegmentRequest | None
     # Models that the server had before this request, by name.
     models: dict[str, str] | None = None
 
@@ -63,7 +63,8 @@ class EngineProcess:
 
     Attributes:
         isUnused: whether nobody has requested a segmentation since the process was started.
-        onLost: called with the error when the process ends by itself, even if there is no request.
+        onReady: called when a process is ready, with its devices, each a dict with ``name`` and ``title``.
+        onLost: called with the error when the process ends by itself or cannot be started, even if there is no request.
     """
 
     def __init__(self, launch: Callable[[], ProcessLaunch]):
@@ -72,9 +73,11 @@ class EngineProcess:
         # These must outlive the signal that their process has ended.
         self._leaving: list[EngineConnection] = []
         self._waiting: deque[_Request] = deque()
+        self._isWanted = False
         self._current: _Request | None = None
         self._lastId = 0
         self.isUnused = True
+        self.onReady: Callable[[list[dict]], None] = lambda devices: None
         self.onLost: Callable[[EngineError], None] = lambda error: None
         self._lastError: EngineError | None = None
         self._lastLog = ""
@@ -85,10 +88,16 @@ class EngineProcess:
     def segment(self, request: SegmentRequest, observer: EngineObserver) -> int:
         """Request a segmentation, whose arrays are read when the engine is ready; returns its number, for `cancel`."""
         self.isUnused = False
-        return self._add("segment", observer, request)
+        self._lastId += 1
+        self._waiting.append(_Request(self._lastId, observer, request))
+        callLater(self._advance)
+        return self._lastId
 
-    def listDevices(self, observer: EngineObserver) -> None:
-        self._add("devices", observer)
+    def start(self) -> None:
+        """Start the process, if there is none, before there is a request."""
+        if not self.hasProcess:
+            self._isWanted = True
+            callLater(self._advance)
 
     def cancel(self, number: int) -> None:
         """Cancel one request. An engine that does not answer within two seconds is killed."""
@@ -124,8 +133,7 @@ class EngineProcess:
     @property
     def isSegmenting(self) -> bool:
         """Whether a segmentation is running or queued."""
-        requests = [*([self._current] if self._current else []), *self._waiting]
-        return any(request.kind == "segment" for request in requests)
+        return self._current is not None or bool(self._waiting)
 
     @property
     def isRunning(self) -> bool:
@@ -135,7 +143,7 @@ class EngineProcess:
     @property
     def hasProcess(self) -> bool:
         """Whether the engine has a process, or is about to, that may still be starting."""
-        return self._connection is not None or bool(self._waiting)
+        return self._connection is not None or bool(self._waiting) or self._isWanted
 
     def diagnostics(self) -> str:
         """What a bug report needs: versions, the engine's Python, the last error and the log."""
@@ -151,15 +159,9 @@ class EngineProcess:
         lines += ["", "Log of the engine:", connection.log if connection else self._lastLog]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _add(self, kind: str, observer: EngineObserver, asked: SegmentRequest | None = None) -> int:
-        self._lastId += 1
-        self._waiting.append(_Request(self._lastId, kind, observer, asked))
-        callLater(self._advance)
-        return self._lastId
-
     def _advance(self) -> None:
         """Start the process or the next request if that is possible now."""
-        if self._current or not self._waiting:
+        if self._current or not (self._waiting or self._isWanted):
             return
         if self._connection is None:
             self._open()
@@ -185,10 +187,11 @@ class EngineProcess:
         callLater(lambda: self._continue(pieces))
 
     def _open(self) -> None:
+        self._isWanted = False
         try:
             launch = self._launch()
         except UserError as error:
-            self._fail(EngineError.fromUserError(error))
+            self._onEnded(EngineError.fromUserError(error))
             return
         self._connection = EngineConnection(launch, self._onMessage, self._onEnded)
         self.isUnused = not self.isSegmenting
@@ -200,7 +203,7 @@ class EngineProcess:
     def _write(self, request: _Request) -> Iterator[None]:
         """Write the channels where the engine reads them, piece by piece, and send the request."""
         connection, asked, files, checksums = self._connection, request.asked, [], []
-        if asked and connection.isRemote:
+        if connection.isRemote:
             package = read_package(asked.model, verify=False)
             asked = _withoutNames(asked, package.description)
             self._tell(request, "onProgress", "sending", 0.0, None)
@@ -208,8 +211,8 @@ class EngineProcess:
             yield from sendModels(
                 package, connection.hello["models"], lambda fields: connection.sendBlock(fields, request.id)
             )
-        wanted, sent, began = sum(volume.array.nbytes for volume in asked.channels) if asked else 0, 0, time.monotonic()
-        for number, volume in enumerate(asked.channels if asked else ()):
+        wanted, sent, began = sum(volume.array.nbytes for volume in asked.channels), 0, time.monotonic()
+        for number, volume in enumerate(asked.channels):
             files.append(f"{request.id}/channel{number}.npy")
             try:
                 array = np.ascontiguousarray(volume.array)
@@ -230,17 +233,18 @@ class EngineProcess:
                 raise UserError("engine-folder-gone") from error
             except OSError as error:
                 raise write_error(error, connection.session / files[-1]) from error
-        if asked:
-            self._tell(request, "onSent", tuple(checksums))
+        self._tell(request, "onSent", tuple(checksums))
         if request is not self._current:
             return
         request.asked = None
-        connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(files) if asked else {})})
+        connection.send({"request": "segment", "id": request.id, **asked.to_dict(files)})
 
     def _onMessage(self, message: dict) -> None:
         event, request, server = message.get("event"), self._current, self._connection.launch.server
         if event == "hello":
             self._advance()
+        elif event == "ready":
+            self.onReady(message["devices"])
         elif event == "error" and "id" not in message:
             self._connection.close()
             self._onEnded(EngineError.fromMessage(message, server))
@@ -263,8 +267,6 @@ class EngineProcess:
             maps = {name: mapped(file) for name, file in message["maps"].items()}
             regions = mapped(message["regions"]) if message["regions"] else None
             self._finish("onDone", EngineResult(mapped(message["labels"]), maps, message["report"], regions))
-        elif event == "devices":
-            self._finish("onDevices", message["devices"])
         elif event == "error":
             if message["code"] == "engine-folder-gone":
                 self._leave()
@@ -346,6 +348,7 @@ class EngineProcess:
         current = self._takeCurrent()
         taken = [*([current] if current else []), *self._waiting]
         self._waiting.clear()
+        self._isWanted = False
         self._cancelTimer.stop()
         return taken
 

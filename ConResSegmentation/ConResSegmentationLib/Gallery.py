@@ -9,7 +9,6 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.package import read_package
 from conresnet.package.download import (
     CatalogEntry,
     catalog_source,
@@ -18,6 +17,7 @@ from conresnet.package.download import (
     read_catalog,
     remove_download,
 )
+from conresnet.package.reader import read_package
 
 from .EnginePython import EnginePython
 from .Loading import EXAMPLES
@@ -28,7 +28,6 @@ from .Widgets import errorSentence, plain
 
 _PICTURE = "thumbnail.png"
 _PICTURE_SIDE = 112
-_MODULE = "conresnet.package.download"
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,7 @@ class Gallery:
 
     def _onLookForMore(self) -> None:
         try:
-            launch = self._python.launchModule(_MODULE, "catalog", self._source)
+            launch = self._python.launchModule("conresnet.worker", "catalog", self._source)
         except UserError as error:
             self._say(errorSentence(error))
             return
@@ -313,7 +312,7 @@ class PackageDownload:
 
     def __init__(self, python: EnginePython, entry: CatalogEntry, control, install: Callable[[str], str]):
         self._entry, self._control, self._install = entry, control, install
-        launch = python.launchModule(_MODULE, "package", entry.url, entry.sha256, str(entry.bytes))
+        launch = python.launchModule("conresnet.worker", "download", entry.url, entry.sha256, str(entry.bytes))
         self._onLine(f"0 {entry.bytes}")
         self._process = ChildProcess(launch, self._onEnded, self._onLine)
         self._process.start()

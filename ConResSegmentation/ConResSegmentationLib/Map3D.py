@@ -4,6 +4,7 @@ What is shown are nodes of the scene, to which the segmentation refers: Slicer s
 can change them. Colors, range and opacity are those of the map over the slices.
 """
 
+import enum
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -12,11 +13,10 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from conresnet.images.grid import box_of_flags
+from conresnet.images import box_of_flags
 from conresnet.package.outputs import MAPS
 
 from . import ResultParts, ResultSegmentation
-from .SceneInputs import Map3D
 from .Widgets import nameOf
 
 PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"
@@ -30,6 +30,24 @@ _MOST_VOXELS = 30_000_000
 _LEGEND_SIZE, _LEGEND_FONT_SIZE = (0.12, 0.45), 14
 # Formats of the legend's numbers, for small and for large ones.
 _NUMBERS = "%.2f", "%.0f"
+
+
+class Map3D(enum.Enum):
+    """How the map over the slices is shown in 3D."""
+
+    nothing = "nothing"
+    surfaces = "surfaces"
+    isosurface = "isosurface"
+    volume = "volume"
+
+    def label(self) -> str:
+        titles = {
+            "nothing": _("Not shown"),
+            "surfaces": _("On surfaces"),
+            "isosurface": _("Isosurface"),
+            "volume": _("Volume rendering"),
+        }
+        return titles[self.value]
 
 
 def nodes(segmentationNode) -> list:

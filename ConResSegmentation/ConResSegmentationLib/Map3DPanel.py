@@ -9,6 +9,7 @@ from slicer.util import VTKObservationMixin
 from . import ResultParts
 from .Map3D import (
     PAINTED_ATTRIBUTE,
+    Map3D,
     coverSegments,
     hasVoxels,
     isCurrent,
@@ -20,7 +21,6 @@ from .Map3D import (
     shows,
     style,
 )
-from .SceneInputs import Map3D
 from .Widgets import WorkInSteps, offer, singleShotTimer
 
 _MILLISECONDS_AFTER_LAST_MOVE = 200

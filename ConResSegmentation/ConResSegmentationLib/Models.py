@@ -12,9 +12,9 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
-from conresnet.package import ModelDescription, read_package
+from conresnet.package import ModelDescription
 from conresnet.package.outputs import provided_maps, residual_plane
-from conresnet.package.reader import MAY_HAVE_LEARNED, OWN_WEIGHTS, figures, read_metrics
+from conresnet.package.reader import MAY_HAVE_LEARNED, OWN_WEIGHTS, figures, read_metrics, read_package
 from conresnet.package.store import ModelEntry, free_name, install_model, is_removable, list_models, remove_model
 
 from .CheckpointImport import askForCheckpoint

@@ -11,7 +11,7 @@ import vtk
 from vtk.util import numpy_support
 
 from conresnet.errors import UserError
-from conresnet.images.grid import box_corners, box_of_flags, transformed
+from conresnet.images import box_corners, box_of_flags, transformed
 from conresnet.images.inputs import BoxROI
 
 from . import ResultParts, SceneInputs

@@ -12,7 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from conresnet.images.grid import Box, bounding_box, whole_box
+from conresnet.images import Box, bounding_box, whole_box
 from conresnet.package.outputs import MAPS
 
 from . import ResultSegmentation

@@ -18,7 +18,7 @@ from vtk.util import numpy_support
 
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.messages import reason
 from conresnet.package.outputs import Output, Segment
 

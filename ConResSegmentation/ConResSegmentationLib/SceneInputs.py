@@ -1,10 +1,11 @@
 """Inputs of a segmentation from the scene: the volumes, the ROI and the user's choices, which are saved with it.
 
-Volumes and ROI are in world coordinates, and have rows in the panel.
+Volumes and ROI are in world coordinates, and have rows in the panel. Some choices are remembered for new scenes.
 """
 
 import contextlib
 import enum
+import json
 from collections.abc import Callable, Collection
 from typing import Annotated
 
@@ -17,13 +18,15 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.images.inputs import BoxROI, Candidate, match_channels, seen_at_once, wants_roi
 from conresnet.package.outputs import MAPS
 from conresnet.request import SegmentOptions
 
 from . import ResultParts
-from .Widgets import comboBoxOf, hint, nameOf, plain, say, stayNarrow
+from .Map3D import Map3D
+from .ResultSegmentation import parentItem
+from .Widgets import comboBoxOf, hint, nameOf, plain, say, stayNarrow, textSetting
 
 
 class Precision(enum.Enum):
@@ -36,24 +39,6 @@ class Precision(enum.Enum):
 
     def label(self) -> str:
         return _("Automatic") if self is Precision.auto else self.value
-
-
-class Map3D(enum.Enum):
-    """How the map over the slices is shown in 3D."""
-
-    nothing = "nothing"
-    surfaces = "surfaces"
-    isosurface = "isosurface"
-    volume = "volume"
-
-    def label(self) -> str:
-        titles = {
-            "nothing": _("Not shown"),
-            "surfaces": _("On surfaces"),
-            "isosurface": _("Isosurface"),
-            "volume": _("Volume rendering"),
-        }
-        return titles[self.value]
 
 
 @parameterNodeWrapper
@@ -93,6 +78,66 @@ class ConResSegmentationParameterNode:
     mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
     map3D: Map3D = Map3D.nothing
     mapThreshold: Annotated[float, WithinRange(0, 1)] = 0.5
+
+
+_CHOICES_SETTING = "ConResSegmentation/Choices"
+# The choices that are remembered. Those that change a result are not among them, because they may suit only one image,
+# nor is the device, which may suit only one computer.
+_REMEMBERED = {"maps": str, "show3D": bool, "review": bool}
+
+
+class SceneChoices:
+    """The choices of the current scene."""
+
+    def __init__(self):
+        self.forget()
+
+    def of(self, node) -> ConResSegmentationParameterNode:
+        # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
+        isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
+        # The node may be new even if it has values: an earlier wrapper may have filled it with defaults.
+        isNew = self._isNewScene or not node.GetParameterNamesAsCommaSeparatedList()
+        if not isCurrent or isNew:
+            self._wrapper = ConResSegmentationParameterNode(node)
+        self._isNewScene = False
+        for name, value in _remembered().items() if isNew else ():
+            with contextlib.suppress(KeyError, ValueError):
+                setattr(self._wrapper, name, _REMEMBERED[name](value))
+        return self._wrapper
+
+    def forget(self, isNewScene: bool = False) -> None:
+        """Read the choices again, after a scene was closed (``isNewScene``) or imported.
+
+        Slicer's wrapper caches nodes; those of a scene that is being imported do not exist yet.
+        """
+        self._wrapper, self._isNewScene = None, isNewScene
+
+
+def rememberChoices(ui, mapBoxes: dict) -> None:
+    """From now on, remember the user's choices in the panel for new scenes.
+
+    Args:
+        mapBoxes: the check boxes of `MapChooser`, by map.
+    """
+
+    def remember(name: str, value: str | bool) -> None:
+        slicer.app.userSettings().setValue(_CHOICES_SETTING, json.dumps(_remembered() | {name: value}))
+
+    def onMapClicked(_checked: bool) -> None:
+        remember("maps", " ".join(kind for kind, box in mapBoxes.items() if box.checked))
+
+    ui.show3DCheckBox.connect("clicked(bool)", lambda isWanted: remember("show3D", isWanted))
+    ui.reviewCheckBox.connect("clicked(bool)", lambda isWanted: remember("review", isWanted))
+    for box in mapBoxes.values():
+        box.connect("clicked(bool)", onMapClicked)
+
+
+def _remembered() -> dict:
+    try:
+        kept = json.loads(textSetting(_CHOICES_SETTING))
+    except ValueError:  # a user may have edited the settings
+        kept = None
+    return kept if isinstance(kept, dict) else {}
 
 
 def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:
@@ -188,11 +233,14 @@ def place(roiNode, description, volumeNode) -> None:
     roiNode.GetDisplayNode().SetFillVisibility(False)
 
 
+def shownSliceNodes() -> list:
+    # Views of other layouts keep their nodes.
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.IsMappedInLayout()]
+
+
 def _slicesCross(start: np.ndarray) -> np.ndarray:
     """(3,) The common point of all slices shown, in any orientation, that is nearest to ``start``."""
-    # Views of other layouts keep their nodes.
-    shown = [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.IsMappedInLayout()]
-    planes = [slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS()) for sliceNode in shown]
+    planes = [slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS()) for sliceNode in shownSliceNodes()]
     normals = np.array([plane[:3, 2] for plane in planes]).reshape(-1, 3)
     distances = np.array([plane[:3, 2] @ (plane[:3, 3] - start) for plane in planes])
     return start + np.linalg.pinv(normals, rcond=1e-3) @ distances
@@ -304,10 +352,11 @@ class ChannelSelectors:
         chosen = self.nodes
         empty = [number for number, node in enumerate(chosen) if node is None]
         nodes = [node for node in (candidates() if among is None else among) if node not in chosen]
-        groups = {group(node) for node in chosen if node is not None}
+        # Volumes of one patient are in one item of the subject hierarchy.
+        groups = {parentItem(node) for node in chosen if node is not None}
         if groups:
-            nodes = [node for node in nodes if group(node) in groups]
-        named = [Candidate(nameOf(node), group(node)) for node in nodes]
+            nodes = [node for node in nodes if parentItem(node) in groups]
+        named = [Candidate(nameOf(node), parentItem(node)) for node in nodes]
         found = match_channels([self._inputs[number] for number in empty], named)
         for number, place in zip(empty, found, strict=True):
             chosen[number] = None if place is None else nodes[place]
@@ -388,12 +437,6 @@ def candidates() -> list:
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     shown = {composite.GetBackgroundVolumeID() for composite in composites}
     return sorted(nodes, key=lambda node: node.GetID() not in shown)
-
-
-def group(node) -> int:
-    """What volumes of one patient have in common: the subject hierarchy item that contains them."""
-    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
-    return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
 
 
 def _patient(node) -> int:

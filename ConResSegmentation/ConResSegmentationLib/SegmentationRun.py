@@ -11,10 +11,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Grid
+from conresnet.images import Grid
 from conresnet.images.inputs import BoxROI
-from conresnet.package import ModelDescription, read_package
+from conresnet.package import ModelDescription
 from conresnet.package.outputs import residual_plane
+from conresnet.package.reader import read_package
 from conresnet.package.store import digest_with_locator
 from conresnet.request import SegmentOptions, SegmentRequest
 

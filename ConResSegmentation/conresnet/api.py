@@ -26,13 +26,13 @@ import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.files import write_text
+from conresnet.images import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.files import read_channels
-from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.inputs import BoxROI, by_channel, check_channel_count, roi_from_text, warn_of_names
 from conresnet.images.itk import check_kind, grid_of
 from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel, load_model
 from conresnet.inference.segmentation import segment as segment_volumes
-from conresnet.package import ModelPackage
+from conresnet.package.reader import ModelPackage
 from conresnet.package.store import read_model
 from conresnet.request import Progress, SegmentOptions
 from conresnet.results import (
@@ -45,10 +45,10 @@ from conresnet.results import (
     image_state,
     result_files,
     write_images,
+    write_seg_nrrd,
+    write_statistics,
 )
 from conresnet.results.review import ReviewRow, write_review
-from conresnet.results.seg_nrrd import write_seg_nrrd
-from conresnet.results.statistics import write_statistics
 
 Report = Callable[[str, float, float | None], None]
 Wrap = Callable[[np.ndarray], Any]
@@ -172,7 +172,7 @@ class Result:
             and the last axis elsewhere.
         volumes_ml: mL of each segment, by name.
         review: the places worth checking, see ``conresnet.results.review.ReviewRow``; None unless requested.
-        statistics: measurements of each segment, see ``conresnet.results.statistics.segment_statistics``; uncertainties
+        statistics: measurements of each segment, see ``conresnet.results.segment_statistics``; uncertainties
             only if they were requested.
         report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
         warnings: sentences about what to check.

@@ -1,6 +1,6 @@
 """Intensity steps: what is done to a channel's values before the network sees them, as a model package describes it.
 
-`conresnet.package.description` has the arguments of each step, and docs/model-package.md an example of each. Filters
+`conresnet.package` has the arguments of each step, and docs/model-package.md an example of each. Filters
 use a voxel's neighbors and come first:
     subtract_gaussian: the image minus a smoothed copy, which leaves local contrast
     equalize: contrast-limited adaptive histogram equalization (CLAHE) of each slice of the model's S axis, to 0 to 1
@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from conresnet.package.description import FILTERS
+from conresnet.package import FILTERS
 
 _BLOCK_VOXELS = 2**21
 _DENSE_BINS = 2**24
@@ -188,7 +188,7 @@ def measure(
     on the values in array order, not on their order in memory.
 
     Args:
-        steps: checked ones (`conresnet.package.description`), filters left out.
+        steps: checked ones (`conresnet.package`), filters left out.
         array: (S, H, W) of any real type: the whole channel, cut to the ROI if there is one.
         foreground: bool of that shape, what "foreground" means; None is every voxel.
         inside: bool of that shape, voxels that the image covers at all; None is every voxel.

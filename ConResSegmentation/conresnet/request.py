@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import Cancelled, UserError
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.images.inputs import AUTOMATIC, WHOLE_IMAGE, BoxROI, roi_from_text
-from conresnet.package.description import TILINGS
+from conresnet.package import TILINGS
 from conresnet.package.outputs import MAPS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

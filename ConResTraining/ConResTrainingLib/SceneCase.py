@@ -15,8 +15,8 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import replacing, write_error, write_text
-from conresnet.images.grid import LPS_TO_RAS, Grid
-from conresnet.package.description import Input
+from conresnet.images import LPS_TO_RAS, Grid
+from conresnet.package import Input
 from conresnet_training.data import (
     ENDINGS,
     FILE_NAME,

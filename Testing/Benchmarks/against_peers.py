@@ -139,7 +139,7 @@ def measure(task: dict) -> dict:
 
 def _prepare(task: dict) -> dict:
     """Write the prepared image, cut to its foreground, and the labels on its grid."""
-    from conresnet.images.grid import transformed
+    from conresnet.images import transformed
 
     folder = Path(task["folder"])
     if task["row"] == "tumor":
@@ -162,7 +162,7 @@ def _prepare(task: dict) -> dict:
 
 
 def _package(task: dict):
-    from conresnet.package import read_package
+    from conresnet.package.reader import read_package
     from conresnet.package.store import find_model
 
     names = {"head": "brain-structures", "ct": "head-neck-organs"}
@@ -180,7 +180,7 @@ def write_random_model(folder: Path, channels: int = 4, base_width: int = 32, **
 
     from conresnet.importing import INFERENCE, WEIGHTS_FILE, describe
     from conresnet.networks import build_network
-    from conresnet.package import write_package
+    from conresnet.package.store import write_package
 
     torch.manual_seed(0)
     arguments = {"input_channels": channels, "outputs": 3, "base_width": base_width}
@@ -207,7 +207,7 @@ def _stretched(volume, shape: tuple[int, int, int]):
     """Resample a volume to a shape (k, j, i), with the same physical extent."""
     import SimpleITK as sitk
 
-    from conresnet.images.grid import Grid, Volume
+    from conresnet.images import Grid, Volume
 
     factors = np.divide(shape, volume.array.shape)
     image = sitk.GetImageFromArray(volume.array.astype(np.float32))
@@ -219,7 +219,7 @@ def _stretched(volume, shape: tuple[int, int, int]):
 
 def _middle(volume, side: int):
     """Crop a volume to at most ``side`` voxels along each axis, around its center."""
-    from conresnet.images.grid import Grid, Volume
+    from conresnet.images import Grid, Volume
 
     starts = [max(0, (n - side) // 2) for n in volume.array.shape]
     array = volume.array[tuple(slice(start, start + side) for start in starts)]
@@ -229,12 +229,12 @@ def _middle(volume, side: int):
 
 
 def _ours(task: dict):
+    from conresnet.inference import Tiling
     from conresnet.inference.devices import choose_backend, reused_memory
     from conresnet.inference.labels import FoundSegments
     from conresnet.inference.locating import look_for_segments
     from conresnet.inference.segmentation import load_model
     from conresnet.inference.sliding import Passes, segment_part
-    from conresnet.inference.windows import Tiling
     from conresnet.request import Progress, Tracker
 
     case, volumes, package = _case(task)

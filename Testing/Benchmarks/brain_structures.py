@@ -18,10 +18,10 @@ import SimpleITK as sitk
 from measures import dice
 
 import conresnet
+from conresnet.images import Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Volume
 from conresnet.images.inputs import BoxROI
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 
 # Neither model was trained on them.
 HEADS = ("IXI012", "IXI034")

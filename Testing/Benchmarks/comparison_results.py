@@ -16,9 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from system_rows import CONRESNET, SIZES, STUDY, Row
 
 from conresnet.files import replacing
-from conresnet_training.evaluation import OVERALL, Evaluation
-from conresnet_training.evaluation.comparison import compare_evaluations
-from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.evaluation import Evaluation, compare_evaluations
+from conresnet_training.evaluation.metrics import METRICS, OVERALL
 from conresnet_training.reporting import INK, style_axes
 
 MOST_LATE_RISE = 0.005

@@ -65,7 +65,7 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
     from measures import multiply_adds
 
     from conresnet.inference.devices import Backend, choose_backend
-    from conresnet.package import read_package
+    from conresnet.package.reader import read_package
     from conresnet.package.store import find_model
     from conresnet.systems.predictors import Predictor, load_network
 
@@ -151,7 +151,7 @@ def _whole_case(device: str, folder: Path, quick: bool) -> str:
     """Run a case through the engine twice; returns a line with the times of the second run."""
     import numpy as np
 
-    from conresnet.images.grid import Grid, Volume
+    from conresnet.images import Grid, Volume
     from conresnet.inference.segmentation import load_model, segment
     from conresnet.request import SegmentOptions
 

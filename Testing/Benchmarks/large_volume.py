@@ -26,7 +26,7 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
     """Segment a volume of random values and print time and memory; exit with 1 if the peak is 6 GB or more."""
     from measures import peak_memory
 
-    from conresnet.images.grid import Grid, Volume
+    from conresnet.images import Grid, Volume
     from conresnet.inference.segmentation import load_model, segment
     from conresnet.request import Progress, SegmentOptions
 

@@ -41,7 +41,7 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     from nnunet_tools import DATA_SET, Workplace
 
     from conresnet_training.data.layouts import read_data_set
-    from conresnet_training.evaluation import summary_table
+    from conresnet_training.evaluation.metrics import summary_table
     from conresnet_training.evaluation.runs import evaluate_predictions
     from conresnet_training.planning.plan import read_plan
 

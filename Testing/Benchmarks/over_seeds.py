@@ -51,7 +51,8 @@ def figures(folders: Sequence[Path], metric: str) -> dict[str, np.ndarray]:
     """Values (seeds, cases) of each row that was evaluated in all folders; NaN where a case has no value."""
     from compare_systems import EVALUATION
 
-    from conresnet_training.evaluation import JSON_FILE, OVERALL, per_case, read_evaluation
+    from conresnet_training.evaluation import JSON_FILE, read_evaluation
+    from conresnet_training.evaluation.metrics import OVERALL, per_case
 
     rows = [{path.parts[-3]: path for path in folder.glob(f"*/{EVALUATION}/{JSON_FILE}")} for folder in folders]
     evaluated = {

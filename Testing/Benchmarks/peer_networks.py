@@ -14,7 +14,7 @@ from monai.networks.nets import BasicUNet, DynUNet, SegResNet
 from torch import Tensor, nn
 
 from conresnet.networks.blocks import TRAINING_OUTPUTS
-from conresnet.package.description import Network, System
+from conresnet.package import Network, System
 from conresnet_training.planning.plan import Plan
 
 SMALLEST_SIDE = 4

@@ -86,7 +86,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from conresnet.images.files import read_channels
     from conresnet.inference.segmentation import load_model, segment
     from conresnet.networks import build_network
-    from conresnet.package import write_package
+    from conresnet.package.store import write_package
     from conresnet.request import SegmentOptions
     from conresnet_training.data.layouts import read_data_set
     from conresnet_training.evaluation import write_json

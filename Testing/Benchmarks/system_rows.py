@@ -12,7 +12,7 @@ from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
 from conresnet.networks import all_arguments, declared_network, network_class
-from conresnet.package.description import AXES, PLANES
+from conresnet.package import AXES, PLANES
 from conresnet.package.outputs import Segment
 from conresnet.systems import System, declared_system
 from conresnet_training.data import DataSet

@@ -34,7 +34,7 @@ def measure(data, model, overlaps, windows, looks, precision, every) -> None:
 
     from conresnet.images.files import read_channels
     from conresnet.inference.segmentation import load_model, segment
-    from conresnet.package.description import CoarseLook
+    from conresnet.package import CoarseLook
     from conresnet.package.reader import held_out_cases
     from conresnet_training.data.layouts import read_data_set
 

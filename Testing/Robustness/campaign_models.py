@@ -24,7 +24,7 @@ from mutations import NUMBERS, damaged_bytes
 from robustness import ROOT, Outcome, Trial, campaign
 
 from conresnet.errors import UserError
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import list_models
 from engine import authors_network
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair

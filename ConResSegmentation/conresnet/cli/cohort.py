@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from distributed import Future
 
     from conresnet.inference.segmentation import WarmModel
-    from conresnet.package import ModelPackage
-    from conresnet.package.description import ModelDescription
+    from conresnet.package import ModelDescription
+    from conresnet.package.reader import ModelPackage
     from conresnet.request import Progress
 
 # A worker may have several threads, but a network can process only one case at a time.

@@ -11,11 +11,10 @@ import click
 from conresnet import importing
 from conresnet.errors import UserError
 from conresnet.messages import printable, sentence
-from conresnet.package import ModelPackage
-from conresnet.package.description import CARD_FILE, TILINGS, Input
+from conresnet.package import CARD_FILE, TILINGS, Input
 from conresnet.package.download import get_model, read_catalog
 from conresnet.package.outputs import Segment
-from conresnet.package.reader import figures, read_metrics, segment_figures
+from conresnet.package.reader import ModelPackage, figures, read_metrics, segment_figures
 from conresnet.package.schema import load_json
 from conresnet.package.store import (
     check_package_path,

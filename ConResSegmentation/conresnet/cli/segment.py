@@ -27,8 +27,8 @@ from conresnet.results import check_replaceable, check_writable
 from conresnet.systems import check_system
 
 if TYPE_CHECKING:
-    from conresnet.package import ModelPackage
-    from conresnet.package.description import Input, ModelDescription
+    from conresnet.package import Input, ModelDescription
+    from conresnet.package.reader import ModelPackage
 
 _PATH = click.Path(path_type=Path)
 # Endings of an --output that seems to be meant as one file with the segmentation.

@@ -19,9 +19,9 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import check_content, names_in_zip
-from conresnet.images.grid import absurd_spacing
+from conresnet.images import absurd_spacing
 from conresnet.messages import sentence
-from conresnet.package.description import DESCRIPTION_FILE
+from conresnet.package import DESCRIPTION_FILE
 
 # gzip stores a byte in no less than 1/1032 of one.
 _MOST_COMPRESSION = 1032

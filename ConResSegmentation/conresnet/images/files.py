@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.images import Grid, ImageFile, Volume, check_volume
 from conresnet.images.checks import is_segmentation, kind_of
-from conresnet.images.grid import Grid, ImageFile, Volume, check_volume
 from conresnet.images.inputs import check_channel_count
-from conresnet.package.description import DESCRIPTION_FILE
+from conresnet.package import DESCRIPTION_FILE
 
 
 def read_volume(path: str | Path) -> Volume:

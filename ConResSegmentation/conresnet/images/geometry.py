@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.images.grid import (
+from conresnet.images import (
     Box,
     Grid,
     Reordering,

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.grid import LPS_TO_RAS, Grid, box_corners
+from conresnet.images import LPS_TO_RAS, Grid, box_corners
 from conresnet.messages import sentence
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 
 _WHOLE_WORD = 1000
 _MOST_NAMED = 8

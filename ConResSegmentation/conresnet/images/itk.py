@@ -22,6 +22,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
+from conresnet.images import LPS_TO_RAS, Grid, ImageFile, absurd_spacing, affine_of
 from conresnet.images.checks import check_memory, check_text_header, kind_of, truncated
 from conresnet.images.dicom_headers import (
     Slice,
@@ -37,7 +38,6 @@ from conresnet.images.dicom_headers import (
     subfolder_with_dicom,
     unreadable,
 )
-from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, absurd_spacing, affine_of
 from conresnet.messages import sentence
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
+from conresnet.images import Grid, ImageFile, absurd_spacing, affine_of, transformed
 from conresnet.images.checks import GZIP, byte_order, check_memory, check_size, is_nifti, nifti_files, truncated
-from conresnet.images.grid import Grid, ImageFile, absurd_spacing, affine_of, transformed
 from conresnet.messages import sentence
 
 _VOXELS_BEGIN = 352

@@ -13,12 +13,12 @@ from itertools import combinations, product
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.images import Box, Volume, box_of_flags, check_volume, reordering, whole_box
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Box, Volume, box_of_flags, check_volume, reordering, whole_box
 from conresnet.images.inputs import BoxROI, check_channel_count, wants_roi
 from conresnet.intensity import apply, filtered, ignores_offset, measure, of_slices, split_steps
 from conresnet.messages import sentence
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 
 
 def background_value(array: np.ndarray) -> float:
@@ -191,7 +191,7 @@ def prepare(
     A model of crops sees only the ROI: background and intensity are measured in it, and filters see no more, so that a
     crop gives the same result whether it was cropped before or by an ROI. For a model of whole scans all of that is
     done on the whole image, and the array includes the surroundings of the ROI, so that an ROI limits what is segmented
-    without changing what the network sees there. See `conresnet.package.description.Preparation`.
+    without changing what the network sees there. See `conresnet.package.Preparation`.
 
     Args:
         volumes: one per input of the model, in its order; results are on the first one's grid.

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from conresnet.errors import UserError
-from conresnet.package import ModelDescription, ModelPackage, write_package
-from conresnet.package.description import FORMAT, FORMAT_VERSION, describe_new
+from conresnet.package import FORMAT, FORMAT_VERSION, ModelDescription, describe_new
+from conresnet.package.reader import ModelPackage
+from conresnet.package.store import write_package
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
 WEIGHTS_FILE = "network.safetensors"

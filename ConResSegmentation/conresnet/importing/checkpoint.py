@@ -28,7 +28,7 @@ from conresnet.errors import UserError
 from conresnet.files import check_content, names_in_zip
 from conresnet.networks import build_network
 from conresnet.networks.blocks import GROUPS
-from conresnet.package.description import DESCRIPTION_FILE
+from conresnet.package import DESCRIPTION_FILE
 
 # A checkpoint of a ConRes training run has these next to its state_dict.
 _OF_A_RUN = {"state_dict", "global_step", "best_dice", "validated"}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Box, Grid, bounding_box
+from conresnet.images import Box, Grid, bounding_box
 from conresnet.messages import sentence
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 from conresnet.package.outputs import Output
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Box, Grid, Volume, bounding_box, box_corners, transformed
+from conresnet.images import Box, Grid, Volume, bounding_box, box_corners, transformed
 from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.inference.labels import FoundSegments, segment_rows, small_components
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 from conresnet.package.outputs import MAPS, Locator, Output
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conresnet.images.grid import Box, translation
+from conresnet.images import Box, translation
 from conresnet.images.preparation import PreparedCase
 from conresnet.inference.labels import LabelWriter, packed_size, segment_masks
 from conresnet.package.outputs import MAPS, Output

@@ -10,9 +10,10 @@ import numpy as np
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.images.grid import Volume
+from conresnet.images import Volume
 from conresnet.images.inputs import AUTOMATIC, WHOLE_IMAGE, uses_locator
 from conresnet.images.preparation import PreparedCase, prepare
+from conresnet.inference import Tiling
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
 from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing, segment_rows
 from conresnet.inference.locating import (
@@ -24,15 +25,14 @@ from conresnet.inference.locating import (
 )
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Passes, segment_part
-from conresnet.inference.windows import Tiling
 from conresnet.messages import sentence
-from conresnet.package import ModelPackage
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 from conresnet.package.outputs import Output, Segment, check_maps, map_components, predicted_maps, slice_axis
+from conresnet.package.reader import ModelPackage
 from conresnet.package.store import digest_with_locator, find_model, read_model
 from conresnet.request import Part, Progress, SegmentOptions, Tracker
+from conresnet.results import segment_statistics
 from conresnet.results.review import Ranking, Slices, make_review, read_ranking
-from conresnet.results.statistics import segment_statistics
 from conresnet.systems import System
 from conresnet.systems.predictors import build_system
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Box
+from conresnet.images import Box
 from conresnet.images.preparation import PreparedCase
+from conresnet.inference import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
 from conresnet.inference.devices import (
     Backend,
     ForwardMonitor,
@@ -33,7 +34,6 @@ from conresnet.inference.devices import (
 )
 from conresnet.inference.labels import LabelWriter
 from conresnet.inference.results import Results
-from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
 from conresnet.messages import sentence
 from conresnet.request import Tracker
 

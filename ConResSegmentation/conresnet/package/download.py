@@ -15,8 +15,7 @@ import hashlib
 import json
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -25,8 +24,8 @@ from urllib.parse import urlsplit
 
 from conresnet.errors import UserError
 from conresnet.files import lock, write_error
-from conresnet.package import ModelPackage, read_package
-from conresnet.package.description import packed_file
+from conresnet.package import packed_file
+from conresnet.package.reader import ModelPackage, read_package
 from conresnet.package.schema import Place, dump, field, load, load_json, repeated
 from conresnet.package.store import check_replaceable, install_model, place_to_install, user_folder
 
@@ -112,6 +111,11 @@ def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
     if len(text) > _LARGEST_CATALOG:
         raise UserError("catalog-unreadable", file=source, reason="it is larger than 1 MB")
     return parse_catalog(text, source)
+
+
+def catalog_text(models: Iterable[CatalogEntry]) -> str:
+    """A catalog as `parse_catalog` reads it, in one line."""
+    return json.dumps({"format": _FORMAT, "models": [dump(entry) for entry in models]})
 
 
 def parse_catalog(text: bytes, source: str) -> tuple[CatalogEntry, ...]:
@@ -310,31 +314,3 @@ def _reason(error: Any) -> str:
     if isinstance(error, HTTPException):
         return "the server's answer is not HTTP"
     return str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
-
-
-def _for_slicer(command: str, *arguments: str) -> None:
-    """Run for Slicer's gallery in a separate process: ``catalog ADDRESS`` or ``package ADDRESS SHA256 SIZE``.
-
-    The last line printed is the catalog, or the path of the file; the lines before it are "received total", in bytes.
-    """
-    shown = -1
-
-    def report(have: int, total: int) -> None:
-        nonlocal shown
-        if total and 100 * have // total != shown:
-            shown = 100 * have // total
-            print(have, total, flush=True)
-
-    try:
-        if command == "catalog":
-            models = [dump(entry) for entry in read_catalog(*arguments)]
-            print(json.dumps({"format": _FORMAT, "models": models}))
-        else:
-            url, sha256, size = arguments
-            print(download(url, sha256=sha256, size=int(size), on_progress=report))
-    except UserError as error:
-        sys.exit(error.message)
-
-
-if __name__ == "__main__":
-    _for_slicer(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """What a model outputs: segments with their codes, at the places that its locator searches, and maps.
 
-Segments and places are part of `model.json`, see `conresnet.package.description`. Which maps a model can give follows
+Segments and places are part of `model.json`, see `conresnet.package`. Which maps a model can give follows
 from its networks and its system. A new map needs an entry in `MAPS`, and the network output that it shows. What is
 computed from the result instead, such as the uncertainty, is in `conresnet.inference.results`.
 
@@ -19,12 +19,16 @@ from conresnet.package.schema import Place, field, plain_name, repeated
 from conresnet.systems import declared_system
 
 if TYPE_CHECKING:
-    from conresnet.package.description import ModelDescription
+    from conresnet.package import ModelDescription
 
 # The axes of a model's arrays.
 AXES = ("S", "H", "W")
 PIECES = ("all", "largest")
 _DIVIDERS = r"[^^~\r\n]*"
+# Slicer's selector drops codes that are not in the list that an entry names. The list "3D Slicer General Anatomy" is
+# short: it has no hippocampus and no cerebrospinal fluid.
+_CATEGORY_CONTEXT = "Segmentation category and type - DICOM master list"
+_REGION_CONTEXT = "Anatomic codes - DICOM master list"
 _NO_DIVIDERS = "not contain ^, ~ or line breaks, which separate the parts of a terminology entry"
 
 
@@ -55,6 +59,13 @@ class Terminology:
         """A modifier without a type to modify."""
         if self.region_modifier and not self.region:
             yield "region_modifier", "needs a region"
+
+    @property
+    def entry(self) -> str:
+        """As Slicer writes it: seven parts separated by ~, codes by ^."""
+        codes = (self.category, self.type, self.type_modifier, self.region, self.region_modifier)
+        texts = [f"{code.scheme}^{code.value}^{code.meaning}" if code else "^^" for code in codes]
+        return "~".join([_CATEGORY_CONTEXT, *texts[:3], _REGION_CONTEXT, *texts[3:]])
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,18 @@ class Segment:
         """Volumes in the wrong order."""
         if self.volume_ml and self.volume_ml[0] > self.volume_ml[1]:
             yield "volume_ml", "must name the smaller volume first"
+
+    @property
+    def slicer_id(self) -> str:
+        """The ID of the segment in Slicer, in a file and in the scene."""
+        return f"Segment_{self.label}"
+
+    def slicer_tags(self, algorithm: str) -> dict[str, str]:
+        """The tags of the segment in Slicer: its codes, and for DICOM the name and version of the model."""
+        # Slicer's DICOM export writes these; without them it declares the segments as drawn by hand.
+        name = f"ConResNet {algorithm}".strip()[:64]
+        tags = {"DICOM.SegmentAlgorithmType": "AUTOMATIC", "DICOM.SegmentAlgorithmName": name}
+        return tags | ({"TerminologyEntry": self.terminology.entry} if self.terminology else {})
 
 
 def mirrored_segments(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[int]:

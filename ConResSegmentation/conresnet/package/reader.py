@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from conresnet.errors import UserError
 from conresnet.files import check_content
-from conresnet.package.description import (
+from conresnet.package import (
     CARD_FILE,
     DESCRIPTION_FILE,
     FORMAT,

@@ -27,7 +27,7 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, move, write_error
 from conresnet.messages import sentence
-from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, packed_file, parse_description
+from conresnet.package import DESCRIPTION_FILE, ModelDescription, packed_file, parse_description
 from conresnet.package.reader import LICENSE_FILE, ModelPackage, files_of_others, read_metrics, read_package
 
 logger = logging.getLogger(__name__)
@@ -156,10 +156,10 @@ def read_model(
     Args:
         model: name of an installed or shipped model, the path of a package, or a package, which is returned unchanged.
         extra: see ``find_model``.
-        verify: see ``conresnet.package.read_package``.
+        verify: see ``conresnet.package.reader.read_package``.
 
     Raises:
-        UserError: as ``find_model`` and ``conresnet.package.read_package``.
+        UserError: as ``find_model`` and ``conresnet.package.reader.read_package``.
     """
     return model if isinstance(model, ModelPackage) else read_package(find_model(model, extra), verify)
 

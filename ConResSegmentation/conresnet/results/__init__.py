@@ -1,22 +1,30 @@
-"""Results of a segmentation, and the folder that they are written to, either completely or not at all.
+"""Results of a segmentation: measurements of each segment, files, and the folder that they are written to.
 
-Files are first written to a hidden folder inside it. They then replace an older run's files in such an order that a
-report, if there is one, always belongs to the files next to it. A run that fails or is killed in between is undone, by
-itself or by the next run.
+The folder is written either completely or not at all: files are first written to a hidden folder inside it. They then
+replace an older run's files in such an order that a report, if there is one, always belongs to the files next to it. A
+run that fails or is killed in between is undone, by itself or by the next run.
+
+Importing this imports neither torch nor SimpleITK.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import gzip
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.files import OwnedFolder, abandoned_folders, move, write_error, write_text
-from conresnet.package.outputs import MAPS
+from conresnet.files import OwnedFolder, abandoned_folders, csv_cell, move, replacing, write_error, write_text
+from conresnet.images import Box, Grid, Volume, transformed
+from conresnet.inference.labels import segment_boxes, segment_mask
+from conresnet.package.outputs import MAPS, Output, Segment
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult
@@ -28,6 +36,9 @@ REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "repor
 # Files that a run writes on request. Other programs may also use these names.
 _ON_REQUEST = (SLICER_FILE, REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
 _POSSIBLE = (SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in MAPS), *_ON_REQUEST, REPORT_FILE)
+
+# Voxels of a segment whose places in an image are computed at a time.
+_VOXELS_AT_ONCE = 1 << 20
 
 # Suffixes of all files that our commands write; no slice of a DICOM series has one of them.
 _ENDINGS = (".nii.gz", ".seg.nrrd", ".json", ".csv", ".html")
@@ -267,3 +278,157 @@ def write_images(result: SegmentResult, folder: Path) -> None:
     write_volume(result.labels.array, grid, folder / SEGMENTATION_FILE)
     for name, array in result.maps.items():
         write_volume(array[0] if len(array) == 1 else array, grid, folder / f"{name}.nii.gz")
+
+
+def write_seg_nrrd(path: Path, labels: Volume, regions: np.ndarray | None, output: Output, algorithm: str) -> None:
+    """Write label values [k, j, i] as a .seg.nrrd file with what Slicer shows for each segment.
+
+    The format is described in Slicer's developer guide (Segmentations).
+
+    Args:
+        regions: (b, k, j, i) uint8 if segments overlap, see ``conresnet.inference.labels``; then each gets a layer.
+        algorithm: name and version of the model.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    boxes = segment_boxes(labels.array, regions, output)
+    lines = _seg_nrrd_header(labels.grid, 0 if regions is None else len(boxes))
+    for index, (segment, box) in enumerate(zip(output.segments, boxes, strict=True)):
+        for name, value in _seg_nrrd_fields(segment, box, 0 if regions is None else index, algorithm).items():
+            escaped = value.replace("\\", "\\\\")
+            lines.append(f"Segment{index}_{name}:={escaped}")
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(("\n".join(lines) + "\n\n").encode())
+        # Fast rather than small, as for NIfTI.
+        with gzip.open(file, "wb", compresslevel=1) as data:
+            for k, plane in enumerate(labels.array):
+                if regions is not None:
+                    masks = (segment_mask(plane, regions[:, k], output, index) for index in range(len(boxes)))
+                    layers = [mask * np.uint8(one.label) for mask, one in zip(masks, output.segments, strict=True)]
+                    plane = np.stack(layers, axis=-1)
+                data.write(np.ascontiguousarray(plane, np.uint8).tobytes())
+
+
+def _seg_nrrd_header(grid: Grid, layers: int) -> list[str]:
+    """The lines of the header; for overlapping segments, an axis of layers precedes those of the image."""
+    axes = (np.diag([-1, -1, 1]) @ grid.affine[:3]).T.tolist()
+    *directions, origin = [f"({','.join(map(repr, axis))})" for axis in axes]
+    sizes, kinds = [*grid.shape[::-1]], ["domain"] * 3
+    if layers:
+        sizes, kinds, directions = [layers, *sizes], ["list", *kinds], ["none", *directions]
+    return [
+        "NRRD0004",
+        "type: unsigned char",
+        f"dimension: {len(sizes)}",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, sizes))}",
+        f"space directions: {' '.join(directions)}",
+        f"kinds: {' '.join(kinds)}",
+        "encoding: gzip",
+        f"space origin: {origin}",
+        "Segmentation_ContainedRepresentationNames:=Binary labelmap|",
+        "Segmentation_MasterRepresentation:=Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset:=0 0 0",
+    ]
+
+
+def _seg_nrrd_fields(segment: Segment, box: Box | None, layer: int, algorithm: str) -> dict[str, str]:
+    ends = [(part.start, part.stop - 1) for part in reversed(box)] if box else [(0, -1)] * 3
+    # A vertical bar would end a tag.
+    tags = {name: text.replace("|", "/") for name, text in segment.slicer_tags(algorithm).items()}
+    return {
+        "ID": segment.slicer_id,
+        "Name": segment.name,
+        "NameAutoGenerated": "0",
+        "Color": " ".join(f"{value / 255:.6g}" for value in segment.color),
+        "ColorAutoGenerated": "0",
+        "Extent": " ".join(f"{low} {high}" for low, high in ends),
+        "LabelValue": str(segment.label),
+        "Layer": str(layer),
+        "Tags": "|".join(f"{name}:{text}" for name, text in tags.items()),
+    }
+
+
+def segment_statistics(
+    labels: np.ndarray,
+    grid: Grid,
+    output: Output,
+    channels: Mapping[str, Volume],
+    uncertainty: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """Measure each segment; regions are measured whole, including what lies over them.
+
+    Args:
+        labels: [k, j, i] uint8.
+        grid: of the labels.
+        output: the model's segments.
+        channels: images by name, each on any grid; at each voxel of a segment, their nearest voxel counts.
+        uncertainty: the map [k, j, i].
+        regions: see ``SegmentResult``.
+
+    Returns:
+        For each segment "segment", "voxels", "volume_ml", "surface_cm2" (by Crofton's formula, as ITK estimates it from
+        voxels), "mean_intensity" (by channel) and "mean_uncertainty". Means of nothing are None, as is the uncertainty
+        without its map.
+    """
+    rows = []
+    for index, box in enumerate(segment_boxes(labels, regions, output)):
+        row: dict[str, Any] = {"segment": output.segments[index].name, "voxels": 0, "volume_ml": 0.0}
+        row |= {"surface_cm2": 0.0, "mean_intensity": dict.fromkeys(channels), "mean_uncertainty": None}
+        rows.append(row)
+        if box is None:
+            continue
+        packed = None if regions is None else regions[(slice(None), *box)]
+        mask = segment_mask(labels[box], packed, output, index)
+        voxels = np.argwhere(mask)
+        row["voxels"] = len(voxels)
+        row["volume_ml"] = len(voxels) * grid.voxel_volume / 1000
+        row["surface_cm2"] = surface_mm2(mask, grid.spacing) / 100
+        if uncertainty is not None:
+            row["mean_uncertainty"] = float(uncertainty[box][mask].mean(dtype=np.float64))
+        voxels += [part.start for part in box]
+        row["mean_intensity"] = {name: _mean(volume, grid, voxels) for name, volume in channels.items()}
+    return rows
+
+
+def surface_mm2(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """The surface of a mask [k, j, i] by Crofton's formula; ``spacing`` in mm along i, j, k."""
+    import SimpleITK as sitk
+
+    # What touches the border of the array ends there too.
+    image = sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))
+    image.SetSpacing([float(size) for size in spacing])
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.ComputePerimeterOn()
+    shapes.Execute(image)
+    return shapes.GetPerimeter(1)
+
+
+def _mean(volume: Volume, grid: Grid, voxels: np.ndarray) -> float | None:
+    """The mean of an image at the voxels (n, 3) of a grid, [k, j, i]; None where the image has none of them."""
+    if volume.grid.matches(grid):
+        return float(volume.array[tuple(voxels.T)].mean(dtype=np.float64))
+    to_image, shape = np.linalg.inv(volume.grid.array_affine) @ grid.array_affine, np.array(volume.grid.shape)
+    total, count = 0.0, 0
+    for start in range(0, len(voxels), _VOXELS_AT_ONCE):
+        places = np.rint(transformed(voxels[start : start + _VOXELS_AT_ONCE], to_image)).astype(np.int64)
+        places = places[((places >= 0) & (places < shape)).all(axis=1)]
+        total += float(volume.array[tuple(places.T)].sum(dtype=np.float64))
+        count += len(places)
+    return total / count if count else None
+
+
+def write_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write statistics.csv: segment, voxels, volume_ml, surface_cm2, mean_intensity CHANNEL..., mean_uncertainty."""
+    names = list(rows[0]["mean_intensity"])
+    intensities = [f"mean_intensity {name}" for name in names]
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["segment", "voxels", "volume_ml", "surface_cm2", *intensities, "mean_uncertainty"])
+        for row in rows:
+            means = [row["mean_intensity"][name] for name in names] + [row["mean_uncertainty"]]
+            numbers = [row["volume_ml"], row["surface_cm2"], *means]
+            cells = ["" if number is None else f"{number:.6g}" for number in numbers]
+            writer.writerow([csv_cell(row["segment"]), row["voxels"], *cells])

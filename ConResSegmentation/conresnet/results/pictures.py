@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
+from conresnet.images import Box, Volume, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_boxes, segment_mask
 from conresnet.package.outputs import Output
 

@@ -20,14 +20,13 @@ import numpy as np
 
 from conresnet import __version__
 from conresnet.files import write_text
-from conresnet.images.grid import Volume
+from conresnet.images import Volume
 from conresnet.messages import printable, sentence
-from conresnet.package import ModelPackage
 from conresnet.package.outputs import MAPS, Output, residual_plane
-from conresnet.package.reader import figures, read_metrics
+from conresnet.package.reader import ModelPackage, figures, read_metrics
+from conresnet.results import segment_statistics
 from conresnet.results.pictures import HEAT, Scene, png
 from conresnet.results.review import ALL, BAD_DICE
-from conresnet.results.statistics import segment_statistics
 
 LISTED_ROWS = 10
 # If a map has one component per segment, only the components of the largest segments.

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Box, Grid, Reordering, bounding_box, grown, reordering, whole_box
+from conresnet.images import Box, Grid, Reordering, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_mask
 from conresnet.messages import MESSAGES, UNFITTED, reason
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 from conresnet.package.outputs import Output, provided_maps, slice_axis
 from conresnet.package.reader import ModelPackage
 from conresnet.package.schema import Place, field, load, load_json

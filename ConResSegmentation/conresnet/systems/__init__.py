@@ -23,10 +23,11 @@ from conresnet.networks import Registry, residual_faults, unknown_network
 if TYPE_CHECKING:
     import numpy as np
 
-    from conresnet.images.grid import Box
+    from conresnet.images import Box
     from conresnet.images.preparation import PreparedCase
     from conresnet.inference.sliding import Passes
-    from conresnet.package import ModelDescription, ModelPackage
+    from conresnet.package import ModelDescription
+    from conresnet.package.reader import ModelPackage
     from conresnet.systems.predictors import Predictor
 
 logger = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from conresnet.images.grid import Box
+    from conresnet.images import Box
     from conresnet.images.preparation import PreparedCase
+    from conresnet.inference import Tiling
     from conresnet.inference.sliding import Accumulator, Passes
-    from conresnet.inference.windows import Tiling
-    from conresnet.package import ModelPackage
+    from conresnet.package.reader import ModelPackage
 
 COARSE_SHARE = 111 / 245
 """Share of the coarse pass in the time of both passes, from the paper's Table 5."""
@@ -168,7 +168,7 @@ def crop(found: np.ndarray, margin: int) -> Box | None:
     Returns:
         The box that covers what was found plus the margin, within the image; None where nothing was found.
     """
-    from conresnet.images.grid import bounding_box, grown
+    from conresnet.images import bounding_box, grown
 
     box = bounding_box(found)
     return None if box is None else grown(box, [margin] * 3, found.shape)
@@ -200,7 +200,7 @@ def spared_share(segments: Iterable[Sequence[np.ndarray]]) -> float:
 
 def _cut(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Masks cropped to their bounding boxes, without empty ones."""
-    from conresnet.images.grid import bounding_box
+    from conresnet.images import bounding_box
 
     return [mask[box] for mask in masks if (box := bounding_box(mask)) is not None]
 
@@ -230,7 +230,7 @@ class DeCrop:
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
         """Receive a finished slab of windows, which may extend beyond the box, and pass on the part inside the box."""
-        from conresnet.images.grid import overlap_of
+        from conresnet.images import overlap_of
 
         inside, cut = overlap_of(where, self._box)
         if any(part.start == part.stop for part in cut):

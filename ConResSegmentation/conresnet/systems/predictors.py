@@ -17,9 +17,9 @@ from conresnet.inference.results import disagreement, entropies
 from conresnet.networks import build_network, network_class, unknown_network
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
 from conresnet.networks.conresnet import AXES
-from conresnet.package import ModelPackage
-from conresnet.package.description import ModelDescription, Network
+from conresnet.package import ModelDescription, Network
 from conresnet.package.outputs import MAPS
+from conresnet.package.reader import ModelPackage
 from conresnet.package.store import read_model
 from conresnet.systems import System, check_system
 

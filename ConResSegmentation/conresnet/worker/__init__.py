@@ -10,10 +10,11 @@ standard input closes.
 
 Events without an id concern the engine:
 
-    {"event": "hello", "protocol": 4, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
+    {"event": "hello", "protocol": 5, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
      "session": path or null, "models": null or {"hippocampus": its description's digest}}
                                            first, immediately; pid is that of the interpreter itself, not of a launcher
-    {"event": "ready"}                     torch is loaded; earlier requests wait
+    {"event": "ready", "devices": [{"name": "cuda:0", "title": "..."}, ...]}
+                                           torch is loaded, and these are what it can use; earlier requests wait
     {"event": "error", ...}                as below; the engine cannot work, or a line was not a request. If
                                            no session folder can be made, this is sent instead of hello
 
@@ -23,18 +24,16 @@ Requests carry an id, a whole number that the client chooses and that all events
     {"request": "segment", "id": 1, "model": "name or path", "channels": [{"npy": path, "grid": Grid.to_dict(),
      "name": "what messages call it"}], "options": {"roi": BoxROI.to_dict(), "maps": ["residual"], "device": "auto",
      "precision": "auto", "tiling": "fitted", "threads": 4}, "digest": "of the model that is meant; any by default"}
-    {"request": "devices", "id": 2}
     {"request": "release", "id": 1}        the client has read the arrays of request 1; no reply
     {"request": "cancel"}                  all requests, or with an id that one; no reply of its own
     {"request": "shutdown"}                no reply; the same as closing standard input
 
 Arrays are .npy files: those of request 1 are in the folder "1" of the session folder, where the client also puts the
-channels before it asks. Each request ends with exactly one of done, devices, cancelled and error:
+channels before it asks. Each request ends with exactly one of done, cancelled and error:
 
     {"event": "progress", "id": 1, "phase": "...", "fraction": 0.4, "seconds_left": 12.3 or null}
     {"event": "array", "id": 1, "name": "labels", "npy": path, "shape": [...], "dtype": "uint8"}   readable as it grows
     {"event": "done", "id": 1, "labels": path, "regions": path or null, "maps": {"residual": path}, "report": {...}}
-    {"event": "devices", "id": 2, "devices": [{"name": "cuda:0", "title": "..."}, ...]}
     {"event": "cancelled", "id": 1}
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
@@ -77,7 +76,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, write_error
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Incremented when a message changes in a way that the other side would misread."""
 MODELS_FOLDER = "models"
 """Subfolder of the worker's session folder for models sent by a client on another computer."""

@@ -179,7 +179,7 @@ class _Server:
         if engine is None:
             self._wait_for_the_client_to_leave()
             return 1
-        self._writer.send("ready")
+        self._writer.send("ready", devices=engine.devices())
         # Only now, see take_standard_streams; until here requests have waited in the pipe.
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         while job := self._queue.get():
@@ -260,7 +260,7 @@ class _Server:
             self._release(number)
         elif request == "block" and self._remote:
             self._take_block(message, number)
-        elif request in ("segment", "devices"):
+        elif request == "segment":
             if number not in self._failed:
                 self._enqueue(message)
         else:
@@ -311,16 +311,12 @@ class _Server:
 
     def _answer(self, job: Job, engine: Engine) -> None:
         """Handle a request. Errors are reported, and the worker continues."""
-        done, failure = False, None
+        done = failure = None
         try:
             job.check()
-            if job.message["request"] == "devices":
-                ending = ("devices", {"devices": engine.devices()})
-            else:
-                ending = ("done", self._segment(job, engine))
-            done = True
+            done = self._segment(job, engine)
         except Cancelled:
-            ending = ("cancelled", {})
+            pass
         except MemoryError:
             failure = (UserError("out-of-memory", name="this case"), False, traceback.format_exc())
             engine.forget()
@@ -338,9 +334,10 @@ class _Server:
             del self._jobs[job.id]
         if failure:
             self._writer.send_error(*failure, id=job.id)
+        elif done:
+            job.send("done", **done)
         else:
-            event, values = ending
-            job.send(event, **values)
+            job.send("cancelled")
 
     def _segment(self, job: Job, engine: Engine) -> dict:
         report = engine.segment(SegmentRequest.from_dict(job.message, self._session.path), job)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.images import Volume, check_volume, reordering
 from conresnet.images.files import read_image, read_single
 from conresnet.images.geometry import covered
-from conresnet.images.grid import Volume, check_volume, reordering
 from conresnet.images.preparation import foreground_mask, may_be_hounsfield
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import (

@@ -289,7 +289,7 @@ def _report_evaluation(evaluation: Any, place: Path, done: str) -> int:
         place: the page of the results.
         done: "Measured", or what was done besides.
     """
-    from conresnet_training.evaluation import remarks, summary_table
+    from conresnet_training.evaluation.metrics import remarks, summary_table
     from conresnet_training.reporting import case_count, echo, listed
 
     echo(summary_table(evaluation.summary))
@@ -318,13 +318,14 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     evaluated. Only cases that both have are compared. The table shows the mean difference, its 95% bootstrap interval
     over cases, and the p value of Wilcoxon's signed-rank test.
     """
-    from conresnet_training.evaluation import read_evaluation, remarks
-    from conresnet_training.evaluation.comparison import (
+    from conresnet_training.evaluation import (
         check_comparison_path,
         compare_evaluations,
         comparison_table,
+        read_evaluation,
         write_comparison,
     )
+    from conresnet_training.evaluation.metrics import remarks
     from conresnet_training.reporting import case_count, echo, listed
 
     if output:
@@ -414,8 +415,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     accuracy is cross-validated over the cases. Use only cases that the model never saw, because it makes fewer errors
     on others.
     """
-    from conresnet.package import write_package
-    from conresnet.package.store import check_replaceable, read_model
+    from conresnet.package.store import check_replaceable, read_model, write_package
     from conresnet.results import check_writable
     from conresnet.results.review import RANKING_FILE
     from conresnet_training.data.layouts import read_data_set

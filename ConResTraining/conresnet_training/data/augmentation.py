@@ -18,7 +18,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool3d
 
-from conresnet.package.description import AXES
+from conresnet.package import AXES
 from conresnet_training.planning.plan import Augmentation
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_single
-from conresnet.images.grid import Grid, Volume
 from conresnet_training.reporting import product
 
 VALUES = 256

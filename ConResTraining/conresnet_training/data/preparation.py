@@ -12,11 +12,11 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
+from conresnet.images import Volume
 from conresnet.images.files import read_channels, read_single
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
-from conresnet.package.description import ModelDescription
+from conresnet.package import ModelDescription
 from conresnet.results import image_files
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import (

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Volume
+from conresnet.images import Volume
 from conresnet.intensity import apply, measure, split_steps
 from conresnet_training.data.label_maps import OVERSAMPLING, Tissues
 from conresnet_training.planning.plan import Plan, Synthesis

@@ -1,4 +1,4 @@
-"""Measurements of many cases: summaries with intervals, files and text tables.
+"""Evaluations: what was measured on which cases, in memory and as files, and the comparison of two, case by case.
 
 Cases are measured in ``evaluation.runs``, which takes seconds to import; comparing needs only this file.
 """
@@ -6,7 +6,7 @@ Cases are measured in ``evaluation.runs``, which takes seconds to import; compar
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,149 +17,20 @@ from scipy import stats
 
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing, write_text
-from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
-from conresnet_training.reporting import backend_command, case_count
+from conresnet_training.evaluation.metrics import (
+    AVERAGED,
+    METRICS,
+    OVERALL,
+    VOLUME,
+    Cases,
+    Figures,
+    mean_interval,
+    per_case,
+    summarize,
+    text_table,
+)
+from conresnet_training.reporting import backend_command, listed
 from conresnet_training.runs import CROSSVAL_FILE, FOLD_FILE
-
-# The measurements of every case and segment.
-Cases = Mapping[str, Mapping[str, Figures]]
-
-OVERALL = "overall"
-# Volumes of different segments are not averaged, because errors in opposite directions would cancel.
-AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
-LEAST_CASES_OF_AN_INTERVAL = 5
-RESAMPLES = 9999
-SEED = 0
-
-
-def summarize(cases: Cases) -> dict[str, Any]:
-    """Summarize the measurements of every case and segment.
-
-    Returns:
-        "segments": for each segment and metric "cases" (with a value), "mean", "interval" (see ``mean_interval``),
-        "median", "lower_quartile", "upper_quartile", "lowest", "highest"; None for a metric without any value.
-        "overall": the same for the mean over each case's segments. "empty": for each segment the number of cases in
-        which it was "missed", "invented", or correctly "absent".
-    """
-    segments = next(iter(cases.values()))
-    return {
-        OVERALL: {metric: describe(per_case(cases, OVERALL, metric).values()) for metric in AVERAGED},
-        "segments": {
-            segment: {metric: describe(per_case(cases, segment, metric).values()) for metric in METRICS}
-            for segment in segments
-        },
-        "empty": {segment: _empty([rows[segment] for rows in cases.values()]) for segment in segments},
-    }
-
-
-def per_case(cases: Cases, segment: str, metric: str) -> dict[str, float]:
-    """The values of the cases that have one; for ``OVERALL`` the mean over the segments that have one."""
-    found = {}
-    for case, rows in cases.items():
-        chosen = rows.values() if segment == OVERALL else [rows[segment]]
-        values = [row[metric] for row in chosen if row[metric] is not None]
-        if values:
-            found[case] = float(np.mean(values))
-    return found
-
-
-def describe(values: Sequence[float]) -> dict[str, Any] | None:
-    """One summary, rounded; None if there are no values."""
-    values = np.array(list(values), dtype=float)
-    if not values.size:
-        return None
-    quartiles = np.percentile(values, [25, 50, 75])
-    numbers = {
-        "mean": values.mean(),
-        "median": quartiles[1],
-        "lower_quartile": quartiles[0],
-        "upper_quartile": quartiles[2],
-        "lowest": values.min(),
-        "highest": values.max(),
-    }
-    return {
-        "cases": int(values.size),
-        **{name: round(float(number), 6) for name, number in numbers.items()},
-        "interval": mean_interval(values),
-    }
-
-
-def mean_interval(values: np.ndarray) -> list[float] | None:
-    """The 95% percentile bootstrap interval of the mean over cases, rounded; the same values give the same interval.
-
-    None for fewer than five cases: resampling so few gives an interval that is far too narrow.
-    """
-    if values.size < LEAST_CASES_OF_AN_INTERVAL:
-        return None
-    # In blocks, so that a thousand cases do not take a thousand times 9999 numbers at once.
-    result = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, batch=999, vectorized=True, method="percentile", rng=SEED
-    )
-    return [round(float(end), 6) for end in result.confidence_interval]
-
-
-def _empty(rows: Sequence[Figures]) -> dict[str, int]:
-    """How often the segment is absent from one label map or both."""
-    counts = {"missed": 0, "invented": 0, "absent": 0}
-    for row in rows:
-        if row["hd"] is None:
-            kind = "absent" if row["dice"] == 1 else "missed" if row["volume_difference_ml"] < 0 else "invented"
-            counts[kind] += 1
-    return counts
-
-
-def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence about every segment that was empty in some case."""
-    words = {
-        "missed": "missed in {}",
-        "invented": "invented in {}",
-        "absent": "correctly absent in {}, which counts as a Dice of 1",
-    }
-    sentences = []
-    for segment, counts in summary["empty"].items():
-        parts = [words[kind].format(case_count(count)) for kind, count in counts.items() if count]
-        if parts:
-            sentences.append(f"{segment} was {', '.join(parts)}; these cases have no distances.")
-    return sentences
-
-
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """The summary as text, one line per segment and metric."""
-    rows = [("segment", "metric", "mean", "95% interval", "median", "quartiles", "lowest", "highest", "cases")]
-    blocks = dict(summary["segments"])
-    if len(blocks) > 1:
-        blocks["mean of segments"] = summary[OVERALL]
-    for segment, metrics in blocks.items():
-        for name, found in metrics.items():
-            if found is not None:
-                rows.append((segment, METRICS[name].heading, *summary_cells(name, found)))
-    return text_table(rows)
-
-
-def summary_cells(metric: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Mean, interval, median, quartiles, lowest, highest and number of cases as text."""
-
-    def shown(*names: str) -> str:
-        return " to ".join(f"{found[name]:.{METRICS[metric].decimals}f}" for name in names)
-
-    interval = found["interval"]
-    between = "" if interval is None else " to ".join(f"{end:.{METRICS[metric].decimals}f}" for end in interval)
-    quartiles = shown("lower_quartile", "upper_quartile")
-    return (shown("mean"), between, shown("median"), quartiles, shown("lowest"), shown("highest"), str(found["cases"]))
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first two, which are names, flush left, the others, which are numbers, flush right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-    return "\n".join(lines)
-
 
 JSON_FILE = "evaluation.json"
 # Where the measurements of a run are, in its folder.
@@ -331,3 +202,182 @@ def _check_texts(evaluation: Evaluation) -> None:
         raise ValueError("not a text")
     if not all(fold is None or type(fold) is int for _, fold in runs):
         raise ValueError("not the number of a fold")
+
+
+# Volumes are rounded when they are written.
+SAME_VOLUME = 1e-6
+DIFFERENCE = "first minus second, paired by case; positive if the first is larger"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired differences: the first evaluation minus the second.
+
+    Args:
+        left_out: cases that only one of them has.
+        other_references: cases of one name whose references have different volumes.
+        rows: for each segment and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
+            "second" (the means over these), "difference" (of the means), "interval" (95%, percentile bootstrap over
+            cases; None for fewer than five cases), "p" (Wilcoxon's signed-rank test, two-sided).
+    """
+
+    first: Evaluation
+    second: Evaluation
+    left_out: tuple[str, ...]
+    other_references: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences if cases were compared that may not be the same, or an evaluation with itself."""
+        if self.first == self.second:
+            return ["Both evaluations are the same."]
+        if not self.other_references:
+            return []
+        return [
+            f"The references of {listed(self.other_references)} differ in volume between the two evaluations, so these "
+            "may not be the same cases; evaluate both on the same data set."
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "first": _origin(self.first),
+            "second": _origin(self.second),
+            "difference": DIFFERENCE,
+            "left_out": list(self.left_out),
+            "warnings": self.warnings,
+            "rows": {segment: {name: dict(row) for name, row in rows.items()} for segment, rows in self.rows.items()},
+        }
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare two evaluations case by case.
+
+    Raises:
+        UserError: ``no-common-case``, ``evaluation-segments-unlike`` or ``tolerances-differ``.
+    """
+    common = [case for case in first.cases if case in second.cases]
+    if not common:
+        raise UserError("no-common-case", first=_named(first), second=_named(second))
+    if set(first.segments) != set(second.segments):
+        names = {"first": ", ".join(first.segments), "second": ", ".join(second.segments)}
+        raise UserError("evaluation-segments-unlike", **names)
+    if first.surface_tolerance_mm != second.surface_tolerance_mm:
+        tolerances = {"first": first.surface_tolerance_mm, "second": second.surface_tolerance_mm}
+        raise UserError("tolerances-differ", **tolerances)
+    # Cases of the same name count as the same case, even if the data sets have different names.
+    ours, theirs = ({case: item.cases[case] for case in common} for item in (first, second))
+    names = list(first.segments) + ([OVERALL] if len(first.segments) > 1 else [])
+    rows = {
+        segment: {
+            metric: _paired(*_of_both(ours, theirs, segment, metric))
+            for metric in (AVERAGED if segment == OVERALL else METRICS)
+        }
+        for segment in names
+    }
+    left_out = sorted({*first.cases, *second.cases} - set(common))
+    other_references = tuple(case for case in common if not _same_reference(ours[case], theirs[case]))
+    return Comparison(first, second, tuple(left_out), other_references, rows)
+
+
+def _same_reference(ours: Mapping[str, Figures], theirs: Mapping[str, Figures]) -> bool:
+    """Whether the references of a case may be the same, by the volume of every segment."""
+    return all(
+        math.isclose(row[VOLUME], theirs[segment][VOLUME], rel_tol=SAME_VOLUME, abs_tol=SAME_VOLUME)
+        for segment, row in ours.items()
+    )
+
+
+def check_comparison_path(path: Path) -> None:
+    """Refuse a file that exists and is not a comparison. Raises UserError ``comparison-path-taken``."""
+    if path.exists() and not _is_comparison(path):
+        raise UserError("comparison-path-taken", path=str(path))
+
+
+def _is_comparison(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("difference") == DIFFERENCE
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a comparison as JSON.
+
+    Raises:
+        UserError: that of ``check_comparison_path``, ``disk-full`` or ``cannot-write``.
+    """
+    check_comparison_path(path)
+    write_json(comparison.to_dict(), path)
+
+
+def _of_both(ours: Cases, theirs: Cases, segment: str, metric: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Both values of each case; for ``OVERALL`` the means over the segments for which both have one.
+
+    Otherwise, missing a difficult segment would be rewarded with a better mean of the others.
+    """
+    if segment != OVERALL:
+        return per_case(ours, segment, metric), per_case(theirs, segment, metric)
+    shared = {
+        case: [name for name in rows if rows[name][metric] is not None and theirs[case][name][metric] is not None]
+        for case, rows in ours.items()
+    }
+    return tuple(
+        per_case({case: {name: side[case][name] for name in names} for case, names in shared.items()}, OVERALL, metric)
+        for side in (ours, theirs)
+    )
+
+
+def _origin(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "model": evaluation.model,
+        "data": evaluation.data,
+        "split": evaluation.split,
+        "made_by": [dict(entry) for entry in evaluation.made_by],
+    }
+
+
+def _named(evaluation: Evaluation) -> str:
+    return f"{evaluation.model} on {evaluation.data}"
+
+
+def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
+    cases = [case for case in ours if case in theirs]
+    if not cases:
+        return {"cases": 0, "first": None, "second": None, "difference": None, "interval": None, "p": None}
+    one, other = (np.array([values[case] for case in cases]) for values in (ours, theirs))
+    difference = one - other
+    # Without any differences, there is nothing to rank.
+    p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+    return {
+        "cases": len(cases),
+        "first": round(float(one.mean()), 6),
+        "second": round(float(other.mean()), 6),
+        "difference": round(float(difference.mean()), 6),
+        "interval": mean_interval(difference),
+        "p": p,
+    }
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """The comparison as text, one line per segment and metric."""
+    rows = [("segment", "metric", "A", "B", "A - B", "95% interval", "p", "cases")]
+    for segment, metrics in comparison.rows.items():
+        for name, row in metrics.items():
+            if not row["cases"]:
+                continue
+            decimals = METRICS[name].decimals + 1
+            interval = row["interval"] or ()
+            rows.append(
+                (
+                    "mean of segments" if segment == OVERALL else segment,
+                    METRICS[name].heading,
+                    *(f"{row[key]:.{decimals}f}" for key in ("first", "second")),
+                    f"{row['difference']:+.{decimals}f}",
+                    " to ".join(f"{end:+.{decimals}f}" for end in interval),
+                    f"{row['p']:.2g}",
+                    str(row["cases"]),
+                )
+            )
+    return text_table(rows)

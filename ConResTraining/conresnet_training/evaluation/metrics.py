@@ -1,4 +1,4 @@
-"""Measurements of one segment in one case, on the image's own grid, and the label values of segments in label maps.
+"""Measurements of one segment in one case, on the image's own grid, and their summary over cases.
 
 If a segment is empty
 
@@ -13,13 +13,16 @@ result is.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from conresnet.images.grid import Volume, bounding_box, whole_box
+from conresnet.images import Volume, bounding_box, whole_box
 from conresnet.inference.labels import region_mask
 from conresnet.package.outputs import Segment
 from conresnet_training.data import DataSet
+from conresnet_training.reporting import case_count
 
 Figures = dict[str, float | None]
 
@@ -55,6 +58,16 @@ METRICS = {
     "volume_difference_ml": Metric("Volume difference", "mL", "zero", 3),
 }
 VOLUME = "volume_ml"
+
+# The measurements of every case and segment.
+Cases = Mapping[str, Mapping[str, Figures]]
+
+OVERALL = "overall"
+# Volumes of different segments are not averaged, because errors in opposite directions would cancel.
+AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
+LEAST_CASES_OF_AN_INTERVAL = 5
+RESAMPLES = 9999
+SEED = 0
 
 
 def segment_figures(
@@ -177,3 +190,132 @@ def compare_label_maps(
         mask = np.isin(ours, item.found) if packed is None else region_mask(packed, place)
         figures[name] = segment_figures(mask, np.isin(theirs, item.truth), spacing, voxel_ml, tolerance_mm)
     return figures
+
+
+def summarize(cases: Cases) -> dict[str, Any]:
+    """Summarize the measurements of every case and segment.
+
+    Returns:
+        "segments": for each segment and metric "cases" (with a value), "mean", "interval" (see ``mean_interval``),
+        "median", "lower_quartile", "upper_quartile", "lowest", "highest"; None for a metric without any value.
+        "overall": the same for the mean over each case's segments. "empty": for each segment the number of cases in
+        which it was "missed", "invented", or correctly "absent".
+    """
+    segments = next(iter(cases.values()))
+    return {
+        OVERALL: {metric: describe(per_case(cases, OVERALL, metric).values()) for metric in AVERAGED},
+        "segments": {
+            segment: {metric: describe(per_case(cases, segment, metric).values()) for metric in METRICS}
+            for segment in segments
+        },
+        "empty": {segment: _empty([rows[segment] for rows in cases.values()]) for segment in segments},
+    }
+
+
+def per_case(cases: Cases, segment: str, metric: str) -> dict[str, float]:
+    """The values of the cases that have one; for ``OVERALL`` the mean over the segments that have one."""
+    found = {}
+    for case, rows in cases.items():
+        chosen = rows.values() if segment == OVERALL else [rows[segment]]
+        values = [row[metric] for row in chosen if row[metric] is not None]
+        if values:
+            found[case] = float(np.mean(values))
+    return found
+
+
+def describe(values: Sequence[float]) -> dict[str, Any] | None:
+    """One summary, rounded; None if there are no values."""
+    values = np.array(list(values), dtype=float)
+    if not values.size:
+        return None
+    quartiles = np.percentile(values, [25, 50, 75])
+    numbers = {
+        "mean": values.mean(),
+        "median": quartiles[1],
+        "lower_quartile": quartiles[0],
+        "upper_quartile": quartiles[2],
+        "lowest": values.min(),
+        "highest": values.max(),
+    }
+    return {
+        "cases": int(values.size),
+        **{name: round(float(number), 6) for name, number in numbers.items()},
+        "interval": mean_interval(values),
+    }
+
+
+def mean_interval(values: np.ndarray) -> list[float] | None:
+    """The 95% percentile bootstrap interval of the mean over cases, rounded; the same values give the same interval.
+
+    None for fewer than five cases: resampling so few gives an interval that is far too narrow.
+    """
+    if values.size < LEAST_CASES_OF_AN_INTERVAL:
+        return None
+    # In blocks, so that a thousand cases do not take a thousand times 9999 numbers at once.
+    result = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, batch=999, vectorized=True, method="percentile", rng=SEED
+    )
+    return [round(float(end), 6) for end in result.confidence_interval]
+
+
+def _empty(rows: Sequence[Figures]) -> dict[str, int]:
+    """How often the segment is absent from one label map or both."""
+    counts = {"missed": 0, "invented": 0, "absent": 0}
+    for row in rows:
+        if row["hd"] is None:
+            kind = "absent" if row["dice"] == 1 else "missed" if row["volume_difference_ml"] < 0 else "invented"
+            counts[kind] += 1
+    return counts
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence about every segment that was empty in some case."""
+    words = {
+        "missed": "missed in {}",
+        "invented": "invented in {}",
+        "absent": "correctly absent in {}, which counts as a Dice of 1",
+    }
+    sentences = []
+    for segment, counts in summary["empty"].items():
+        parts = [words[kind].format(case_count(count)) for kind, count in counts.items() if count]
+        if parts:
+            sentences.append(f"{segment} was {', '.join(parts)}; these cases have no distances.")
+    return sentences
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The summary as text, one line per segment and metric."""
+    rows = [("segment", "metric", "mean", "95% interval", "median", "quartiles", "lowest", "highest", "cases")]
+    blocks = dict(summary["segments"])
+    if len(blocks) > 1:
+        blocks["mean of segments"] = summary[OVERALL]
+    for segment, metrics in blocks.items():
+        for name, found in metrics.items():
+            if found is not None:
+                rows.append((segment, METRICS[name].heading, *summary_cells(name, found)))
+    return text_table(rows)
+
+
+def summary_cells(metric: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Mean, interval, median, quartiles, lowest, highest and number of cases as text."""
+
+    def shown(*names: str) -> str:
+        return " to ".join(f"{found[name]:.{METRICS[metric].decimals}f}" for name in names)
+
+    interval = found["interval"]
+    between = "" if interval is None else " to ".join(f"{end:.{METRICS[metric].decimals}f}" for end in interval)
+    quartiles = shown("lower_quartile", "upper_quartile")
+    return (shown("mean"), between, shown("median"), quartiles, shown("lowest"), shown("highest"), str(found["cases"]))
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first two, which are names, flush left, the others, which are numbers, flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)

@@ -11,21 +11,22 @@ from matplotlib.figure import Figure
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_text
+from conresnet.images import Volume, bounding_box, grown, reordering, whole_box
 from conresnet.images.files import read_image
-from conresnet.images.grid import Volume, bounding_box, grown, reordering, whole_box
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import read_label
-from conresnet_training.evaluation import (
+from conresnet_training.evaluation import PAGE_FILE, Evaluation, write_tables
+from conresnet_training.evaluation.metrics import (
+    METRICS,
     OVERALL,
-    PAGE_FILE,
+    VOLUME,
     Cases,
-    Evaluation,
+    SegmentValues,
+    crossing,
     per_case,
     remarks,
     summary_cells,
-    write_tables,
 )
-from conresnet_training.evaluation.metrics import METRICS, VOLUME, SegmentValues, crossing
 from conresnet_training.reporting import (
     INK,
     data_uri,

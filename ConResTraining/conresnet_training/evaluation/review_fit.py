@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.images.inputs import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult

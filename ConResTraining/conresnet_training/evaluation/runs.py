@@ -11,12 +11,12 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder
+from conresnet.images import Volume
 from conresnet.images.files import read_single, write_volume
-from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
-from conresnet.package import ModelDescription, ModelPackage, write_package
-from conresnet.package.reader import MAY_HAVE_LEARNED, held_out_cases, read_metrics
-from conresnet.package.store import read_model
+from conresnet.package import ModelDescription
+from conresnet.package.reader import MAY_HAVE_LEARNED, ModelPackage, held_out_cases, read_metrics
+from conresnet.package.store import read_model, write_package
 from conresnet.request import SegmentOptions
 from conresnet.results import SEGMENTATION_FILE
 from conresnet.results.review import Ranking

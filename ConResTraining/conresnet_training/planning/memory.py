@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from conresnet.errors import UserError
 from conresnet.images.checks import available_memory, total_memory
+from conresnet.inference import MULTIPLE, SMALLEST_SIDE
 from conresnet.inference.devices import choose_backend
-from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
 from conresnet.messages import sentence
 from conresnet.networks import build_network
 from conresnet_training.planning.plan import Plan

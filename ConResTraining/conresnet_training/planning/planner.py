@@ -11,10 +11,10 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.importing import SEGMENTS as BRATS_SEGMENTS
-from conresnet.inference.windows import MULTIPLE
+from conresnet.inference import MULTIPLE
 from conresnet.networks import all_arguments
 from conresnet.networks.blocks import GROUPS
-from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
+from conresnet.package import AXES, FORMAT, FORMAT_VERSION
 from conresnet.systems import PlannedArguments
 from conresnet_training.data import DataSet
 from conresnet_training.data.preparation import read_reference

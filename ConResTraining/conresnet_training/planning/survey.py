@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from conresnet.images import Grid, reordering
 from conresnet.images.files import read_channels, read_grid
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Grid, reordering
 from conresnet.importing import CHANNELS as BRATS_CHANNELS
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import on_image_grid, read_label

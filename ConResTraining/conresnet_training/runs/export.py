@@ -9,19 +9,18 @@ from typing import Any
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.images.grid import Volume
-from conresnet.package import ModelDescription, write_package
-from conresnet.package.description import CARD_FILE, describe_new
+from conresnet.images import Volume
+from conresnet.package import CARD_FILE, ModelDescription, describe_new
 from conresnet.package.outputs import residual_plane
 from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
-from conresnet.package.store import check_package_path
+from conresnet.package.store import check_package_path, write_package
 from conresnet.results import check_writable
 from conresnet.results.review import RANKING_FILE
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
-from conresnet_training.evaluation import Evaluation, name_of_fold, remarks, summary_cells, unfinished
-from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.evaluation import Evaluation, name_of_fold, unfinished
+from conresnet_training.evaluation.metrics import METRICS, remarks, summary_cells
 from conresnet_training.evaluation.report import picture_of
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
 from conresnet_training.evaluation.runs import check_held_out, measure_runs

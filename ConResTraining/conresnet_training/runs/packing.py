@@ -8,8 +8,7 @@ import safetensors.torch
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.package import ModelDescription
-from conresnet.package.description import System
+from conresnet.package import ModelDescription, System
 from conresnet.systems import declared_system
 from conresnet_training.reporting import shortened
 from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, what_is_learned, without_prefix
@@ -21,7 +20,7 @@ MAY_DIFFER = {"seed", "workers", "precision", "steps_between_checkpoints"}
 
 @dataclass(frozen=True)
 class PackedRuns:
-    """What ``conresnet.package.write_package`` takes, and facts of each run.
+    """What ``conresnet.package.store.write_package`` takes, and facts of each run.
 
     Args:
         made_by: for each run its "fold" (None if it learned from all cases), the "steps" made for the weights, the

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder, replacing, write_error, write_text
-from conresnet.inference.windows import MULTIPLE
+from conresnet.inference import MULTIPLE
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from conresnet.errors import UserError
-from conresnet.inference.windows import MULTIPLE
+from conresnet.inference import MULTIPLE
 from conresnet.networks import build_network
 from conresnet.networks.blocks import segment_probabilities
 from conresnet.networks.conresnet import AXES, context_residual
-from conresnet.package.description import Network
+from conresnet.package import Network
 from conresnet.systems import Stage, declared_system
 from conresnet.systems.predictors import load_network
 from conresnet_training.planning.plan import LossKind, Plan

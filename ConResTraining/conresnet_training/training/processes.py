@@ -26,8 +26,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from conresnet import __version__
 from conresnet.errors import UserError
+from conresnet.inference import MULTIPLE
 from conresnet.inference.devices import Backend, choose_backend
-from conresnet.inference.windows import MULTIPLE
 from conresnet_training.reporting import product
 from conresnet_training.runs import STOP_FILE
 from conresnet_training.runs.run import Run

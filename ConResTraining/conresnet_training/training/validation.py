@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conresnet.images.grid import Box, overlap_of, whole_box
+from conresnet.images import Box, overlap_of, whole_box
+from conresnet.inference import fitted_windows
 from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.sliding import slide
-from conresnet.inference.windows import fitted_windows
 from conresnet.networks.blocks import segment_probabilities
 from conresnet.package.outputs import Output
 from conresnet_training.data.label_maps import VALUES, value_counts

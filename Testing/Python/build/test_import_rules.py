@@ -20,13 +20,14 @@ CORE = [
     "conresnet.errors",
     "conresnet.images.preparation",
     "conresnet.images.geometry",
-    "conresnet.images.grid",
+    "conresnet.images",
     "conresnet.images.files",
     "conresnet.intensity",
     "conresnet.package.store",
     "conresnet.package",
     "conresnet.worker",
     "conresnet.images.inputs",
+    "conresnet.results",
 ]
 # Libraries that only the processes of the engine and the training backend load, never Slicer's process.
 HEAVY = {"torch", "safetensors", "click", "nibabel", "yaml", "pydantic", *TRAINING}

@@ -13,7 +13,9 @@ import torch
 from scipy import ndimage
 
 from conresnet.networks import build_network
-from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.package import parse_description
+from conresnet.package.reader import ModelPackage
+from conresnet.package.store import write_package
 from engine.model_cases import Pointwise, description
 
 FILES = ("coarse.safetensors", "fine.safetensors")

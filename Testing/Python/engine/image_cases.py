@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
+from conresnet.images import Volume
 from conresnet.images.files import read_channels
-from conresnet.images.grid import Volume
 from engine.volumes import grid, rotation
 
 TILTED = grid((7, 8, 9), (0.7, 1.1, 2.5), (-31.5, 12.25, 100), rotation(20) @ rotation(-7, axis=0))

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from conresnet.inference.segmentation import LoadedModel, load_model
 from conresnet.networks import NETWORKS, build_network
-from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.package import parse_description
+from conresnet.package.reader import ModelPackage
+from conresnet.package.store import write_package
 
 WEIGHTS = "network.safetensors"
 COLOR = [200, 100, 50]

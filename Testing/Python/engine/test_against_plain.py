@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
+from conresnet.images import Grid, Volume, reordering
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Grid, Volume, reordering
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.request import SegmentOptions
 from conresnet.systems.predictors import load_network

@@ -19,8 +19,8 @@ import torch
 import conresnet
 from conresnet.cli import main
 from conresnet.errors import UserError
+from conresnet.images import Volume
 from conresnet.images.files import read_volume, write_volume
-from conresnet.images.grid import Volume
 from conresnet.request import Tracker
 from engine.image_cases import write_with_itk
 from engine.model_cases import description, write_model

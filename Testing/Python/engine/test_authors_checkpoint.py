@@ -21,7 +21,7 @@ import conresnet
 from conresnet.cli import main
 from conresnet.importing.checkpoint import convert, read_checkpoint
 from conresnet.networks import build_network
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from engine import authors_network
 from engine.package_cases import make_folder, refusal
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from conresnet.inference import fitted_windows
 from conresnet.inference.devices import Backend
 from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.inference.sliding import slide
-from conresnet.inference.windows import fitted_windows
 from conresnet.request import Progress, SegmentOptions
 from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.volumes import grid, random_volume

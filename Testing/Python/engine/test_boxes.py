@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conresnet.images.grid import bounding_box, whole_box
+from conresnet.images import bounding_box, whole_box
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conresnet.images import Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions

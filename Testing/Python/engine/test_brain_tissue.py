@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from conresnet.images import Reordering, Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Reordering, Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
 from engine.volumes import stored

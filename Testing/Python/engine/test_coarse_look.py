@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional
 
 from conresnet.errors import Cancelled, UserError
-from conresnet.images.grid import Volume
+from conresnet.images import Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.devices import Backend
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import parse_description, write_package
+from conresnet.package import parse_description
+from conresnet.package.store import write_package
 from conresnet.request import SegmentOptions
 from engine.coarse_to_fine_cases import HUNDREDTHS, coarse_to_fine, threshold_weights
 from engine.model_cases import WEIGHTS, description, use_test_networks

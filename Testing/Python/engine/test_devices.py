@@ -12,6 +12,7 @@ import torch
 from conresnet.errors import as_user_error
 from conresnet.inference.devices import (
     Backend,
+    available_devices,
     choose_backend,
     cpu_has_bf16,
     default_threads,
@@ -67,6 +68,19 @@ def test_processes_are_spread_over_gpus_unless_device_is_set(monkeypatch, count,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     assert [device_of_process("auto", process, gpus) for process in range(4)] == devices
     assert {device_of_process(name, 1, gpus) for name in ("cpu", "cuda:0")} == {"cpu", "cuda:0"}
+
+
+def test_gpu_that_does_not_work_is_not_listed(monkeypatch):
+    """The list is part of the worker's first messages, which must not fail because of a GPU."""
+
+    def name(index):
+        if index == 0:
+            raise RuntimeError("CUDA unknown error")
+        return "A GPU"
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", name)
+    assert [device["name"] for device in available_devices()] == ["cpu", "cuda:1"]
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")])

@@ -19,7 +19,9 @@ from conresnet.errors import Cancelled
 from conresnet.inference.devices import choose_backend
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import build_network
-from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.package import parse_description
+from conresnet.package.reader import ModelPackage
+from conresnet.package.store import write_package
 from conresnet.request import Progress, SegmentOptions
 from conresnet.systems.predictors import Predictor
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model

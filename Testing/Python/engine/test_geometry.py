@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
+from conresnet.images import Volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Volume
 from conresnet.images.inputs import BoxROI
 from engine.volumes import (
     ANISOTROPIC,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from conresnet.images import Volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Volume
 from engine.volumes import ANISOTROPIC, anatomy, every_reordering, grid, random_volume, rotation, stored
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
+from conresnet.images import Volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import prepare
 from conresnet.package import parse_description

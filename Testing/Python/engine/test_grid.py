@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Grid, axis_directions, reordering
+from conresnet.images import Grid, axis_directions, reordering
 from engine.volumes import CODES, every_reordering, grid, random_volume, rotation
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_channels, read_volume, write_volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Grid, Volume
 from engine.image_cases import TILTED, ramp, refused, save_nifti, sitk_affine, write_with_itk
 from engine.volumes import every_reordering, grid, random_volume, rotation, stored
 from peak_memory import PEAK_MEMORY, REASON

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
+from conresnet.images import Grid, Volume, check_volume
 from conresnet.images.files import read_channels, read_image
-from conresnet.images.grid import Grid, Volume, check_volume
 from conresnet.results import image_state
 from engine.image_cases import ramp, refused, save_nifti, write_with_itk
 from engine.volumes import grid, random_volume

@@ -81,7 +81,7 @@ def test_full_disk_is_reported_and_keeps_existing_file(tmp_path, suffix):
         import resource, sys
         import numpy as np
         from conresnet.errors import UserError
-        from conresnet.images.grid import Grid
+        from conresnet.images import Grid
         from conresnet.images.files import write_volume
         values = np.random.default_rng(0).random((40, 40, 40)).astype(np.float32)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

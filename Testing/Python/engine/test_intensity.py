@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conresnet import intensity
 from conresnet.errors import UserError
 from conresnet.intensity import split_steps
-from conresnet.package.description import check_steps, parse_description
+from conresnet.package import check_steps, parse_description
 from conresnet.package.schema import Place
 from engine.package_cases import document
 from engine.volumes import every_reordering

@@ -15,11 +15,13 @@ import conresnet
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase
 from conresnet.errors import UserError
+from conresnet.images import Volume
 from conresnet.images.files import write_volume
-from conresnet.images.grid import Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.segmentation import LoadedModel, WarmModel, load_model, segment
-from conresnet.package import ModelPackage, parse_description, read_package, write_package
+from conresnet.package import parse_description
+from conresnet.package.reader import ModelPackage, read_package
+from conresnet.package.store import write_package
 from conresnet.request import Progress, SegmentOptions
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import document, refusal

@@ -19,7 +19,7 @@ SCRIPT = f"""
 SIDE = {SIDE}
 import sys
 import numpy as np
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.networks import register_network
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.request import SegmentOptions

@@ -7,12 +7,12 @@ import torch
 
 from conresnet import load_network
 from conresnet.cli import main
+from conresnet.images import Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
-from conresnet.package import write_package
 from conresnet.package.outputs import provided_maps
+from conresnet.package.store import write_package
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.package import parse_description
-from conresnet.package.description import FORMAT_VERSION
+from conresnet.package import FORMAT_VERSION, parse_description
 from engine.model_cases import description as model_description
 from engine.package_cases import ARGUMENTS, changed, document, older, refusal
 

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.package import read_package, reader
+from conresnet.package import reader
+from conresnet.package.reader import read_package
 from engine.package_cases import WEIGHTS, document, make_folder, refusal, safetensors_bytes
 
 

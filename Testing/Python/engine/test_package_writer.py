@@ -15,8 +15,9 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.files import move
-from conresnet.package import ModelDescription, parse_description, read_package, store, write_package
-from conresnet.package.store import find_model
+from conresnet.package import ModelDescription, parse_description, store
+from conresnet.package.reader import read_package
+from conresnet.package.store import find_model, write_package
 from engine.package_cases import WEIGHTS, document, make_folder, refusal, safetensors_bytes
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from conresnet.cli import main
+from conresnet.images import Volume
 from conresnet.images.files import read_volume, write_volume
-from conresnet.images.grid import Volume
 from conresnet.inference.labels import LabelWriter, PostProcessing, packed_size, region_mask
 from conresnet.inference.segmentation import segment
 from conresnet.package import parse_description

@@ -5,8 +5,8 @@ import pytest
 import safetensors.numpy
 
 from conresnet.errors import Cancelled
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Grid, Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import prepare, without_offset
 from conresnet.inference.segmentation import load_model, segment

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conresnet.cli.segment import segment
-from conresnet.images.grid import Volume
+from conresnet.images import Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.request import SegmentOptions, SegmentRequest, flag
 from engine.package_cases import refusal

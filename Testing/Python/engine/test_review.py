@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Reordering, Volume
+from conresnet.images import Reordering, Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.results import entropies
 from conresnet.inference.segmentation import segment
 from conresnet.messages import reason
-from conresnet.package import parse_description, write_package
+from conresnet.package import parse_description
 from conresnet.package.schema import dump
+from conresnet.package.store import write_package
 from conresnet.request import SegmentOptions
+from conresnet.results import segment_statistics, surface_mm2, write_statistics
 from conresnet.results.review import (
     COLUMNS,
     FALLBACK,
@@ -27,7 +29,6 @@ from conresnet.results.review import (
     slice_features,
     write_review,
 )
-from conresnet.results.statistics import segment_statistics, surface_mm2, write_statistics
 from engine.model_cases import description, make_model, write_model
 from engine.volumes import grid, random_volume, stored
 

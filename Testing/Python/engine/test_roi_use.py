@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
+from conresnet.images import Volume
 from conresnet.images.files import read_volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.images.preparation import _whole, prepare
 from conresnet.inference.segmentation import load_model, segment

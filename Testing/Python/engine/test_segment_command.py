@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from conresnet.cli import main
+from conresnet.images import Grid
 from conresnet.images.files import read_volume, write_volume
-from conresnet.images.grid import Grid
 from conresnet.messages import sentence
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume

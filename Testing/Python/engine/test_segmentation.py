@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Grid, Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.labels import region_mask
 from conresnet.inference.segmentation import SegmentResult, _unusual_volumes, load_model, segment

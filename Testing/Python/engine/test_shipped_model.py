@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Grid, Volume
 from conresnet.images.inputs import BoxROI
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conresnet.inference import authors_windows, axis_weights, fitted_windows
 from conresnet.inference.sliding import Stitcher
-from conresnet.inference.windows import authors_windows, axis_weights, fitted_windows
-from conresnet.package.description import BLENDINGS
+from conresnet.package import BLENDINGS
 
 
 @given(st.lists(st.integers(1, 16), max_size=6), st.integers(16, 40), st.sampled_from(BLENDINGS))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conresnet.inference.windows import GROWTH, MULTIPLE, STRETCH, authors_windows, counted_windows, fitted_windows
+from conresnet.inference import GROWTH, MULTIPLE, STRETCH, authors_windows, counted_windows, fitted_windows
 
 
 def whole(*shape):

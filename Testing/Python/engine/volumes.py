@@ -7,8 +7,8 @@ from itertools import permutations, product
 
 import numpy as np
 
+from conresnet.images import Grid, Reordering, Volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Grid, Reordering, Volume
 
 LETTERS = ("RL", "AP", "SI")
 CODES = [

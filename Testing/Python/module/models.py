@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 
 from conresnet.networks import build_network
-from conresnet.package import parse_description, write_package
+from conresnet.package import parse_description
 from conresnet.package.reader import METRICS_FILE
+from conresnet.package.store import write_package
 
 WEIGHTS = "network.safetensors"
 

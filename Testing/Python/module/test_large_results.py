@@ -12,7 +12,7 @@ import qt
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import find_model
 from ConResSegmentationLib import SegmentationRun  # noqa: F401, loaded for `module`
 from module.panel_driver import PanelDriver, result_nodes

@@ -102,6 +102,17 @@ def test_typed_path_is_used_after_editing_and_only_if_it_is_a_python(panel: Pane
     assert not (tmp_path / "ran").exists()
 
 
+def test_death_of_the_engine_is_shown_until_it_is_ready_again(panel: PanelDriver, volume: object) -> None:
+    open_advanced(panel)
+    panel.wait(lambda: panel.ui.deviceSelector.count > 1)
+    ready = panel.ui.engineStatusLabel.text
+    psutil.Process(panel.widget.logic.engine._connection.hello["pid"]).kill()
+    panel.wait(lambda: panel.ui.engineStatusLabel.text != ready)
+    assert not panel.widget.logic.engine.isRunning
+    assert panel.segment() is not None
+    assert panel.ui.engineStatusLabel.text == ready
+
+
 def test_cancel_works_before_the_engine_has_started(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
     panel.ui.cancelButton.click()

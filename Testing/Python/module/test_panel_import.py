@@ -10,7 +10,7 @@ import pytest
 from PySide6 import QtWidgets
 
 from conresnet.errors import UserError
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import find_model
 from module.checkpoints import answers, checkpoint
 from module.panel_driver import PanelDriver

@@ -10,8 +10,8 @@ import pytest
 import slicer
 import vtk
 
-from conresnet.package import read_package, write_package
-from conresnet.package.store import find_model, install_model
+from conresnet.package.reader import read_package
+from conresnet.package.store import find_model, install_model, write_package
 from module.panel_driver import PanelDriver
 from module.test_scene_inputs import rotation
 

@@ -11,8 +11,7 @@ import safetensors.torch
 import slicer
 
 from conresnet.cli import main
-from conresnet.package import write_package
-from conresnet.package.store import find_model, install_model
+from conresnet.package.store import find_model, install_model, write_package
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan

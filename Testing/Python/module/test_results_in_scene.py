@@ -13,7 +13,6 @@ import vtk
 
 from conresnet.images.inputs import BoxROI
 from conresnet.package.store import list_models
-from conresnet.results.seg_nrrd import terminology_entry
 from ConResSegmentationLib import ResultOrigin, ResultParts, ResultSegmentation, Review
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, fill, origin_of, put_maps
@@ -313,7 +312,7 @@ def test_codes_of_shipped_models_are_in_slicers_lists(slicer_app: object) -> Non
     category, kind = slicer.vtkSlicerTerminologyCategory, slicer.vtkSlicerTerminologyType
     segments = [segment for entry in list_models() for segment in entry.description.output.segments]
     for segment in segments:
-        context, *parts = terminology_entry(segment.terminology).split("~")
+        context, *parts = segment.terminology.entry.split("~")
         codes = [tuple(part.split("^")) for part in parts[:3]]
         within = listed(logic.GetNumberOfCategoriesInTerminology, logic.GetNthCategoryInTerminology, category, context)[
             codes[0]

@@ -14,7 +14,7 @@ import pytest
 
 from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_volume
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from training.commands import run_command
 from training.data_folders import save
 from training.tiny_plan import write_tiny_plan

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from conresnet_training.data.layouts import read_data_set
-from conresnet_training.evaluation import read_evaluation
-from conresnet_training.evaluation.comparison import compare_evaluations
+from conresnet_training.evaluation import compare_evaluations, read_evaluation
 from conresnet_training.evaluation.runs import evaluate_predictions
 from training.commands import message_of, refused, run_command
 from training.data_folders import save

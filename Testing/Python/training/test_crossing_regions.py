@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet.images.grid import Volume
+from conresnet.images import Volume
 from conresnet.inference.labels import LabelWriter
 from conresnet.inference.segmentation import SegmentResult
 from conresnet_training.data.label_maps import read_label

@@ -14,7 +14,8 @@ import safetensors.torch
 from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_channels, read_volume
 from conresnet.images.preparation import prepare
-from conresnet.package import read_package, write_package
+from conresnet.package.reader import read_package
+from conresnet.package.store import write_package
 from training.commands import run_command
 from training.data_folders import describe, save
 

@@ -12,11 +12,17 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from conresnet.errors import UserError
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Grid, Volume
 from conresnet_training.data.layouts import read_data_set
-from conresnet_training.evaluation import OVERALL, mean_interval, read_evaluation
-from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_set, values_of_model
+from conresnet_training.evaluation import read_evaluation
+from conresnet_training.evaluation.metrics import (
+    OVERALL,
+    SegmentValues,
+    mean_interval,
+    values_of_data_set,
+    values_of_model,
+)
 from conresnet_training.evaluation.report import draw_case
 from conresnet_training.evaluation.runs import evaluate_predictions, measure_predictions
 from training.commands import message_of, refused, run_command

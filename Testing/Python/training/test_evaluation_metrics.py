@@ -6,7 +6,7 @@ import torch
 from monai.metrics import DiceHelper, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet_training.evaluation.metrics import SegmentValues, compare_label_maps, segment_figures
 
 SPACING = (3.0, 1.0, 0.5)

@@ -9,7 +9,7 @@ import pytest
 
 from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import write_package
+from conresnet.package.store import write_package
 from conresnet.request import SegmentOptions
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import file_stem

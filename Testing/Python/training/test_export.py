@@ -12,8 +12,7 @@ from conresnet.cli import main as conresnet_main
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package
-from conresnet.package.reader import held_out_cases
+from conresnet.package.reader import held_out_cases, read_package
 from conresnet.request import SegmentOptions
 from conresnet.results.review import read_ranking
 from conresnet_training.data.layouts import read_data_set

@@ -13,11 +13,11 @@ from torch import nn
 from conresnet import load_network
 from conresnet.images.files import read_volume
 from conresnet.images.preparation import prepare
+from conresnet.inference import Tiling, fitted_windows
 from conresnet.inference.devices import Backend
 from conresnet.inference.labels import FoundSegments
 from conresnet.inference.segmentation import load_model
 from conresnet.inference.sliding import Passes
-from conresnet.inference.windows import Tiling, fitted_windows
 from conresnet.package.outputs import Output, Segment
 from conresnet.request import Progress, Tracker
 from conresnet.systems.coarse_to_fine import box_around

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet_training.data.label_maps import VALUES, LabelPlaces, index_of_labels, volume_ranges
 
 

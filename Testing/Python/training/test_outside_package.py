@@ -11,7 +11,7 @@ import pytest
 
 from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_volume
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from training.broken_runs import checkpoint
 
 NETWORK = """

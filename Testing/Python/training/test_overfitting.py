@@ -10,11 +10,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from conresnet.images import Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Volume
 from conresnet.images.preparation import prepare
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import write_package
+from conresnet.package.store import write_package
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import prepare_case
 from conresnet_training.planning.plan import Plan, with_settings

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from conresnet.images.grid import Grid
+from conresnet.images import Grid
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package, write_package
+from conresnet.package.reader import read_package
+from conresnet.package.store import write_package
 from conresnet.results.review import RANKING_FILE, read_ranking
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.data.preparation import read_case

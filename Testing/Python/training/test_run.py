@@ -13,7 +13,8 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.devices import Backend, choose_backend
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import parse_description, read_package
+from conresnet.package import parse_description
+from conresnet.package.reader import read_package
 from conresnet.request import SegmentOptions
 from conresnet_training.data.layouts import read_data_set
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan

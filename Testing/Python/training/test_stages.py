@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conresnet.networks.resdsn import ResDSN
-from conresnet.package import write_package
+from conresnet.package.store import write_package
 from conresnet.systems.predictors import load_network
 from conresnet_training.planning.plan import read_plan, with_settings
 from conresnet_training.runs import PROGRESS_FILE, read_progress

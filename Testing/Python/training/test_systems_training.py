@@ -8,7 +8,7 @@ import torch
 
 from conresnet.cli import main as conresnet_main
 from conresnet.images.files import read_volume
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.planning.systems import SYSTEMS
 from conresnet_training.runs import PROGRESS_FILE, read_progress

@@ -12,8 +12,8 @@ import slicer
 import vtk
 
 from conresnet.errors import UserError
+from conresnet.images import Grid
 from conresnet.images.files import read_image
-from conresnet.images.grid import Grid
 from conresnet_training.data.layouts import read_data_set
 from training_module.training_driver import TrainingDriver
 

@@ -8,7 +8,7 @@ import pytest
 import slicer
 from PySide6 import QtWidgets
 
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import find_model, list_models
 from module.checkpoints import answers, checkpoint
 from module.models import write_four_channels

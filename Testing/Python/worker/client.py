@@ -81,7 +81,7 @@ class Client:
     def ready(self) -> dict:
         """Wait until the worker accepts requests; returns its hello message."""
         hello = self.expect("hello")
-        self.expect("ready", 60)
+        self.devices: list[dict] = self.expect("ready", 60)["devices"]
         return hello
 
     def send(self, **message: object) -> None:

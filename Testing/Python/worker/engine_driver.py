@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.request import SegmentOptions, SegmentRequest
 from ConResSegmentationLib.EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from ConResSegmentationLib.Processes import ProcessLaunch
@@ -24,14 +24,13 @@ class Recorder(EngineObserver):
         self.events: list[str] = []
         self.result: EngineResult | None = None
         self.error: EngineError | None = None
-        self.devices: list[dict] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.fractions: list[float] = []
 
     @property
     def ending(self) -> str | None:
         """The event that ended the request, if any; fails if there are several."""
-        endings = [name for name in self.events if name in ("done", "devices", "error", "cancelled")]
+        endings = [name for name in self.events if name in ("done", "error", "cancelled")]
         assert len(endings) <= 1
         return endings[0] if endings else None
 
@@ -49,10 +48,6 @@ class Recorder(EngineObserver):
     def onDone(self, result: EngineResult) -> None:
         self.events.append("done")
         self.result = result
-
-    def onDevices(self, devices: list[dict]) -> None:
-        self.events.append("devices")
-        self.devices = devices
 
     def onError(self, error: EngineError) -> None:
         self.events.append("error")
@@ -79,6 +74,14 @@ class Driver:
     def launch(self) -> ProcessLaunch:
         environment = {**engine_environment(self.folder), "PYTHONFAULTHANDLER": "1"}
         return ProcessLaunch(self.program, tuple(self.arguments), environment)
+
+    def start(self) -> list[dict]:
+        """Start the process without a request; returns its devices."""
+        found: list[list[dict]] = []
+        self.engine.onReady = found.append
+        self.engine.start()
+        self.until(lambda: found)
+        return found[0]
 
     def segment(self, model: str, array: np.ndarray, **options) -> Recorder:
         recorder = Recorder()

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save
 
 from conresnet.networks import build_network
-from conresnet.package import parse_description, write_package
+from conresnet.package import parse_description
+from conresnet.package.store import write_package
 from engine.package_cases import WEIGHTS, document
 
 

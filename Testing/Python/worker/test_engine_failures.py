@@ -18,7 +18,7 @@ from conresnet.worker import remove_session
 from ConResSegmentationLib.EngineProcess import EngineError, EngineProcess
 from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, NO_FILES, engine_environment, is_alive, wait_until
-from worker.engine_driver import Driver, Recorder
+from worker.engine_driver import Driver
 
 
 @pytest.mark.parametrize("how", ["segmentation fault", "killed"])
@@ -111,10 +111,13 @@ def test_missing_choice_of_python_is_reported(driver: Driver, image: np.ndarray)
     def launch() -> ProcessLaunch:
         raise UserError("engine-python-not-found", "There is no Python.", program="x")
 
-    engine, recorder = EngineProcess(launch), Recorder()
-    engine.listDevices(recorder)
-    driver.until(lambda: recorder.ending)
-    assert recorder.error == EngineError("engine-python-not-found", "There is no Python.", {"program": "x"})
+    driver.engine, lost = EngineProcess(launch), []
+    driver.engine.onLost = lost.append
+    expected = EngineError("engine-python-not-found", "There is no Python.", {"program": "x"})
+    assert driver.run("any", image).error == expected
+    driver.engine.start()
+    driver.until(lambda: len(lost) == 2)
+    assert lost == [expected, expected]
 
 
 def test_output_before_engine_starts_is_ignored(driver: Driver, image: np.ndarray) -> None:
@@ -183,11 +186,7 @@ def test_exception_in_observer_ends_request_but_not_engine(driver: Driver, image
 
 
 def test_exception_in_final_callback_does_not_affect_other_requests(driver: Driver, image: np.ndarray) -> None:
-    recorder = Recorder()
-    recorder.onDevices = lambda _devices: 1 / 0
-    driver.engine.listDevices(recorder)
-    driver.until(lambda: recorder.ending)
-    assert recorder.error.code == "engine-answer-unused"
+    driver.run("any", image)
     pid = driver.hello["pid"]
     driver.segment("refusing", image).onError = lambda _error: 1 / 0
     assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import qt
 
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.request import SegmentRequest
 from ConResSegmentationLib.EngineProcess import EngineResult
 from ConResSegmentationLib.ResultOrigin import BYTES_AT_ONCE
@@ -45,11 +45,24 @@ def test_engine_is_reused_for_next_request(driver: Driver, image: np.ndarray) ->
 
 def test_requests_are_processed_one_at_a_time(driver: Driver, image: np.ndarray) -> None:
     recorders = [driver.segment("any", image) for _ in range(2)]
-    listing = Recorder()
-    driver.engine.listDevices(listing)
-    driver.until(lambda: listing.ending)
+    driver.until(lambda: recorders[1].ending)
     assert [recorder.result.report["requests"] for recorder in recorders] == [1, 2]
-    assert listing.devices == [{"name": "cpu", "title": "A processor"}]
+
+
+def test_engine_that_is_started_before_a_request_lists_its_devices(driver: Driver, image: np.ndarray) -> None:
+    assert driver.start() == [{"name": "cpu", "title": "A processor"}]
+    assert driver.engine.isUnused and not driver.engine.isSegmenting
+    pid = driver.hello["pid"]
+    driver.engine.start()
+    driver.run("any", image)
+    assert driver.hello["pid"] == pid and not driver.engine.isUnused
+
+
+def test_start_is_dropped_by_stop(driver: Driver) -> None:
+    driver.engine.start()
+    driver.engine.stop()
+    driver.app.processEvents()
+    assert not driver.engine.hasProcess
 
 
 def test_observer_may_send_next_request_immediately(driver: Driver, image: np.ndarray) -> None:
@@ -133,13 +146,10 @@ def test_cancel_before_engine_runs(driver: Driver, image: np.ndarray) -> None:
 @pytest.mark.parametrize("model", ["patient", "deaf"])
 def test_cancelling_one_request_keeps_others(driver: Driver, image: np.ndarray, model: str, cancelled: int) -> None:
     recorders = [driver.segment(model if place == cancelled else "any", image) for place in (0, 1)]
-    devices = Recorder()
-    driver.engine.listDevices(devices)
     driver.until(lambda: recorders[cancelled].fractions)
     driver.cancel(recorders[cancelled])
-    driver.until(lambda: devices.ending and all(recorder.ending for recorder in recorders))
+    driver.until(lambda: all(recorder.ending for recorder in recorders))
     assert [recorder.ending for recorder in recorders] == ["cancelled", "done"][:: 1 - 2 * cancelled]
-    assert devices.ending == "devices"
 
 
 def test_result_after_cancel_is_discarded(driver: Driver, image: np.ndarray) -> None:

@@ -19,7 +19,6 @@ from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch
 from worker.client import ENGINE
-from worker.engine_driver import Recorder
 
 
 def checked(app, python: EnginePython) -> EngineCheck:
@@ -195,11 +194,12 @@ def test_real_engine_responds_with_either_python(slicer_app, program: str) -> No
         made.environment["OMP_NUM_THREADS"] = "1"
         return made
 
-    engine, recorder = EngineProcess(launch), Recorder()
-    engine.listDevices(recorder)
+    engine, devices = EngineProcess(launch), []
+    engine.onReady = devices.extend
+    engine.start()
     deadline = time.monotonic() + 60
-    while not recorder.ending:
+    while not devices:
         assert time.monotonic() < deadline
         slicer_app.processEvents()
-    assert recorder.devices[0]["name"] == "cpu"
+    assert devices[0]["name"] == "cpu"
     engine.stop(wait=True)

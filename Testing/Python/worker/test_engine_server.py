@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from conresnet.errors import UserError
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_volume
-from conresnet.images.grid import Grid, Volume
-from conresnet.package import read_package
+from conresnet.package.reader import read_package
 from conresnet.package.store import SHIPPED_FOLDER, write_package
 from conresnet.request import SegmentOptions, SegmentRequest
 from conresnet.worker import write_block
@@ -335,9 +335,7 @@ def test_full_disk_on_server_is_reported_with_server_name(driver: ServerDriver, 
 
 
 def test_model_that_server_could_not_store_is_sent_again(driver: ServerDriver, image: np.ndarray) -> None:
-    listing = Recorder()
-    driver.engine.listDevices(listing)
-    driver.until(lambda: listing.ending)
+    driver.start()
     (session,) = driver.server.sessions()
     stored = session / "models" / "any" / "model.json"
     # A folder in its place blocks the file.
@@ -367,9 +365,7 @@ def test_insufficient_memory_on_server_is_reported(driver: ServerDriver, head_im
     """The real engine, with little more memory than it uses once torch is loaded."""
     array = np.resize(read_volume(head_image).array.astype(np.int16), (192, 256, 256))
     driver.python = driver.server.python()
-    listing = Recorder()
-    driver.engine.listDevices(listing)
-    driver.until(lambda: listing.ending)
+    driver.start()
     kilobytes = psutil.Process(driver.hello["pid"]).memory_info().vms // 1024 + 100_000
     driver.engine.stop()
     driver.server.python(limits=f"ulimit -v {kilobytes}")

@@ -83,11 +83,9 @@ def test_progress_never_decreases(client: Client, image: np.ndarray) -> None:
 def test_requests_are_answered_in_order_by_same_engine(client: Client, image: np.ndarray) -> None:
     client.segment(1, "any", image)
     client.segment(2, "any", image)
-    client.send(request="devices", id=3)
     first, second = client.expect("done"), client.expect("done")
     assert (first["id"], second["id"]) == (1, 2)
     assert second["report"]["requests"] == 2
-    assert client.expect("devices")["devices"] == [{"name": "cpu", "title": "A processor"}]
 
 
 def test_released_arrays_are_deleted(client: Client, image: np.ndarray) -> None:
@@ -215,7 +213,7 @@ def test_line_that_is_not_a_request_gets_error_and_worker_continues(
 
 def test_id_in_use_is_refused(client: Client, image: np.ndarray) -> None:
     client.segment(1, "patient", image)
-    client.send(request="devices", id=1)
+    client.segment(1, "any", image)
     assert client.expect("error")["code"] == "bad-request"
 
 
@@ -225,9 +223,8 @@ def test_request_whose_file_was_not_stored_is_answered_once(image: np.ndarray) -
         client.send(request="block", id=1, file="../away.npy", offset=0, data="")
         # Sent before the client receives the error.
         client.segment(1, "plain", image)
-        client.send(request="devices", id=2)
-        assert client.expect("error")["id"] == 1
-        assert client.events.get(timeout=30)["event"] == "devices"
+        client.segment(2, "refusing", image)
+        assert [client.expect("error")["id"] for _ in range(2)] == [1, 2]
 
 
 def test_removed_session_folder_is_created_again(client: Client, image: np.ndarray) -> None:

@@ -79,10 +79,10 @@ class Lock:
         self.lock.release()
 
 class Engine:
-    devices = lambda self: []
+    segment = None
 
 worker._lock = Lock(worker._lock)
-job = Job({"request": "devices", "id": 1}, worker._writer, session)
+job = Job({"request": "segment", "id": 1}, worker._writer, session)
 worker._jobs[1] = job
 worker._answer(job, Engine())
 print("answered", flush=True)

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from conresnet.images.grid import Grid, Volume
+from conresnet.images import Grid, Volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package.store import digest_with_locator
 from conresnet.request import SegmentOptions
@@ -188,9 +188,7 @@ def test_constant_image_is_reported(client: Client, models: Path) -> None:
 
 
 def test_cpu_is_among_the_devices(client: Client) -> None:
-    client.send(request="devices", id=50)
-    devices = client.expect("devices")["devices"]
-    assert devices[0]["name"] == "cpu" and devices[0]["title"]
+    assert client.devices[0]["name"] == "cpu" and client.devices[0]["title"]
 
 
 def test_result_is_empty_outside_roi(client: Client, models: Path, image: np.ndarray) -> None:
@@ -215,5 +213,5 @@ def test_image_larger_than_memory_is_an_error_and_worker_continues(
         client.segment(2, str(models / "wide"), large_image, precision="fp32")
         error = client.expect("error", 60)
         assert "memory" in error["message"] and not error["ours"], error
-        client.send(request="devices", id=3)
-        client.expect("devices")
+        client.segment(3, str(models / "organ"), image)
+        client.expect("done")
