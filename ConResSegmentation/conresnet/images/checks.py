@@ -299,8 +299,9 @@ def _check_nrrd(path: Path, beginning: bytes) -> TextHeader:
         held = held * each if encoding in ("text", "txt", "ascii", "hex") else held
         is_compressed = encoding in ("gzip", "gz", "bzip2", "bz2")
         check_size(path, sizes, claimed, held, is_compressed)
-    # A "space dimension" alone does not say which way the axes of space point.
-    warnings = [] if "space" in fields else [sentence("warn-no-orientation", {"path": path})]
+    # A "space dimension", a scanner's own axes or "3D-right-handed" do not say which way the patient's axes point.
+    is_patient = not fields.get("space", "3D").lower().startswith(("3d", "scanner"))
+    warnings = [] if is_patient else [sentence("warn-no-orientation", {"path": path})]
     more, unit = _unit(path, "space units", set(re.findall(r'"([^"]*)"', fields.get("space units", ""))))
     return TextHeader(warnings + more, unit, files)
 

@@ -194,6 +194,7 @@ def test_unprintable_characters_in_header_are_escaped(tmp_path):
     ("make", "changes"),
     [
         (nrrd, {"space_directions": None, "space": None, "space_origin": None, "spacings": "1 1 1"}),
+        *((nrrd, {"space": space}) for space in ("scanner-xyz", "3D-right-handed", "3D-left-handed")),
         (metaimage, {"TransformMatrix": None}),
     ],
 )
