@@ -17,7 +17,7 @@ from conresnet.images import Box, Volume, box_of_flags, check_volume, reordering
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.inputs import BoxROI, check_channel_count, wants_roi
 from conresnet.intensity import apply, filtered, ignores_offset, measure, of_slices, split_steps
-from conresnet.messages import sentence
+from conresnet.messages import rounded, sentence
 from conresnet.package import ModelDescription
 
 
@@ -263,10 +263,10 @@ def _warn_of_size(description: ModelDescription, volume: Volume, whole_scan: boo
         covered = own.shape[axis] * spacing[axis]
         along = {**names, "axis": _AXES[letter]}
         if covered < _MUCH_SMALLER * seen[axis]:
-            sizes = {"covered": f"{covered:.3g}", "seen": f"{seen[axis]:.3g}"}
+            sizes = {"covered": rounded(covered), "seen": rounded(seen[axis])}
             warnings.append(sentence("warn-much-smaller", {**along, **sizes}))
         if how.spacing and spacing[axis] > _MUCH_THICKER * how.spacing[axis]:
-            sizes = {"spacing": f"{spacing[axis]:.3g}", "wanted": f"{how.spacing[axis]:.3g}"}
+            sizes = {"spacing": rounded(spacing[axis]), "wanted": rounded(how.spacing[axis])}
             warnings.append(sentence("warn-much-thicker", {**along, **sizes}))
     return warnings
 
@@ -278,10 +278,7 @@ def _warn_of_crop(description: ModelDescription, volume: Volume, space: ModelSpa
         return []
     if not drawn and wants_roi(description, volume.grid):
         return []
-    sizes = {
-        name: " x ".join(f"{side:.3g}" for side in sorted(mm))
-        for name, mm in (("size", seen), ("largest", how.largest_crop))
-    }
+    sizes = {name: " x ".join(map(rounded, sorted(mm))) for name, mm in (("size", seen), ("largest", how.largest_crop))}
     return [sentence("warn-larger-crop", {"name": volume.name, "model": description.title, **sizes})]
 
 

@@ -25,7 +25,7 @@ from conresnet.inference.locating import (
 )
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Passes, segment_part
-from conresnet.messages import sentence
+from conresnet.messages import rounded, sentence
 from conresnet.package import ModelDescription
 from conresnet.package.outputs import Output, Segment, check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.reader import ModelPackage
@@ -295,8 +295,7 @@ def _unusual_volumes(segments: Sequence[Segment], volumes: Mapping[str, float], 
         low, high = segment.volume_ml or (0.0, float("inf"))
         if not low * _UNUSUAL <= volumes[segment.name] <= high / _UNUSUAL:
             numbers = {"volume": volumes[segment.name], "low": low, "high": high}
-            texts = {name: f"{float(f'{number:.3g}'):g}" for name, number in numbers.items()}
-            found.append({"segment": segment.name, **texts})
+            found.append({"segment": segment.name, **{name: rounded(number) for name, number in numbers.items()}})
     if not any(volumes.values()):
         return []
     if len(found) <= _MOST_VOLUMES_NAMED:

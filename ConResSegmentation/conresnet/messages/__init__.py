@@ -318,6 +318,11 @@ def reason(codes: Sequence[str], translate: Translate = _english) -> str:
     return sentence(UNFITTED, dict(reason=text), translate) if UNFITTED in codes else text
 
 
+def rounded(number: float) -> str:
+    """A number with three significant digits, up to a million without an exponent."""
+    return f"{float(f'{number:.3g}'):g}"
+
+
 def printable(text: str) -> str:
     r"""``text`` with control characters and lone surrogates escaped (``\x1b``), so that it cannot steer a terminal."""
     if text.isprintable():

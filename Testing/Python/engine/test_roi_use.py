@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.images import Volume
+from conresnet.images import Grid, Volume
 from conresnet.images.files import read_volume
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.inputs import BoxROI
@@ -179,3 +179,12 @@ def test_crop_much_larger_than_in_training_gets_a_warning(roi, size, warned):
     document = {**description(**how), "format_version": 4}
     warnings = prepare(parse_description(document), [volume], box).warnings
     assert any("crops of at most 20 x 20 x 20 mm" in text for text in warnings) == warned
+
+
+def test_sizes_above_a_meter_are_written_in_full():
+    how = settings("cut")
+    how["preparation"] = {**how["preparation"], "largest_crop": [20, 20, 20]}
+    volume = random_volume(Grid((30, 20, 20), np.diag([1.0, 1.0, 40.0, 1.0])))
+    model = parse_description({**description(**how), "format_version": 4})
+    warnings = prepare(model, [volume], BoxROI.from_bounds([-50, 50, -50, 50, -50, 2000])).warnings
+    assert any("20 x 20 x 1200 mm" in text for text in warnings)
