@@ -252,7 +252,9 @@ class JobPanel:
         offer(ui.resumeButton, self._resumeProblem(state), _("Continue from the latest checkpoint."))
         ui.stopButton.enabled = state.isRunning
         stopTip = _("Stop after the current step and save a checkpoint, from which Resume continues.")
-        if self._isStopWished:
+        if state is JobState.evaluating:
+            stopTip = _("Stop the evaluation. The trained folds are kept; to evaluate them again, click Evaluate.")
+        elif self._isStopWished:
             stopTip = _("Stopping after the current step. Click again to end it immediately.")
         ui.stopButton.toolTip = stopTip if state.isRunning else _("No training is running in this folder.")
         ui.curvesButton.enabled = state is not JobState.none

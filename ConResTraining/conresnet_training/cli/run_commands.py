@@ -118,12 +118,18 @@ def resume(run: Path, data: Path | None, most_steps: int | None, device: str, de
 @click.command()
 @click.argument("run", type=FOLDER)
 def stop(run: Path) -> None:
-    """Ask the run or cross-validation in the folder RUN to stop after the current step, with a checkpoint."""
+    """Ask the run or cross-validation in the folder RUN to stop after the current step, with a checkpoint.
+
+    The evaluation of a cross-validation ends after the current case.
+    """
     from conresnet_training.reporting import echo
     from conresnet_training.runs import ask_to_stop
 
     elsewhere = ask_to_stop(run)
-    echo(f"Stopping {run} after the current step; a checkpoint will be saved.", err=True)
+    end = "after the current step; a checkpoint will be saved."
+    if (run / CROSSVAL_FILE).exists():
+        end = "after the current step, with a checkpoint, or, if it is being evaluated, after the current case."
+    echo(f"Stopping {run} {end}", err=True)
     if elsewhere:
         echo(f"It was started on {elsewhere}. If it is no longer running there, just resume it.", err=True)
 

@@ -79,6 +79,13 @@ def test_stopping_a_run_of_another_computer_names_that_computer(run, monkeypatch
     assert "It was started on node07. " in capsys.readouterr().err and (run.folder / "stop").exists()
 
 
+def test_stopping_a_cross_validation_promises_no_checkpoint_of_its_evaluation(run, monkeypatch, capsys):
+    (run.folder / "running.json").write_text('{"pid": 1, "host": "node07"}', encoding="utf-8")
+    (run.folder / "crossval.yaml").touch()
+    assert run_command(monkeypatch, "stop", run.folder) == 0
+    assert "after the current case" in capsys.readouterr().err
+
+
 def test_missing_split_is_not_drawn_again(run, data_set, monkeypatch, capsys):
     """A case added in the meantime would move cases that the network has learned into the held-out ones."""
     file = run.folder / "split.json"

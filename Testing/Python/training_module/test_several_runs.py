@@ -114,6 +114,7 @@ def test_stop_ends_the_evaluation_of_a_cross_validation(
     training.choose_python(script_as_python(tmp_path, f"{events}\nexec sleep 1000"))
     training.click(training.ui.resumeButton)
     training.wait(lambda: training.state == "evaluating")
+    assert "checkpoint" not in training.ui.stopButton.toolTip
     training.click(training.ui.stopButton)
     assert training.state == "finished" and not (cross_validation / "stop").exists()
     assert "not evaluated. Click Evaluate." in training.ui.runStatusLabel.text
