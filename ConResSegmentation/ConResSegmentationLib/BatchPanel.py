@@ -177,9 +177,10 @@ class BatchPanel:
         self._onChanged()
 
     def _checkAll(self) -> None:
-        """Check all entries, or none if all are checked."""
+        """Check all entries except likely label maps, unless there are no others; or none if all are checked."""
         keys = {entry.key for entry in self._entries}
-        self._checked = set() if keys <= self._checked else keys
+        wanted = {key for key in keys if not _whyUnchecked(key)} or keys
+        self._checked = set() if wanted <= self._checked else self._checked | wanted
         self.refresh()
 
     def _addFolder(self) -> None:

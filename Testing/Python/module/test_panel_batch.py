@@ -301,6 +301,9 @@ def test_label_maps_of_a_data_set_for_training_are_listed_unchecked(
     for column in range(2):
         tips = [table.item(row, column).toolTip() for row in range(3)]
         assert "label maps" not in tips[0] and "named labelsTr" in tips[1] and "named labelsts" in tips[2]
+    for expected in ([UNCHECKED] * 3, [CHECKED, UNCHECKED, UNCHECKED]):
+        batch.ui.checkAllButton.click()
+        assert [table.item(row, 0).checkState() for row in range(3)] == expected
     check(batch, "labelsTr/a")
     batch.widget.batchPanel.refresh()
     assert table.item(1, 0).checkState() == CHECKED, "the user decides"
