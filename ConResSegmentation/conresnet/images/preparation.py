@@ -290,7 +290,7 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     for item, volume in zip(description.inputs, volumes, strict=True):
         names = {"name": volume.name, "model": description.title}
         # Images of nuclear medicine may have only a few counts.
-        if item.modality in _MODALITIES - {"NM"} and _looks_like_labels(volume.array):
+        if item.modality in _MODALITIES - {"NM"} and looks_like_labels(volume.array):
             warnings.append(sentence("warn-like-labels", names))
         if item.modality == "CT" and not may_be_hounsfield(volume.array):
             limits = {"low": volume.array.min(), "high": volume.array.max()}
@@ -336,7 +336,7 @@ def _looks_like_ct(array: np.ndarray) -> bool:
     return bool(min(air, tissue) > 0.05)
 
 
-def _looks_like_labels(array: np.ndarray) -> bool:
+def looks_like_labels(array: np.ndarray) -> bool:
     """Whether an image has whole numbers from 0, few of them, in areas of one value."""
     some = array[:: max(1, len(array) // 32)]
     one, other = some[..., 1:], some[..., :-1]

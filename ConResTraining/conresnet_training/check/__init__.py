@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from conresnet.images import Volume, check_volume, reordering
 from conresnet.images.files import read_image, read_single
 from conresnet.images.geometry import covered
-from conresnet.images.preparation import foreground_mask, may_be_hounsfield
+from conresnet.images.preparation import foreground_mask, looks_like_labels, may_be_hounsfield
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import (
     TOLERATED_SHIFT,
@@ -279,6 +279,8 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
     _measure(reference, report)
     usable = {name: volume for name, volume in channels.items() if _is_usable(volume, name, report)}
     report.intensities = {name: _percentiles(volume) for name, volume in usable.items()}
+    for name in (name for name, volume in usable.items() if looks_like_labels(volume.array)):
+        report.add(WARNING, "like-labels", f"Channel {name} looks like a label map: it has only a few distinct values")
     for name, volume in channels.items():
         if difference := grid_difference(volume.grid, reference.grid):
             index_map = np.linalg.inv(volume.grid.array_affine) @ reference.grid.array_affine

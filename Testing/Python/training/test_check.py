@@ -324,6 +324,13 @@ def test_file_that_is_not_an_image_is_reported(check, tmp_path):
     assert check(folder).codes == {"case_1": [("error", "file-web-page")]}
 
 
+def test_label_map_in_place_of_an_image_gets_a_warning(check, tmp_path):
+    folder = nnunet(tmp_path / "set")
+    save(label(number=1).astype(np.float32), folder / "imagesTr" / "case_1_0000.nii.gz")
+    checked = check(folder)
+    assert checked.status == 0 and ("warning", "like-labels") in checked.codes["case_1"]
+
+
 def test_duplicates_are_named(check, tmp_path):
     folder = brats(tmp_path / "set")
     for word in ("t1", "t1ce", "t2", "flair"):
