@@ -183,7 +183,7 @@ def read_series(folder: Path) -> ImageFile:
             raise error
     if len(scans) > 1:
         shown = [
-            f"series {series_name(*files[0])} ({len(files)} {'file' if len(files) == 1 else 'files'})"
+            f"series {series_name(*files[0])} ({len(files)} file{'s' * (len(files) > 1)}, first {files[0][0].name})"
             for files in list(scans.values())[:_SHOWN_SERIES]
         ]
         more = len(scans) - len(shown)

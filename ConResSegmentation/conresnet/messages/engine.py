@@ -131,7 +131,8 @@ ENGINE: dict[str, str] = {
     # Files of a package
     "package-not-found": _("There is no model package at {file}; check the path."),
     "package-without-description": _(
-        "{file} has no model.json, so it is not a model package; choose the folder or .zip file that has one."
+        "{file} has no model.json, so it is not a model package; choose the folder or .zip file that has one. A "
+        "training run must be exported first."
     ),
     "package-not-zip": _(
         "{file} is neither a folder nor a .zip file, so it is not a model package; choose the folder or .zip file that "

@@ -115,7 +115,7 @@ IMAGES: dict[str, str] = {
     ),
     "dicom-same-place": _(
         "Several DICOM slices in {path} are at the same position; the series may contain several scans or time "
-        "points, which must be separated first."
+        "points, which must be separated first, or copies of the same files, which must be removed."
     ),
     "dicom-uneven": _(
         "The DICOM slices in {path} are not evenly spaced ({smallest:.2f} to {largest:.2f} mm apart); slices may be "
