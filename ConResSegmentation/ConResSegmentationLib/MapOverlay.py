@@ -6,9 +6,10 @@ import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 from slicer.util import VTKObservationMixin
 
-from conresnet.package.outputs import MAPS
+from conresnet.package.outputs import MAPS, MAPS_CONTEXT
 
 from . import ResultParts
 from .Widgets import ViewLayout, comboBoxOf, nameOf, plain, stayNarrow
@@ -107,8 +108,8 @@ class MapChooser:
         menu = qt.QMenu(button)
         self.boxes = {}
         for kind, entry in MAPS.items():
-            box = qt.QCheckBox(_(entry.title), menu)
-            box.toolTip = plain(_(entry.description))
+            box = qt.QCheckBox(translate(MAPS_CONTEXT, entry.title), menu)
+            box.toolTip = plain(translate(MAPS_CONTEXT, entry.description))
             box.connect("clicked(bool)", lambda _checked: self._onClicked())
             action = qt.QWidgetAction(menu)
             action.setDefaultWidget(box)
@@ -247,7 +248,7 @@ def mapsToCompare(segmentationNode, mapNode=None) -> dict[str, object]:
 def _layoutDescription() -> str:
     titles = {
         "residual": _("Predicted residual"),
-        "result_residual": _(MAPS["result_residual"].title),
+        "result_residual": translate(MAPS_CONTEXT, MAPS["result_residual"].title),
         "residual_difference": _("Difference"),
     }
     items = "".join(

@@ -10,10 +10,11 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 from slicer.util import VTKObservationMixin
 
 from conresnet.images import Box, bounding_box, whole_box
-from conresnet.package.outputs import MAPS
+from conresnet.package.outputs import MAPS, MAPS_CONTEXT
 
 from . import ResultSegmentation
 from .Widgets import nameOf, singleShotTimer
@@ -63,7 +64,7 @@ class MapVolume:
         }
         if self.title in translated:
             return translated[self.title]
-        return f"{_(MAPS[self.kind].title).lower()} {self.segment}".strip()
+        return f"{translate(MAPS_CONTEXT, MAPS[self.kind].title).lower()} {self.segment}".strip()
 
 
 def splitMaps(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolume]:

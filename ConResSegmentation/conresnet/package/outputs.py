@@ -272,65 +272,82 @@ class MapKind:
     follows_residual: bool = False
 
 
+def _(text: str) -> str:
+    """Mark a text for translation; Slicer's module translates it when it is shown."""
+    return text
+
+
+# Under which Slicer's translation tools list the texts of this file.
+MAPS_CONTEXT = "package.outputs"
 MAPS = {
     "probability": MapKind(
-        "Probability",
-        "Probability of each segment, 0 to 1.",
+        _("Probability"),
+        _("Probability of each segment, 0 to 1."),
         "segmentation",
         is_logit=True,
         per_segment=True,
     ),
     "residual": MapKind(
-        "Residual",
-        "Where each segment is predicted to begin or end between a slice and the previous one, 0 to 1: bright "
-        "along its boundary, dark where the model expects no change (context residual, eq. 5).",
+        _("Residual"),
+        _(
+            "Where each segment is predicted to begin or end between a slice and the previous one, 0 to 1: bright "
+            "along its boundary, dark where the model expects no change (context residual, eq. 5)."
+        ),
         "residual",
         is_logit=True,
         per_segment=True,
         follows_residual=True,
     ),
     "attention": MapKind(
-        "Attention",
-        "How much weight the network gives to each voxel, 0 to 1; only differences between voxels are meaningful "
-        "(mean over channels of sigmoid(O_res) of the last module, eq. 6).",
+        _("Attention"),
+        _(
+            "How much weight the network gives to each voxel, 0 to 1; only differences between voxels are meaningful "
+            "(mean over channels of sigmoid(O_res) of the last module, eq. 6)."
+        ),
         "attention",
         colors="Viridis",
     ),
     "features": MapKind(
-        "Features",
-        "Sum over channels of the last module's features, before and after attention (Fig. 6).",
+        _("Features"),
+        _("Sum over channels of the last module's features, before and after attention (Fig. 6)."),
         "features",
         components=2,
         range=None,
         colors="Viridis",
     ),
     "uncertainty": MapKind(
-        "Uncertainty",
-        "How unsure the model is, 0 (certain) to 1 (all answers equally likely): predictive entropy of the "
-        "probabilities; for overlapping regions, that of the least certain region.",
+        _("Uncertainty"),
+        _(
+            "How unsure the model is, 0 (certain) to 1 (all answers equally likely): predictive entropy of the "
+            "probabilities; for overlapping regions, that of the least certain region."
+        ),
         "segmentation",
         colors="Magma",
         from_result=True,
     ),
     "disagreement": MapKind(
-        "Disagreement",
-        "How much the networks of an ensemble disagree, 0 to 1: the mutual information between the prediction and "
-        "the choice of network.",
+        _("Disagreement"),
+        _(
+            "How much the networks of an ensemble disagree, 0 to 1: the mutual information between the prediction and "
+            "the choice of network."
+        ),
         "members",
         colors="Magma",
     ),
     "result_residual": MapKind(
-        "Residual of the result",
-        "Where each segment of the result begins or ends between a slice and the previous one, 0 or 1 (eq. 1).",
+        _("Residual of the result"),
+        _("Where each segment of the result begins or ends between a slice and the previous one, 0 or 1 (eq. 1)."),
         "segmentation",
         per_segment=True,
         from_result=True,
         follows_residual=True,
     ),
     "residual_difference": MapKind(
-        "Residual difference",
-        "How far apart the predicted residual and the residual of the result are, 0 to 1: bright where the "
-        "prediction and the segmentation disagree.",
+        _("Residual difference"),
+        _(
+            "How far apart the predicted residual and the residual of the result are, 0 to 1: bright where the "
+            "prediction and the segmentation disagree."
+        ),
         "residual",
         per_segment=True,
         from_result=True,

@@ -15,6 +15,7 @@ from slicer.i18n import getContext
 
 from conresnet.errors import UserError
 from conresnet.messages import MESSAGES, sentence
+from conresnet.package import outputs
 from ConResSegmentationLib import Widgets
 from ConResSegmentationLib.EngineConnection import EngineError
 
@@ -111,6 +112,14 @@ def test_slicer_finds_translations_under_the_file_that_has_the_message(slicer_ap
     for path, code, _template in catalogs(repository):
         sentence(code, {}, lambda context, text: asked.append((context, text)) or "")
         assert asked.pop() == (getContext(str(path)), MESSAGES[code])
+
+
+def test_texts_about_maps_are_marked_and_found_under_their_file(slicer_app: object, repository: Path) -> None:
+    path = repository / "ConResSegmentation" / "conresnet" / "package" / "outputs.py"
+    assert getContext(str(path)) == outputs.MAPS_CONTEXT
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    marked = [call.args[0].value for call in calls if getattr(call.func, "id", "") == "_"]
+    assert marked == [text for entry in outputs.MAPS.values() for text in (entry.title, entry.description)]
 
 
 def test_every_message_can_be_filled_in_and_is_punctuated(slicer_app: object) -> None:

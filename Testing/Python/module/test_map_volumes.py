@@ -61,6 +61,7 @@ def test_maps_are_updated_if_slicers_language_was_changed(
     maps = {"residual": array, "features": array}
     first = put_maps(maps, result, volume)
     monkeypatch.setattr(ResultParts, "_", lambda text: f"{text} in French")
+    monkeypatch.setattr(ResultParts, "translate", lambda context, text: f"{text} in French")
     assert put_maps(maps, result, volume) == first
     slicer.mrmlScene.RemoveNode(first[3])
     (*_kept, new) = put_maps(maps, result, volume)
