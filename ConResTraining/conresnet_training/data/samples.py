@@ -1,19 +1,15 @@
-"""Training samples as a function of the seed and the sample's number alone, and the processes that make them.
+"""Training samples as a function of the seed and the sample's number alone.
 
 Order and augmentation therefore need no state: a resumed run continues with exactly the samples that an uninterrupted
 one would have had, whichever process makes them.
 """
 
 import math
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.distributed
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,44 +18,6 @@ from conresnet_training.data.label_maps import OVERSAMPLING, LabelPlaces
 from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.data.synthesis import Synthesizer, target_places
 from conresnet_training.training import signed_distances
-
-# More than any GPU needed in tests; each loads the libraries and keeps two batches in shared memory.
-MOST = 8
-# Environment variable of a training: how many trainings run at the same time on this computer, including itself.
-JOBS_VARIABLE = "CONRESNET_JOBS"
-
-
-def sample_processes(planned: int | None, fabric: Fabric) -> int:
-    """Number of processes that make samples for each training process; it does not change the samples.
-
-    None on a CPU, where they would compete with the network for its cores. With a GPU, each gets a core of its own, and
-    so does the training process.
-
-    All processes must call this at the same point. Without a planned number, it is what suits the computer.
-    """
-    if planned is not None:
-        return planned
-    if fabric.device.type == "cpu":
-        return 0
-    cores = _cores()
-    sharing = _processes_on(cores, fabric) * int(os.environ.get(JOBS_VARIABLE, 1))
-    return min(MOST, max(1, len(cores) // sharing - 1))
-
-
-def _cores() -> tuple[int, ...]:
-    """The cores that this process may use; a queue may grant fewer than the computer has."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
-
-
-def _processes_on(cores: tuple[int, ...], fabric: Fabric) -> int:
-    """How many of the processes that train together share these cores, as those of one computer's GPUs may."""
-    if fabric.world_size == 1:
-        return 1
-    own, places = (socket.gethostname(), cores), [None] * fabric.world_size
-    torch.distributed.all_gather_object(places, own)
-    return places.count(own)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet.files import make_folder
 from conresnet_training.data import DataSet
-from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import listed
 from conresnet_training.runs import (
@@ -44,7 +43,8 @@ from conresnet_training.runs.run import (
     start_run,
 )
 from conresnet_training.training import steps_of_run
-from conresnet_training.training.processes import (
+from conresnet_training.training.stopping import (
+    JOBS_VARIABLE,
     PARENT_VARIABLE,
     STOPPED,
     STOPPED_ELSEWHERE,

@@ -22,10 +22,11 @@ from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, default_collate
 
 from conresnet.errors import UserError
-from conresnet_training.data.samples import TrainingSamples, sample_processes, step_samples
+from conresnet_training.data.samples import TrainingSamples, step_samples
 from conresnet_training.runs.run import PLAN_FILE, Run, what_is_learned, with_prefix, without_prefix, write_checkpoint
 from conresnet_training.training import SegmentationTraining, WeightAverage
-from conresnet_training.training.processes import StopWatch, leave_signals_to_the_parent
+from conresnet_training.training.processes import sample_processes
+from conresnet_training.training.stopping import StopWatch, leave_signals_to_the_parent
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases
 
 # ResDSN's paper trains by SGD with this momentum (4.1).

@@ -1,21 +1,12 @@
-"""The processes of a training: their devices, work that the first does while the others wait, and requests to stop.
-
-A run is asked to stop by Ctrl-C, by a signal of the system or of a queue, or by the file ``stop``. It also stops if the
-process that started it is gone, see ``PARENT_VARIABLE``.
-"""
+"""The processes of a training: their devices, and work that the first does while the others wait."""
 
 import contextlib
 import logging
 import os
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import FrameType
 
-import psutil
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -29,21 +20,16 @@ from conresnet.errors import UserError
 from conresnet.inference import MULTIPLE
 from conresnet.inference.devices import Backend, choose_backend
 from conresnet_training.reporting import product
-from conresnet_training.runs import STOP_FILE
 from conresnet_training.runs.run import Run
 from conresnet_training.training import coarsest_step, stages_of
+from conresnet_training.training.stopping import JOBS_VARIABLE, signals_held_back
 
 # Lightning's names of the engine's precisions.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 _DONE, _HEARD = "done", "heard"
 _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_HEAR = 0.5, 20.0
-# Exit status of a run that was stopped early with a checkpoint: this plus the number of the signal, or of SIGINT where
-# the file ``stop`` asked for it.
-STOPPED = 128
-# Exit status if another process of the same training was asked to stop.
-STOPPED_ELSEWHERE = STOPPED + signal.SIGTERM
-# Environment variable of a training: the id of a process that it must not outlive, such as a cross-validation.
-PARENT_VARIABLE = "CONRESNET_PARENT"
+# More than any GPU needed in tests; each loads the libraries and keeps two batches in shared memory.
+MOST_SAMPLE_PROCESSES = 8
 
 
 def make_fabric(run: Run, devices: int, nodes: int, device: str) -> Fabric:
@@ -153,6 +139,39 @@ def process_facts(fabric: Fabric) -> dict:
     }
 
 
+def sample_processes(planned: int | None, fabric: Fabric) -> int:
+    """Number of processes that make samples for each training process; it does not change the samples.
+
+    None on a CPU, where they would compete with the network for its cores. With a GPU, each gets a core of its own, and
+    so does the training process.
+
+    All processes must call this at the same point. Without a planned number, it is what suits the computer.
+    """
+    if planned is not None:
+        return planned
+    if fabric.device.type == "cpu":
+        return 0
+    cores = _cores()
+    sharing = _processes_on(cores, fabric) * int(os.environ.get(JOBS_VARIABLE, 1))
+    return min(MOST_SAMPLE_PROCESSES, max(1, len(cores) // sharing - 1))
+
+
+def _cores() -> tuple[int, ...]:
+    """The cores that this process may use; a queue may grant fewer than the computer has."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _processes_on(cores: tuple[int, ...], fabric: Fabric) -> int:
+    """How many of the processes that train together share these cores, as those of one computer's GPUs may."""
+    if fabric.world_size == 1:
+        return 1
+    own, places = (socket.gethostname(), cores), [None] * fabric.world_size
+    torch.distributed.all_gather_object(places, own)
+    return places.count(own)
+
+
 def first_does(work: Callable[[], bool]) -> bool:
     """Do ``work`` in the first process and return its result in all; False in the others if it raises there.
 
@@ -179,97 +198,3 @@ def first_does(work: Callable[[], bool]) -> bool:
         while store.add(_HEARD, 0) + 1 < torch.distributed.get_world_size() and time.monotonic() < end:
             time.sleep(_SECONDS_BETWEEN_LOOKS / 10)
     return is_done
-
-
-# Ctrl-C; the end that a system or queue announces, and Ctrl-\; a closed terminal; what queues send before a time limit;
-# the limit on processor time; and what Windows can send to a process in a group of its own.
-_NAMES = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
-_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-# These may come again by themselves: a shell and the system both signal a closed terminal, and the limit on processor
-# time is signaled every second.
-_REPEATED = {getattr(signal, name, None) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")}
-
-
-def leave_signals_to_the_parent(worker: int = 0) -> None:
-    """A terminal or a queue signals every process; those that make samples must live until the run has ended."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether no process with this id runs; False if that cannot be known."""
-    try:
-        # One that has ended keeps its id until its parent has asked for its exit status.
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
-@contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Deliver signals after the block. A process started in it gets them when it enters its `StopWatch`.
-
-    Otherwise Ctrl-C would end that process while it still imports packages, which looks like a failure.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class StopWatch:
-    """Notices requests to stop. The first signal only sets ``reason``; a second Ctrl-C or SIGTERM ends the process.
-
-    A context manager that restores the signal handlers. Signals that are ignored, as under nohup, stay ignored. Outside
-    the main thread, which alone may set handlers, signals are not noticed.
-
-    Args:
-        folder: the run's, in which the file ``stop`` may appear.
-
-    Attributes:
-        reason: why to stop, for people; None while nobody has asked.
-        status: exit status of a process that was stopped; 0 while nobody has asked.
-    """
-
-    def __init__(self, folder: Path):
-        self.reason: str | None = None
-        self.status = 0
-        self._is_insisted_on = False
-        self._file = folder / STOP_FILE
-        self._parent = int(os.environ.get(PARENT_VARIABLE) or 0)
-        self._handlers: dict = {}
-
-    def __enter__(self) -> "StopWatch":
-        if threading.current_thread() is threading.main_thread():
-            heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
-            if hasattr(signal, "pthread_sigmask"):
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def asked(self) -> bool:
-        """Whether somebody wants the run to end."""
-        if self.reason is None and self._file.exists():
-            self.reason, self.status = "requested with the stop command or in Slicer", STOPPED + signal.SIGINT
-            self._is_insisted_on = True
-        if self.reason is None and self._parent and _has_ended(self._parent):
-            self.reason, self.status = "the process that started it has ended", STOPPED_ELSEWHERE
-        return self.reason is not None
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number not in _REPEATED:
-            if self._is_insisted_on:
-                raise KeyboardInterrupt
-            self._is_insisted_on = True
-        if self.reason is None:
-            self.reason, self.status = f"signal {signal.Signals(number).name}", STOPPED + number

@@ -50,15 +50,8 @@ from conresnet_training.runs.run import (
 )
 from conresnet_training.training import SegmentationTraining, begin_with, steps_of_run
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
-from conresnet_training.training.processes import (
-    STOPPED_ELSEWHERE,
-    StopWatch,
-    first_does,
-    launch,
-    make_fabric,
-    process_facts,
-    reporting_lost_process,
-)
+from conresnet_training.training.processes import first_does, launch, make_fabric, process_facts, reporting_lost_process
+from conresnet_training.training.stopping import STOPPED_ELSEWHERE, StopWatch
 from conresnet_training.training.validation import FirstStageBoxes, HeldOutCases, whole_case
 
 MOST_LAYERS_NAMED, MOST_SEGMENTS_NAMED = 8, 6

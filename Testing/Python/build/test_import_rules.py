@@ -146,6 +146,18 @@ def test_there_are_no_circular_imports(segmentation: Path, training: Path) -> No
         pytest.fail("circular import: " + " <- ".join(error.args[1]))
 
 
+def test_processes_that_make_samples_or_start_folds_load_no_lightning(training: Path) -> None:
+    """Each of a training's sample processes would take seconds longer to start, and need more memory."""
+    graph, taken = import_graph([training]), set()
+    left = [f"conresnet_training.{name}" for name in ("data.samples", "runs.cross_validation", "training.stopping")]
+    assert graph.keys() >= set(left)
+    while left:
+        taken.add(module := left.pop())
+        left += graph[module] - taken
+    files = [path for path in sources(training) if module_name(path, training) in taken]
+    assert offending(training, files, lambda entry: entry.at_file_level and entry.top == "lightning_fabric") == []
+
+
 def test_core_can_be_imported_without_torch(tmp_path: Path) -> None:
     run_blocked(CORE, {"torch", "nibabel", *SLICER, *TRAINING}, tmp_path)
 

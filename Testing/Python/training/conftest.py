@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet_training.training.processes import PARENT_VARIABLE
+from conresnet_training.training.stopping import PARENT_VARIABLE
 from training.data_folders import describe, save
 from training.predicted_boxes import expert
 

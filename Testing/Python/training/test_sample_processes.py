@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conresnet_training.data.samples import JOBS_VARIABLE, sample_processes
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.runs.run import start_run
 from conresnet_training.training import loop
+from conresnet_training.training.processes import sample_processes
+from conresnet_training.training.stopping import JOBS_VARIABLE
 from conresnet_training.training.trainer import fit
 from training.tiny_plan import write_tiny_plan
 

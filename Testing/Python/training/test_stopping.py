@@ -32,7 +32,7 @@ from conresnet_training.runs import (
 )
 from conresnet_training.runs.run import Run, start_run
 from conresnet_training.training import loop, trainer, validation
-from conresnet_training.training.processes import PARENT_VARIABLE, StopWatch
+from conresnet_training.training.stopping import PARENT_VARIABLE, StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
 from training.broken_runs import checkpoint
 from training.commands import message_of, refused, run_command
