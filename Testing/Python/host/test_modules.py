@@ -1,8 +1,12 @@
 """A scripted module is loaded from its file, its panel is built from its .ui, used, closed, reloaded and unloaded."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import SampleData
+import shiboken6
 import slicer
 
 from slicer_host.panel import panel_image
@@ -109,6 +113,19 @@ def test_module_life_cycle(tiny, slicer_app):
     slicer.modules.TinyInstance.runTest(msec=1)
     assert slicer.tinyTested
     assert [source.sampleName for source in SampleData.sources].count("TinyHead") >= 1
+
+
+def test_panel_is_gone_after_its_module_was_unloaded(tiny, slicer_app, tmp_path):
+    """Otherwise, every later change of the scene would take longer in the tests of panels."""
+    slicer.util.selectModule("Tiny")
+    panel, selector = weakref.ref(slicer.modules.TinyWidget), slicer.modules.TinyWidget.ui.selector
+    assert selector._scene_tags
+    slicer_app.moduleManager().unload("Tiny")
+    assert not shiboken6.isValid(selector) and not selector._scene_tags
+    del selector
+    gc.collect()
+    assert panel() is None
+    slicer_app.moduleManager().load(tmp_path / "Tiny.py")
 
 
 def test_panel_can_be_rendered(tiny):

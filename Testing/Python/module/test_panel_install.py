@@ -43,14 +43,20 @@ class FakePip:
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         self._library = sys.modules["ConResSegmentationLib.EnginePython"]
+        self._asked = None
         monkeypatch.setattr(panel.widget.logic.enginePython, "check", self._check)
+        monkeypatch.setattr(panel.widget.logic.enginePython, "dropCheck", self._drop_check)
 
     def _check(self, on_checked: object) -> None:
         done = self.calls.read_text(encoding="utf-8")
         is_successful = "exit 0" in self.behavior.read_text(encoding="utf-8")
         missing = tuple(name for name in self._missing if not is_successful or f"{name}>=" not in done)
         found = self._library.EngineCheck(missing, NEEDED if missing else "", bool(missing))
-        callLater(lambda: on_checked(found))
+        self._asked = on_checked
+        callLater(lambda: on_checked(found) if self._asked is on_checked else None)
+
+    def _drop_check(self) -> None:
+        self._asked = None
 
     @property
     def requests(self) -> list[str]:

@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import shiboken6
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -139,6 +140,23 @@ def _no_main_window() -> Iterator[None]:
         window.objectName = name
 
 
+@contextlib.contextmanager
+def _scene_observers() -> Iterator[list[int]]:
+    """Yield the tags of the observers that the block adds to the scene."""
+    scene, tags = slicer.mrmlScene, []
+    add = scene.AddObserver
+
+    def add_observer(*arguments: object) -> int:
+        tags.append(add(*arguments))
+        return tags[-1]
+
+    scene.AddObserver = add_observer
+    try:
+        yield tags
+    finally:
+        del scene.AddObserver
+
+
 class ModuleManager(QtCore.QObject):
     """Registers modules and opens them."""
 
@@ -188,7 +206,7 @@ class ModuleManager(QtCore.QObject):
         module.setTitle(path.stem)
         waiting = connections_of(slicer.app, "startupCompleted()")
         waited = len(waiting)
-        with contextlib.nullcontext() if at_run_time else _no_main_window():
+        with contextlib.nullcontext() if at_run_time else _no_main_window(), _scene_observers() as module._observers:
             instance = getattr(python_module, path.stem)(module)
         setattr(slicer.modules, path.stem + "Instance", instance)
         self._add(module)
@@ -211,12 +229,15 @@ class ModuleManager(QtCore.QObject):
             self.select("")
         self.moduleAboutToBeUnloaded.emit(name)
         module = self._modules.pop(name)
+        for tag in getattr(module, "_observers", ()):
+            slicer.mrmlScene.RemoveObserver(tag)
         for attribute in (name.lower(), name + "Widget", name + "Instance"):
             if hasattr(slicer.modules, attribute):
                 delattr(slicer.modules, attribute)
         if isinstance(module, qSlicerScriptedLoadableModule) and module._representation is not None:
-            module._representation.deleteLater()
-            module._representation = None
+            representation, module._representation = module._representation, None
+            # deleteLater would wait for an event loop, and the observers of the widgets would remain until then.
+            shiboken6.delete(representation)
         self.moduleUnloaded.emit(name)
 
 

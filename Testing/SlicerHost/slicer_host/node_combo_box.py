@@ -16,6 +16,13 @@ def _refill(self: qMRMLNodeComboBox) -> None:
     self._refill()
 
 
+def _remove(tags: list[tuple[object, int]]) -> None:
+    """Remove observers, each given by what it observes and its tag."""
+    for observed, tag in tags:
+        observed.RemoveObserver(tag)
+    tags.clear()
+
+
 class qMRMLNodeComboBox(QtWidgets.QWidget):
     """A combo box of the scene's nodes of given classes; optionally None, and entries that create, rename or delete."""
 
@@ -53,8 +60,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._ids: list[str] = []
         self._attributes: dict[str, dict[str, str | None]] = {}
         self._labels: dict[str, str] = {}
-        self._scene_tags: list[int] = []
+        self._scene_tags: list[tuple[object, int]] = []
         self._node_tags: list[tuple[object, int]] = []
+        # Not a method: a widget's own methods are no longer called when it is destroyed.
+        self.destroyed.connect(lambda *_, tags=(self._scene_tags, self._node_tags): [_remove(each) for each in tags])
         self._combo = ctkComboBox()
         self._combo.elideMode = QtCore.Qt.ElideMiddle
         row = QtWidgets.QHBoxLayout(self)
@@ -88,9 +97,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def setMRMLScene(self, scene: object) -> None:
         if scene is self._scene:
             return
-        for tag in self._scene_tags:
-            self._scene.RemoveObserver(tag)
-        self._scene_tags = []
+        _remove(self._scene_tags)
         self._scene = scene
         if scene is not None:
             events = slicer.vtkMRMLScene
@@ -100,9 +107,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
                 (events.NodeRemovedEvent, self._node_removed),
             ):
                 handler.__func__.CallDataType = vtk.VTK_OBJECT
-                self._scene_tags.append(scene.AddObserver(event, handler))
-            self._scene_tags.append(scene.AddObserver(events.EndImportEvent, self._scene_changed))
-            self._scene_tags.append(scene.AddObserver(events.EndCloseEvent, self._scene_closed))
+                self._scene_tags.append((scene, scene.AddObserver(event, handler)))
+            self._scene_tags.append((scene, scene.AddObserver(events.EndImportEvent, self._scene_changed)))
+            self._scene_tags.append((scene, scene.AddObserver(events.EndCloseEvent, self._scene_closed)))
         self.enabled = scene is not None
         self._refill(self._requested)
         self._requested = ""
@@ -201,11 +208,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         select = self._current if select is None else select
         before = self._ids.index(select) if select in self._ids else -1
         was_empty = not self._ids
-        for node, tag in self._node_tags:
-            node.RemoveObserver(tag)
+        _remove(self._node_tags)
         everything = (self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes()))
         nodes = [node for node in everything if self._matches(node)]
-        self._node_tags = [(n, n.AddObserver(vtk.vtkCommand.ModifiedEvent, self._renamed)) for n in nodes]
+        self._node_tags += [(n, n.AddObserver(vtk.vtkCommand.ModifiedEvent, self._renamed)) for n in nodes]
         self._ids = [n.GetID() for n in nodes]
         self._combo.blockSignals(True)
         self._combo.clear()

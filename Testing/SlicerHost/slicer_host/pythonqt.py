@@ -194,6 +194,9 @@ def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
 
 def connections_of(obj: QtCore.QObject, normalized: str) -> list[tuple[object, object]]:
     """Return the connections of a signal: (receiver, function that calls it)."""
+    if obj not in _connections:
+        # Receivers usually lead to the object, so that after it was destroyed they would stay in memory with it.
+        obj.destroyed.connect(lambda *_, known=weakref.WeakSet([obj]): [_connections.pop(each, None) for each in known])
     return _connections.setdefault(obj, {}).setdefault(normalized, [])
 
 
