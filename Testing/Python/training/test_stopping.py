@@ -117,12 +117,17 @@ def test_running_run_is_detected_protected_and_stopped(data_set, run, tmp_path, 
     with refused("run-not-running"):
         ask_to_stop(run)
 
-    before = progress.step
-    with training("resume", run) as process:
-        wait_for(lambda: read_progress(run / PROGRESS_FILE).step > before, process)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143 and "SIGTERM" in errors
+    before, make_step = progress.step, loop.TrainingLoop._make_step
+
+    def end_after_one_step(self, batch):
+        make_step(self, batch)
+        if self.step == before + 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.TrainingLoop, "_make_step", end_after_one_step)
+    capsys.readouterr()
+    assert run_command(monkeypatch, "resume", run) == 143
+    assert "SIGTERM" in capsys.readouterr().err
     assert checkpoint(run)["global_step"] == read_progress(run / PROGRESS_FILE).step > before
 
 
