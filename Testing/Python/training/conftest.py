@@ -1,6 +1,7 @@
 """A data set of a few synthetic cases, which a tiny network learns in seconds."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,14 @@ def empty_pictures(monkeypatch):
     """Pages get empty pictures: rendering takes most of the time for small data sets."""
     for name in ("check.page.to_png", "evaluation.report.to_png", "evaluation.report.to_svg"):
         monkeypatch.setattr(f"conresnet_training.{name}", lambda *_: b"")
+
+
+@pytest.fixture
+def default_signals():
+    """As in a terminal: a process in the background or under nohup inherits that some signals are ignored."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

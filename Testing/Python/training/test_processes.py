@@ -102,7 +102,7 @@ def long_plan(data_set, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals a group of processes")
 @pytest.mark.parametrize("command, run", [("train", "."), ("crossval", "fold_0")])
-def test_ctrl_c_while_another_process_starts_stops_the_run(long_plan, tmp_path, command, run):
+def test_ctrl_c_while_another_process_starts_stops_the_run(long_plan, tmp_path, default_signals, command, run):
     """A terminal sends it to every process."""
     options = ("--devices", 2) if command == "train" else ("--folds", 0)
     with starting_child(command, long_plan, "--output", tmp_path / "run", *options) as (process, _child):

@@ -49,17 +49,6 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.fixture
-def default_signals():
-    """As in a terminal: a process in the background or under nohup inherits that some signals are ignored."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @contextlib.contextmanager
 def training(*arguments, **environment):
     """Run ``python -m conresnet_training`` in a separate process, which is killed at the end of the block."""
