@@ -69,12 +69,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO
 
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, write_error
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PROTOCOL = 5
 """Incremented when a message changes in a way that the other side would misread."""
@@ -292,6 +293,9 @@ class ResultArrays:
 
     def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
         """A new array of zeros in its own file. UserError: "disk-full", "cannot-write" or "engine-folder-gone"."""
+        # Imported here, because what else Slicer runs through this package may be in a Python without it.
+        import numpy as np
+
         path, dtype = self._folder / f"{name}.npy", np.dtype(dtype)
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
         try:

@@ -6,7 +6,7 @@
 - ``catalog ADDRESS`` prints a catalog in one line; ``download ADDRESS SHA256 SIZE`` prints "received total" in bytes,
   line by line, and then the path of the file.
 
-All but the process end with 0, or with 2 and one sentence on stderr.
+All except the engine's process end with status 0, or with 2 and one sentence on stderr.
 """
 
 import json

@@ -94,3 +94,10 @@ def test_worker_needs_no_other_packages() -> None:
     blocked = "import sys; sys.modules.update(dict.fromkeys(['click', 'nibabel', 'scipy', 'monai']))"
     code = f"{blocked}; import conresnet.worker.__main__; from conresnet.worker import server; server.Engine()"
     subprocess.run([sys.executable, "-c", code], env=engine_environment(), check=True)
+
+
+@pytest.mark.parametrize("arguments", [["catalog", "https://example.org/catalog.json"], ["import", "x.pth"]])
+def test_missing_package_ends_what_slicer_runs_with_one_sentence(arguments: list[str]) -> None:
+    command = [sys.executable, "-S", "-m", "conresnet.worker", *arguments]
+    finished = subprocess.run(command, env=engine_environment(), capture_output=True, text=True)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
