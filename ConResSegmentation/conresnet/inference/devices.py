@@ -162,8 +162,8 @@ def available_devices() -> list[dict[str, str]]:
     """The devices that the user can choose from: each with "name" and "title"."""
     found = [{"name": "cpu", "title": f"{platform.processor() or platform.machine()}, {default_threads()} threads"}]
     for index in range(torch.cuda.device_count()):
-        # A GPU or driver that cannot even tell the name cannot be used.
-        with suppress(RuntimeError):
+        # A GPU or driver that cannot even give the name cannot be used.
+        with suppress(RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError):
             found.append({"name": f"cuda:{index}", "title": torch.cuda.get_device_name(index)})
     if has_mps():
         found.append({"name": "mps", "title": "Apple GPU"})

@@ -70,12 +70,13 @@ def test_processes_are_spread_over_gpus_unless_device_is_set(monkeypatch, count,
     assert {device_of_process(name, 1, gpus) for name in ("cpu", "cuda:0")} == {"cpu", "cuda:0"}
 
 
-def test_gpu_that_does_not_work_is_not_listed(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError])
+def test_gpu_that_does_not_work_is_not_listed(monkeypatch, error):
     """The list is part of the worker's first messages, which must not fail because of a GPU."""
 
     def name(index):
         if index == 0:
-            raise RuntimeError("CUDA unknown error")
+            raise error("CUDA unknown error")
         return "A GPU"
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
