@@ -177,7 +177,7 @@ class BatchPanel:
         self._onChanged()
 
     def _checkAll(self) -> None:
-        """Check all entries except likely label maps, unless there are no others; or none if all are checked."""
+        """Check all entries except likely label maps, unless there are no others; if they are checked, uncheck all."""
         keys = {entry.key for entry in self._entries}
         wanted = {key for key in keys if not _whyUnchecked(key)} or keys
         self._checked = set() if wanted <= self._checked else self._checked | wanted
