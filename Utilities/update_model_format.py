@@ -1,6 +1,6 @@
 """Write docs/model.schema.json, and the table of fields in docs/model-package.md, from the dataclasses of model.json.
 
-Run it after a change of ``conresnet.package`` or ``segments``; a test checks that both files are current.
+Run it after a change of ``conresnet.package`` or its ``outputs``; a test checks that both files are current.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Nothing here waits: every call returns at once, and an observer is told from Sli
 
 An observer derives from EngineObserver and overrides the methods it needs. Each request ends with exactly one of
 onDone, onError and onCancelled. Requests made while another one runs are queued. The first request starts the process,
-and so does the first one after it has ended or died.
+unless `start` has, and so does the first one after it has ended or died.
 
 Arrays given to onArray and onDone are read-only memory maps of files that the engine writes, or that are copied from it
 if it is on another computer: labels [k, j, i], maps [c, k, j, i], on the grid of the first channel. They stay readable
@@ -59,7 +59,7 @@ class EngineProcess:
 
     Args:
         launch: returns how to start the process. It is called at each start, so that a changed setting takes effect
-            then. A UserError that it raises goes to the observer.
+            then. A UserError that it raises goes to the observers and to `onLost`.
 
     Attributes:
         isUnused: whether nobody has requested a segmentation since the process was started.

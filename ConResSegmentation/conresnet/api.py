@@ -172,8 +172,8 @@ class Result:
             and the last axis elsewhere.
         volumes_ml: mL of each segment, by name.
         review: the places worth checking, see ``conresnet.results.review.ReviewRow``; None unless requested.
-        statistics: measurements of each segment, see ``conresnet.results.segment_statistics``; uncertainties
-            only if they were requested.
+        statistics: measurements of each segment, see ``conresnet.results.segment_statistics``; uncertainties only if
+            they were requested.
         report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
         warnings: sentences about what to check.
     """

@@ -1,7 +1,7 @@
 """Intensity steps: what is done to a channel's values before the network sees them, as a model package describes it.
 
-`conresnet.package` has the arguments of each step, and docs/model-package.md an example of each. Filters
-use a voxel's neighbors and come first:
+`conresnet.package` has the arguments of each step, and docs/model-package.md an example of each. Filters use a
+voxel's neighbors and come first:
     subtract_gaussian: the image minus a smoothed copy, which leaves local contrast
     equalize: contrast-limited adaptive histogram equalization (CLAHE) of each slice of the model's S axis, to 0 to 1
 

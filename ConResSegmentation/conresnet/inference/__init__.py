@@ -1,4 +1,7 @@
-"""Inference by windows: their places in the model's array (S, H, W) and their weights. Torch-free."""
+"""Inference in windows: their places in the model's array (S, H, W) and their weights.
+
+Importing this takes NumPy only.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What a model outputs: segments with their codes, at the places that its locator searches, and maps.
 
-Segments and places are part of `model.json`, see `conresnet.package`. Which maps a model can give follows
-from its networks and its system. A new map needs an entry in `MAPS`, and the network output that it shows. What is
-computed from the result instead, such as the uncertainty, is in `conresnet.inference.results`.
+Segments and places are part of `model.json`, see `conresnet.package`. Which maps a model can give follows from its
+networks and its system. A new map needs an entry in `MAPS`, and the network output that it shows. What is computed from
+the result instead, such as the uncertainty, is in `conresnet.inference.results`.
 
 Standard library only, so that Slicer's process can use it.
 """
@@ -277,7 +277,7 @@ def _(text: str) -> str:
     return text
 
 
-# Under which Slicer's translation tools list the texts of this file.
+# The context under which Slicer's translation tools list the texts of this file.
 MAPS_CONTEXT = "package.outputs"
 MAPS = {
     "probability": MapKind(
