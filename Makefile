@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist 
 
 help:
 	@echo "make setup       create .venv/; the other commands do this, too (about 2 minutes)"
-	@echo "make test        run the tests (about 8 to 15 minutes on two idle cores)"
+	@echo "make test        run the tests (about 8 to 20 minutes on two idle cores)"
 	@echo "make test-all    also run the long tests"
 	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"
 	@echo "make demo CT=/path/to/ct.nii.gz   also segment a CT of the head and neck"
